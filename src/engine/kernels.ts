@@ -1,0 +1,177 @@
+import type { DType } from "./dtype.js";
+
+/**
+ * The whole native surface on one page.
+ *
+ * The engine is a stream: a call checks its arguments, queues the work and returns at once; the engine's threads run the queue in
+ * order, off the JavaScript thread. Only `read`, `readFile` and `sync` wait, and they return promises. Memory is freed in stream
+ * order too, so a block may be freed right after the last call that uses it.
+ *
+ * Every array is an `Id`: a block of native memory. A block that is too small for the sizes given is a RangeError before anything is
+ * queued. Arrays are row-major and dense; they hold f32 unless a `dtype` says otherwise. Indices (token ids, positions, row numbers) are
+ * Int32Arrays: they are copied and range-checked by the call. `accumulate` adds to what stands in the output instead of replacing it.
+ * No result depends on the number of threads.
+ *
+ * The same interface is implemented by the symbolic device (src/core/symbolic.ts), which allocates and computes nothing.
+ */
+export interface Kernels extends Memory, Products, Layers, Elementwise, Training {}
+
+/** A block of the engine's memory. Numbers are never reused while a block is alive. */
+export type Id = number;
+
+/** How matrix products multiply: exact f32, or operands rounded to bf16 with f32 sums. */
+export type ComputeType = "f32" | "bf16";
+
+export interface Memory {
+  /** A new block, 64-byte aligned, contents undefined. Throws EngineError if the system has no memory left. */
+  alloc(bytes: number): Id;
+  free(id: Id): void;
+  /** Part of a block as a block of its own; it is freed by itself and keeps the memory alive. */
+  view(id: Id, byteOffset: number, bytes: number): Id;
+  /** Copies `source` into the block, in stream order; `source` may change as soon as the call returns. */
+  write(id: Id, byteOffset: number, source: ArrayBufferView): void;
+  /** Copies from the block into `target` when all work queued before is done. */
+  read(id: Id, byteOffset: number, target: ArrayBufferView): Promise<void>;
+  /** Fills `bytes` of the block from a file. Rejects if the file cannot be read or ends early. */
+  readFile(id: Id, byteOffset: number, path: string, fileOffset: number, bytes: number): Promise<void>;
+  /** Resolves when all work queued before is done. */
+  sync(): Promise<void>;
+}
+
+/** Matrix products. W is (N, K) as Hugging Face stores Linear weights, in any DType with whole blocks in a row. */
+export interface Products {
+  /** y (M, N) = scale · x (M, K) Wᵀ */
+  matmul(x: Id, w: Id, wType: DType, y: Id, m: number, n: number, k: number, scale: number, accumulate: boolean, compute: ComputeType): void;
+  /** dx (M, K) = scale · dy (M, N) W */
+  matmulInputGrad(dy: Id, w: Id, wType: DType, dx: Id, m: number, n: number, k: number, scale: number, accumulate: boolean, compute: ComputeType): void;
+  /** dw (N, K) f32 = scale · dyᵀ x */
+  matmulWeightGrad(dy: Id, x: Id, dw: Id, m: number, n: number, k: number, scale: number, accumulate: boolean, compute: ComputeType): void;
+}
+
+export interface Layers {
+  /** y (rows, cols) = w[ids]: rows of w (vocab, cols), expanded to f32. */
+  embedding(ids: Int32Array, w: Id, wType: DType, y: Id, cols: number, vocab: number): void;
+  /** dw (vocab, cols)[ids] += dy (rows, cols); repeated ids add up in order. */
+  embeddingGrad(ids: Int32Array, dy: Id, dw: Id, cols: number, vocab: number): void;
+  /** y = x · rstd · w, rstd (rows) = 1 / sqrt(mean(x²) + eps). */
+  rmsNorm(x: Id, w: Id, y: Id, rstd: Id, rows: number, cols: number, eps: number): void;
+  rmsNormGrad(dy: Id, x: Id, w: Id, rstd: Id, dx: Id, rows: number, cols: number, accumulate: boolean): void;
+  /** dw (cols) = Σ over rows of dy · x · rstd */
+  rmsNormWeightGrad(dy: Id, x: Id, rstd: Id, dw: Id, rows: number, cols: number, accumulate: boolean): void;
+  /**
+   * Rotary embedding of x (rows, heads, headDim) into y (may be x): feature i pairs with i + headDim/2, as in Hugging Face.
+   * `table` (tableRows, 2, headDim/2) holds cosines, then sines, of each position. `inverse` rotates back (the gradient).
+   */
+  rope(x: Id, y: Id, table: Id, positions: Int32Array, tableRows: number, heads: number, headDim: number, inverse: boolean): void;
+  /**
+   * Softmax attention that never holds T × T. q, o (qRows, heads, headDim); k, v (kRows, kvHeads, headDim); lse (qRows, heads).
+   * `segments` lists (qStart, qLength, kStart, kLength) of each sequence; a query attends only inside its own segment. Causal: query i
+   * sees keys j ≤ i + kLength − qLength. `window` > 0 lets it see only the last `window` of these.
+   */
+  attention(q: Id, k: Id, v: Id, o: Id, lse: Id, segments: Int32Array, shape: AttentionShape): void;
+  /** dq, dk, dv are replaced, not accumulated; rows in no segment become 0. */
+  attentionGrad(q: Id, k: Id, v: Id, o: Id, lse: Id, dout: Id, dq: Id, dk: Id, dv: Id, segments: Int32Array, shape: AttentionShape): void;
+  /** losses (rows) = −log softmax(logits (rows, vocab))[target]. With `gradient`, logits become softmax − onehot(target). */
+  crossEntropy(logits: Id, targets: Int32Array, losses: Id, vocab: number, gradient: boolean): void;
+}
+
+export interface AttentionShape {
+  readonly qRows: number;
+  readonly kRows: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** Scores are q · k times this. */
+  readonly scale: number;
+  readonly causal: boolean;
+  /** Number of keys that a query sees at most; 0 for all. */
+  readonly window: number;
+}
+
+export interface Elementwise {
+  fill(y: Id, value: number, count: number): void;
+  copy(x: Id, y: Id, count: number): void;
+  /** Between number types, and from blocks to f32. */
+  convert(x: Id, xType: DType, y: Id, yType: DType, count: number): void;
+  /** y = a + b; y may be a or b. */
+  add(a: Id, b: Id, y: Id, count: number): void;
+  /** y = scale · x, or y += scale · x; y may be x. */
+  scale(x: Id, y: Id, scale: number, count: number, accumulate: boolean): void;
+  /** y (rows, cols) += bias (cols) */
+  addBias(y: Id, bias: Id, rows: number, cols: number): void;
+  /** dbias (cols) = Σ over rows of dy */
+  biasGrad(dy: Id, dbias: Id, rows: number, cols: number, accumulate: boolean): void;
+  /** y = silu(gate) · up */
+  siluMul(gate: Id, up: Id, y: Id, count: number): void;
+  /** dgate and dup are replaced; they may be gate and up themselves. */
+  siluMulGrad(dy: Id, gate: Id, up: Id, dgate: Id, dup: Id, count: number): void;
+  /** y = x / (1 − p) where Philox4x32-10(seed, element) keeps it, else 0. The gradient is the same call on dy. */
+  dropout(x: Id, y: Id, p: number, seed: bigint, count: number, accumulate: boolean): void;
+  /** y (indices, cols) = x (xRows, cols)[indices] */
+  gatherRows(x: Id, indices: Int32Array, y: Id, xRows: number, cols: number): void;
+  /** y (yRows, cols)[indices] = x (indices, cols), or += ; with += repeated indices add up in order. */
+  scatterRows(x: Id, indices: Int32Array, y: Id, yRows: number, cols: number, accumulate: boolean): void;
+  /** y (1) = Σ x, summed in f64 over fixed chunks. */
+  sum(x: Id, y: Id, count: number, accumulate: boolean): void;
+  /** y (1) = Σ x², summed in f64 over fixed chunks. */
+  sumSquares(x: Id, y: Id, count: number, accumulate: boolean): void;
+}
+
+export interface Training {
+  /**
+   * One AdamW step on f32 parameters p with moments m and v, gradient g · gradScale:
+   * p −= lr · weightDecay · p;  p −= lr · (m / c1) / (sqrt(v / c2) + eps)  with c = 1 − βᵗ.
+   */
+  adamw(p: Id, g: Id, m: Id, v: Id, count: number, step: AdamWStep): void;
+}
+
+export interface AdamWStep {
+  readonly lr: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  readonly weightDecay: number;
+  /** 1 − β1ᵗ and 1 − β2ᵗ of this step. */
+  readonly correction1: number;
+  readonly correction2: number;
+  readonly gradScale: number;
+}
+
+export type Isa = "portable" | "avx2" | "avx512" | "avx512bf16" | "amx";
+
+export interface EngineInfo {
+  /** The tier in use. */
+  readonly isa: Isa;
+  /** Tiers that this machine can run, lowest first. */
+  readonly tiers: readonly Isa[];
+  readonly threads: number;
+  /** What CPUID and the system report, for `attune doctor`. */
+  readonly cpu: string;
+  readonly features: readonly string[];
+}
+
+export interface EngineStats {
+  /** Bytes in live blocks, as asked for (rounded up to 64 each). */
+  readonly liveBytes: number;
+  readonly peakLiveBytes: number;
+  /** Bytes taken from the system for blocks and for scratch. */
+  readonly reservedBytes: number;
+}
+
+export interface KernelProfile {
+  readonly name: string;
+  readonly calls: number;
+  readonly seconds: number;
+}
+
+/** What the addon exports: the kernels, and the few switches that concern the whole process. */
+export interface NativeEngine extends Kernels {
+  info(): EngineInfo;
+  stats(): EngineStats;
+  resetPeak(): void;
+  /** Waits for the stream to run dry, then changes the tier; for tests and benchmarks. Throws if the machine cannot run it. */
+  setIsa(isa: Isa): void;
+  setThreads(threads: number): void;
+  /** Time by kernel since the last call; empty unless ATTUNE_PROFILE=1. */
+  profile(): KernelProfile[];
+}

@@ -1,0 +1,86 @@
+/**
+ * The errors that attune throws on purpose. Each message says where, what was expected, what came, and what to do.
+ * `code` is stable: callers and tests match on it, never on the message.
+ */
+export class AttuneError extends Error {
+  readonly code: string;
+  /** Exit code of the CLI when this error ends the process. */
+  readonly exitCode: number;
+
+  constructor(code: string, exitCode: number, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = new.target.name;
+    this.code = code;
+    this.exitCode = exitCode;
+  }
+}
+
+/** A tensor has another shape or type than the operation needs: a bug in calling code. */
+export class ShapeError extends AttuneError {
+  constructor(message: string) {
+    super("SHAPE", 1, message);
+  }
+}
+
+/** A recipe, a flag or an argument is wrong. */
+export class ConfigError extends AttuneError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("CONFIG", 2, message, options);
+  }
+}
+
+/** A dataset cannot be read as asked. */
+export class DataError extends AttuneError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("DATA", 2, message, options);
+  }
+}
+
+/** A model, tokenizer or adapter file is missing, damaged, hostile or of another shape than promised. */
+export class ModelError extends AttuneError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("MODEL", 2, message, options);
+  }
+}
+
+/** A checkpoint or output folder cannot be used: incomplete, changed, locked by another run. */
+export class CheckpointError extends AttuneError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("CHECKPOINT", 2, message, options);
+  }
+}
+
+/** The native engine cannot be loaded, or refused a call. */
+export class EngineError extends AttuneError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("ENGINE", 1, message, options);
+  }
+}
+
+/** Loss or gradient stopped being a finite number, or ran away. */
+export class DivergedError extends AttuneError {
+  constructor(message: string) {
+    super("DIVERGED", 3, message);
+  }
+}
+
+/** The disk is full. */
+export class NoSpaceError extends AttuneError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("NO_SPACE", 4, message, options);
+  }
+}
+
+/** The work needs more memory than the machine has. */
+export class DoesNotFitError extends AttuneError {
+  constructor(message: string) {
+    super("DOES_NOT_FIT", 5, message);
+  }
+}
+
+/** The user stopped the run; what was finished is saved. */
+export class InterruptedError extends AttuneError {
+  constructor(message: string) {
+    super("INTERRUPTED", 130, message);
+  }
+}
