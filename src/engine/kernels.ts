@@ -4,7 +4,7 @@ import type { DType } from "./dtype.js";
  * The whole native surface on one page.
  *
  * The engine is a stream: a call checks its arguments, queues the work and returns at once; the engine's threads run the queue in
- * order, off the JavaScript thread. Only `read`, `readFile` and `sync` wait, and they return promises. Memory is freed in stream
+ * order, off the JavaScript thread. Only `read` and `sync` wait, and they return promises. Memory is freed in stream
  * order too, so a block may be freed right after the last call that uses it.
  *
  * Every array is an `Id`: a block of native memory. A block that is too small for the sizes given is a RangeError before anything is
@@ -32,8 +32,6 @@ export interface Memory {
   write(id: Id, byteOffset: number, source: ArrayBufferView): void;
   /** Copies from the block into `target` when all work queued before is done. */
   read(id: Id, byteOffset: number, target: ArrayBufferView): Promise<void>;
-  /** Fills `bytes` of the block from a file. Rejects if the file cannot be read or ends early. */
-  readFile(id: Id, byteOffset: number, path: string, fileOffset: number, bytes: number): Promise<void>;
   /** Resolves when all work queued before is done. */
   sync(): Promise<void>;
 }
