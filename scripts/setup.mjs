@@ -1,0 +1,121 @@
+/**
+ * Makes a fresh clone ready, and leaves a ready one alone: packages, engine, TypeScript. `npm run quickstart`, `npm test` and
+ * `npm run bench` all run it first. Node's own modules only, because nothing else is there yet.
+ */
+import { spawn, spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const oldestNode = [20, 19];
+
+checkNode();
+if (!packagesAreInstalled()) await stage("packages", "installing", npmCi(), adviseNetwork);
+await stage("engine", "compiling", [process.execPath, "scripts/build-engine.mjs"], adviseCompiler);
+await stage("typescript", "compiling", [process.execPath, "node_modules/typescript/bin/tsc", "-b"], adviseSource);
+
+function checkNode() {
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  if (major > oldestNode[0] || (major === oldestNode[0] && minor >= oldestNode[1])) return;
+  fail(`attune needs Node ${oldestNode.join(".")} or newer, and this is ${process.versions.node} (${process.execPath}).`, [
+    "Install a newer one from nodejs.org or with your version manager, for instance: nvm install 24",
+  ]);
+}
+
+/** Compares the lock file with the one that npm leaves in node_modules at the end of an installation. */
+function packagesAreInstalled() {
+  const wanted = readPackages("package-lock.json");
+  const installed = readPackages("node_modules/.package-lock.json");
+  if (wanted === undefined || installed === undefined) return false;
+  const hasPackage = ([path, entry]) => path === "" || entry.optional === true || installed[path]?.version === entry.version;
+  return Object.entries(wanted).every(hasPackage);
+}
+
+function readPackages(path) {
+  try {
+    return JSON.parse(readFileSync(`${root}/${path}`, "utf8")).packages;
+  } catch {
+    return undefined;
+  }
+}
+
+function npmCi() {
+  const npm = process.env.npm_execpath; // the npm that started this script, as a JavaScript file
+  const command = npm?.endsWith("npm-cli.js") ? [process.execPath, npm] : ["npm"];
+  return [...command, "ci", "--include=dev"];
+}
+
+/**
+ * Runs one command in silence and prints one line about it; its whole output is shown only when it fails.
+ * A last line such as `up to date` from the command becomes the remark in that line.
+ */
+async function stage(name, doing, [command, ...args], advise) {
+  const label = name.padEnd(11);
+  const live = process.stdout.isTTY;
+  if (live) process.stdout.write(`${label}${doing} …`);
+  const started = performance.now();
+
+  const child = spawn(command, args, {
+    cwd: root,
+    stdio: ["ignore", "pipe", "pipe"],
+    shell: command === "npm" && process.platform === "win32",
+  });
+  let stdout = "";
+  let output = "";
+  child.stdout.on("data", (data) => {
+    stdout += data;
+    output += data;
+  });
+  child.stderr.on("data", (data) => {
+    output += data;
+  });
+  const code = await new Promise((resolve) => {
+    child.on("error", (error) => {
+      output += error.message;
+      resolve(1);
+    });
+    child.on("close", resolve);
+  });
+
+  if (live) process.stdout.write("\r\x1b[K");
+  const seconds = `${((performance.now() - started) / 1000).toFixed(1)} s`;
+  if (code !== 0) {
+    process.stderr.write(`${output.trimEnd()}\n\n`);
+    fail(`${label}failed after ${seconds}: ${[command, ...args].join(" ")}`, advise());
+  }
+  const remark = stdout.trim().split("\n").at(-1)?.trim() ?? "";
+  console.log(`${label}${seconds.padStart(7)}${remark !== "" && remark.length < 80 ? `   ${remark}` : ""}`);
+}
+
+function adviseNetwork() {
+  return [
+    "npm could not install the packages of package-lock.json. Most often the registry cannot be reached:",
+    "check the network, or a proxy or mirror in `npm config list`, then run the same command again.",
+  ];
+}
+
+function adviseCompiler() {
+  const names = [process.env.CXX, "c++", "g++", "clang++", "cl"].filter((name) => name !== undefined && name !== "");
+  const isThere = (name) => spawnSync(name, ["--version"], { stdio: "ignore" }).error === undefined;
+  if (names.some(isThere))
+    return [
+      "The compiler's messages are above. The engine needs C++17: GCC 9, Clang 10 or newer. CXX=… chooses another compiler.",
+    ];
+  const install = {
+    darwin: "xcode-select --install",
+    win32: "install Visual Studio Build Tools with “Desktop development with C++”, and start from its developer prompt",
+  };
+  return [
+    "No C++ compiler was found, and the engine is built on this machine. To get one:",
+    install[process.platform] ?? "sudo apt-get install g++     (Fedora: dnf install gcc-c++, Alpine: apk add g++)",
+  ];
+}
+
+function adviseSource() {
+  return ["The TypeScript sources do not compile: see the messages above. On an unchanged clone, remove dist/ and try again."];
+}
+
+function fail(message, advice) {
+  console.error([message, ...advice.map((line) => `  ${line}`)].join("\n"));
+  process.exit(1);
+}
