@@ -56,7 +56,7 @@ async function* oneReport(runs) {
     }
   }
   if (["fail", "cancelled"].some((name) => totals.get(name)?.sum !== 0)) process.exitCode = 1; // a missing count is a failure, too
-  for (const [name, { event, sum }] of totals) yield { ...event, data: { ...event.data, message: `${name} ${sum}` } };
+  for (const [name, { event, sum }] of totals) yield { ...event, data: { ...event.data, message: `${name} ${Math.round(sum)}` } };
 }
 
 /** Paths of test sources whose built file is there. A built file without its source is left over from an older tree. */
