@@ -1,0 +1,17 @@
+import { record } from "../tape.js";
+import { checkFloat, checkShape, type Tensor } from "../tensor.js";
+
+/** y = a + b, same shapes, f32; in b's memory where nobody else needs it. Throws ShapeError. */
+export function add(a: Tensor, b: Tensor): Tensor {
+  checkFloat("add", { a, b });
+  checkShape("add", "b", b, a.shape, "the shape of a");
+  const { size } = a;
+  const bId = b.id;
+  const y = b.reuse();
+  a.device.kernels.add(a.id, bId, y.id, size);
+
+  return record(y, [a, b], [], (dy, grads) => {
+    grads.pass(a, dy);
+    grads.pass(b, dy);
+  });
+}

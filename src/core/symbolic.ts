@@ -1,0 +1,146 @@
+import { bytesOf, type DType } from "../engine/dtype.js";
+import type { AttentionShape, ComputeType, Id, Kernels } from "../engine/kernels.js";
+import { EngineError } from "../errors.js";
+import type { Device } from "./device.js";
+
+/** What work would cost, found by running it on shapes alone. */
+export interface Cost {
+  /** Multiplications and additions, each counted as one. */
+  readonly flops: number;
+  /** Bytes that the kernels read and write, each operand once. */
+  readonly bytesMoved: number;
+  /** Bytes in live blocks, now and at the highest point. */
+  readonly liveBytes: number;
+  readonly peakBytes: number;
+}
+
+/**
+ * A device without memory or arithmetic. The same TypeScript that trains a model runs on it, so what it counts cannot drift from what
+ * training does; a kernel without a cost does not compile.
+ */
+export class SymbolicDevice implements Device {
+  readonly compute: ComputeType;
+  readonly kernels: Kernels;
+  readonly #counter = new Counter();
+
+  constructor(compute: ComputeType = "f32") {
+    this.compute = compute;
+    this.kernels = symbolicKernels(this.#counter);
+  }
+
+  get cost(): Cost {
+    const { flops, bytesMoved, liveBytes, peakBytes } = this.#counter;
+    return { flops, bytesMoved, liveBytes, peakBytes };
+  }
+
+  /** Forgets flops and bytes moved, and takes the live bytes as the new peak. */
+  reset(): void {
+    this.#counter.reset();
+  }
+}
+
+/** The engine rounds every block up to this. */
+const ALIGNMENT = 64;
+const F32 = 4;
+
+class Counter {
+  flops = 0;
+  bytesMoved = 0;
+  liveBytes = 0;
+  peakBytes = 0;
+  readonly #blocks = new Map<Id, number>();
+  #lastId = 0;
+
+  reset(): void {
+    this.flops = 0;
+    this.bytesMoved = 0;
+    this.peakBytes = this.liveBytes;
+  }
+
+  work(flops: number, bytesMoved: number): void {
+    this.flops += flops;
+    this.bytesMoved += bytesMoved;
+  }
+
+  open(bytes: number): Id {
+    const rounded = Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+    this.#blocks.set(++this.#lastId, rounded);
+    this.liveBytes += rounded;
+    this.peakBytes = Math.max(this.peakBytes, this.liveBytes);
+    return this.#lastId;
+  }
+
+  close(id: Id): void {
+    const bytes = this.#blocks.get(id);
+    if (bytes === undefined) throw new EngineError(`symbolic: block ${id} was freed twice`);
+    this.#blocks.delete(id);
+    this.liveBytes -= bytes;
+  }
+}
+
+function symbolicKernels(counter: Counter): Kernels {
+  /** `flops` and `arrays` f32 elements read or written, per element. */
+  const each = (count: number, flops: number, arrays: number) => counter.work(flops * count, arrays * count * F32);
+  const product = (wType: DType, m: number, n: number, k: number) =>
+    counter.work(2 * m * n * k, bytesOf(wType, n * k) + F32 * m * (n + k));
+  const attended = (segments: Int32Array, { causal, window }: AttentionShape) => {
+    let pairs = 0;
+    for (let s = 0; s < segments.length; s += 4) pairs += attendedPairs(segments[s + 1]!, segments[s + 3]!, causal, window);
+    return pairs;
+  };
+
+  return {
+    alloc: (bytes) => counter.open(bytes),
+    free: (id) => counter.close(id),
+    view: () => counter.open(0),
+    write: (_id, _offset, source) => counter.work(0, source.byteLength),
+    read: async (_id, _offset, target) => counter.work(0, target.byteLength),
+    sync: async () => {},
+
+    matmul: (_x, _w, wType, _y, m, n, k) => product(wType, m, n, k),
+    matmulInputGrad: (_dy, _w, wType, _dx, m, n, k) => product(wType, m, n, k),
+    matmulWeightGrad: (_dy, _x, _dw, m, n, k) => product("f32", m, n, k),
+
+    embedding: (ids, _w, wType, _y, cols) => counter.work(0, ids.length * (bytesOf(wType, cols) + F32 * cols)),
+    embeddingGrad: (ids, _dy, _dw, cols) => each(ids.length * cols, 1, 3),
+    rmsNorm: (_x, _w, _y, _rstd, rows, cols) => each(rows * cols, 4, 2),
+    rmsNormGrad: (_dy, _x, _w, _rstd, _dx, rows, cols) => each(rows * cols, 8, 3),
+    rmsNormWeightGrad: (_dy, _x, _rstd, _dw, rows, cols) => each(rows * cols, 3, 2),
+    rope: (_x, _y, _table, positions, _rows, heads, headDim) => each(positions.length * heads * headDim, 3, 2),
+    attention: (_q, _k, _v, _o, _lse, segments, shape) => {
+      const { heads, kvHeads, headDim, qRows, kRows } = shape;
+      counter.work(4 * attended(segments, shape) * heads * headDim, F32 * headDim * (2 * qRows * heads + 2 * kRows * kvHeads));
+    },
+    attentionGrad: (_q, _k, _v, _o, _lse, _dout, _dq, _dk, _dv, segments, shape) => {
+      const { heads, kvHeads, headDim, qRows, kRows } = shape;
+      counter.work(10 * attended(segments, shape) * heads * headDim, F32 * headDim * (4 * qRows * heads + 4 * kRows * kvHeads));
+    },
+    crossEntropy: (_logits, targets, _losses, vocab, gradient) => each(targets.length * vocab, gradient ? 6 : 4, gradient ? 2 : 1),
+
+    fill: (_y, _value, count) => each(count, 0, 1),
+    copy: (_x, _y, count) => each(count, 0, 2),
+    convert: (_x, xType, _y, yType, count) => counter.work(0, bytesOf(xType, count) + bytesOf(yType, count)),
+    add: (_a, _b, _y, count) => each(count, 1, 3),
+    scale: (_x, _y, _scale, count, accumulate) => each(count, accumulate ? 2 : 1, accumulate ? 3 : 2),
+    addBias: (_y, _bias, rows, cols) => each(rows * cols, 1, 2),
+    biasGrad: (_dy, _dbias, rows, cols) => each(rows * cols, 1, 1),
+    siluMul: (_gate, _up, _y, count) => each(count, 5, 3),
+    siluMulGrad: (_dy, _gate, _up, _dgate, _dup, count) => each(count, 10, 5),
+    dropout: (_x, _y, _p, _seed, count) => each(count, 1, 2),
+    gatherRows: (_x, indices, _y, _xRows, cols) => each(indices.length * cols, 0, 2),
+    scatterRows: (_x, indices, _y, _yRows, cols, accumulate) => each(indices.length * cols, accumulate ? 1 : 0, accumulate ? 3 : 2),
+    sum: (_x, _y, count) => each(count, 1, 1),
+    sumSquares: (_x, _y, count) => each(count, 2, 1),
+
+    adamw: (_p, _g, _m, _v, count) => each(count, 14, 7),
+  };
+}
+
+/** How many (query, key) pairs one segment scores. */
+function attendedPairs(queries: number, keys: number, causal: boolean, window: number): number {
+  const limit = window > 0 ? window : keys;
+  if (!causal) return queries * Math.min(keys, limit);
+  let pairs = 0;
+  for (let i = 0; i < queries; i++) pairs += Math.min(i + keys - queries + 1, limit);
+  return pairs;
+}

@@ -1,0 +1,186 @@
+import { z } from "zod";
+import type { Device } from "../core/device.js";
+import { add } from "../core/ops/add.js";
+import { attention } from "../core/ops/attention.js";
+import { siluMul } from "../core/ops/silu-mul.js";
+import { checkpoint } from "../core/tape.js";
+import { scope, type Tensor } from "../core/tensor.js";
+import { Embedding } from "../nn/embedding.js";
+import { Linear, type Projection } from "../nn/linear.js";
+import { Module } from "../nn/module.js";
+import { RMSNorm } from "../nn/rms-norm.js";
+import { RopeScaling, RotaryEmbedding } from "../nn/rotary.js";
+import { CausalLM, type CausalLMShape, type TokenBatch } from "./causal-lm.js";
+
+/** The keys of config.json that Llama reads; others are ignored. transformers 5 moved RoPE's into `rope_parameters`. */
+export const LlamaConfig = z
+  .object({
+    vocab_size: z.int().positive(),
+    hidden_size: z.int().positive(),
+    intermediate_size: z.int().positive(),
+    num_hidden_layers: z.int().positive(),
+    num_attention_heads: z.int().positive(),
+    num_key_value_heads: z.int().positive().nullish(),
+    head_dim: z.int().positive().nullish(),
+    hidden_act: z.enum(["silu", "swish"]).default("silu"),
+    max_position_embeddings: z.int().positive().default(2048),
+    rms_norm_eps: z.number().positive().default(1e-6),
+    tie_word_embeddings: z.boolean().default(false),
+    attention_bias: z.boolean().default(false),
+    mlp_bias: z.boolean().default(false),
+    sliding_window: z.int().positive().nullish(),
+    rope_theta: z.number().positive().nullish(),
+    rope_scaling: z.record(z.string(), z.unknown()).nullish(),
+    rope_parameters: z.record(z.string(), z.unknown()).nullish(),
+    /** Divisors of RoPE's frequencies, as a GGUF file may carry them. */
+    rope_factors: z.array(z.number().positive()).nullish(),
+  })
+  .transform((config, context) => {
+    const headDim = config.head_dim ?? config.hidden_size / config.num_attention_heads;
+    const kvHeads = config.num_key_value_heads ?? config.num_attention_heads;
+    if (!Number.isInteger(headDim) || headDim % 2 !== 0)
+      context.addIssue(`hidden_size ${config.hidden_size} over ${config.num_attention_heads} heads gives no even head width`);
+    if (config.num_attention_heads % kvHeads !== 0)
+      context.addIssue(`${config.num_attention_heads} heads are not a multiple of ${kvHeads} key/value heads`);
+    const rope = { ...config.rope_scaling, ...config.rope_parameters };
+    const scaling = RopeScaling.safeParse({ ...rope, rope_type: rope.rope_type ?? rope.type ?? "default" });
+    if (!scaling.success) context.addIssue(`rope_scaling: expected type default, linear, llama3 or yarn with its settings, got ${JSON.stringify(rope)}`);
+    const theta = config.rope_theta ?? (typeof rope.rope_theta === "number" ? rope.rope_theta : 10000);
+    const ropeScaling: RopeScaling = scaling.data ?? { rope_type: "default" };
+    return { ...config, headDim, kvHeads, theta, ropeScaling };
+  });
+export type LlamaConfig = z.output<typeof LlamaConfig>;
+
+/**
+ * Llama, and what has its architecture (SmolLM2, Mistral, TinyLlama …): RMSNorm before each sub-layer, rotary positions, grouped-query
+ * attention, SwiGLU.
+ *
+ * Source: Touvron et al. 2023, arXiv:2307.09288; transformers `modeling_llama.py`, whose names the weights keep.
+ */
+export class Llama extends CausalLM {
+  readonly model: LlamaModel;
+  readonly lm_head: Linear;
+  readonly shape: CausalLMShape;
+  /** Recompute each layer in backward instead of keeping its activations. */
+  gradientCheckpointing = false;
+
+  constructor(
+    readonly device: Device,
+    readonly config: LlamaConfig,
+  ) {
+    super();
+    this.model = new LlamaModel(config);
+    const tied = config.tie_word_embeddings ? { weight: this.model.embed_tokens.weight } : {};
+    this.lm_head = new Linear(config.hidden_size, config.vocab_size, tied);
+    this.shape = {
+      vocabSize: config.vocab_size,
+      width: config.hidden_size,
+      layers: config.num_hidden_layers,
+      kvWidth: config.kvHeads * config.headDim,
+      maxPositions: config.max_position_embeddings,
+    };
+  }
+
+  hidden(batch: TokenBatch): Tensor {
+    let x = this.model.embed_tokens.forward(batch.ids);
+    for (const layer of this.model.layers) {
+      const forward = (h: Tensor) => scope(() => layer.forward(h, batch));
+      x = this.gradientCheckpointing ? checkpoint([x], forward) : forward(x);
+    }
+    return this.model.norm.forward(x);
+  }
+
+  override dispose(): void {
+    super.dispose();
+    this.model.rotary.dispose();
+  }
+}
+
+class LlamaModel extends Module {
+  readonly embed_tokens: Embedding;
+  readonly layers: LlamaLayer[];
+  readonly norm: RMSNorm;
+  readonly rotary: RotaryEmbedding;
+
+  constructor(config: LlamaConfig) {
+    super();
+    const factors = config.rope_factors ? Float32Array.from(config.rope_factors) : null;
+    this.rotary = new RotaryEmbedding(config.headDim, config.theta, config.ropeScaling, config.max_position_embeddings, factors);
+    this.embed_tokens = new Embedding(config.vocab_size, config.hidden_size);
+    this.layers = Array.from({ length: config.num_hidden_layers }, (_, i) => new LlamaLayer(config, this.rotary, i));
+    this.norm = new RMSNorm(config.hidden_size, config.rms_norm_eps);
+  }
+}
+
+class LlamaLayer extends Module {
+  readonly self_attn: LlamaAttention;
+  readonly mlp: LlamaMLP;
+  readonly input_layernorm: RMSNorm;
+  readonly post_attention_layernorm: RMSNorm;
+
+  constructor(config: LlamaConfig, rotary: RotaryEmbedding, index: number) {
+    super();
+    this.self_attn = new LlamaAttention(config, rotary, index);
+    this.mlp = new LlamaMLP(config);
+    this.input_layernorm = new RMSNorm(config.hidden_size, config.rms_norm_eps);
+    this.post_attention_layernorm = new RMSNorm(config.hidden_size, config.rms_norm_eps);
+  }
+
+  /** x (T, C) → (T, C). */
+  forward(x: Tensor, batch: TokenBatch): Tensor {
+    const attended = add(x, this.self_attn.forward(this.input_layernorm.forward(x), batch));
+    return add(attended, this.mlp.forward(this.post_attention_layernorm.forward(attended)));
+  }
+}
+
+class LlamaAttention extends Module {
+  readonly q_proj: Projection;
+  readonly k_proj: Projection;
+  readonly v_proj: Projection;
+  readonly o_proj: Projection;
+  readonly #config: LlamaConfig;
+  readonly #rotary: RotaryEmbedding;
+  readonly #index: number;
+
+  constructor(config: LlamaConfig, rotary: RotaryEmbedding, index: number) {
+    super();
+    const { hidden_size: width, num_attention_heads: heads, kvHeads, headDim } = config;
+    const options = { bias: config.attention_bias };
+    this.q_proj = new Linear(width, heads * headDim, options);
+    this.k_proj = new Linear(width, kvHeads * headDim, options);
+    this.v_proj = new Linear(width, kvHeads * headDim, options);
+    this.o_proj = new Linear(heads * headDim, width, options);
+    this.#config = config;
+    this.#rotary = rotary;
+    this.#index = index;
+  }
+
+  forward(x: Tensor, { positions, segments, cache }: TokenBatch): Tensor {
+    const { num_attention_heads: heads, kvHeads, headDim, sliding_window } = this.#config;
+    const q = this.#rotary.forward(this.q_proj.forward(x), positions);
+    let k = this.#rotary.forward(this.k_proj.forward(x), positions);
+    let v = this.v_proj.forward(x);
+    if (cache !== undefined) [k, v] = cache.store.store(this.#index, k, v, cache.rows);
+    const o = attention(q, k, v, segments, { heads, kvHeads, headDim, window: sliding_window ?? 0 });
+    return this.o_proj.forward(o);
+  }
+}
+
+class LlamaMLP extends Module {
+  readonly gate_proj: Projection;
+  readonly up_proj: Projection;
+  readonly down_proj: Projection;
+
+  constructor(config: LlamaConfig) {
+    super();
+    const { hidden_size: width, intermediate_size: inner } = config;
+    const options = { bias: config.mlp_bias };
+    this.gate_proj = new Linear(width, inner, options);
+    this.up_proj = new Linear(width, inner, options);
+    this.down_proj = new Linear(inner, width, options);
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.down_proj.forward(siluMul(this.gate_proj.forward(x), this.up_proj.forward(x)));
+  }
+}

@@ -1,0 +1,80 @@
+import { z } from "zod";
+import type { Device } from "../core/device.js";
+import { Tensor, unscoped } from "../core/tensor.js";
+import { ModelError } from "../errors.js";
+import type { ModelFiles } from "../io/model-files.js";
+import type { Parameter } from "../nn/module.js";
+import type { CausalLM } from "./causal-lm.js";
+import { Llama, LlamaConfig } from "./llama.js";
+
+/** A family: the `model_type`s of config.json that it runs, and how to build it. */
+interface Family {
+  readonly modelTypes: readonly string[];
+  build(device: Device, config: unknown): CausalLM;
+}
+
+const families: readonly Family[] = [
+  { modelTypes: ["llama", "mistral"], build: (device, config) => new Llama(device, LlamaConfig.parse(config)) },
+];
+
+/** The model that a config describes, without weights. Throws ModelError for an unknown family or a setting it cannot run. */
+export function buildModel(device: Device, config: Readonly<Record<string, unknown>>, where: string): CausalLM {
+  const type = config.model_type;
+  const family = families.find(({ modelTypes }) => modelTypes.includes(String(type)));
+  if (family === undefined) {
+    const known = families.flatMap(({ modelTypes }) => modelTypes).join(", ");
+    throw new ModelError(`${where}: attune does not know the architecture ${JSON.stringify(type)} (model_type). Supported: ${known}`);
+  }
+  try {
+    return family.build(device, config);
+  } catch (error) {
+    if (error instanceof z.ZodError) throw new ModelError(`${where}: config.json of ${type}: ${z.prettifyError(error)}`);
+    throw error;
+  }
+}
+
+/**
+ * Reads every weight of `model` from `files`, one tensor after the other, in the type in which it is stored; vectors (norms, biases) are
+ * expanded to f32. Throws ModelError if a tensor is missing, left over or of another shape.
+ */
+export async function loadWeights(model: CausalLM, files: ModelFiles): Promise<void> {
+  const left = new Set(files.tensors.keys());
+  for (const [name, parameter] of model.namedParameters()) {
+    checkEntry(files, name, parameter);
+    left.delete(name);
+    parameter.value = await readParameter(model.device, files, name);
+  }
+  // A tied output projection and constants of old checkpoints may be stored as well.
+  const known = (name: string) => name.endsWith(".rotary_emb.inv_freq") || name === "lm_head.weight";
+  const unknown = [...left].filter((name) => !known(name));
+  if (unknown.length > 0)
+    throw new ModelError(`${files.path}: ${unknown.length} tensors belong to no layer of this architecture: ${unknown.slice(0, 5).join(", ")}`);
+}
+
+/** Gives every weight a block of the device in its stored type, without reading: for the symbolic device. */
+export function placeWeights(model: CausalLM, files: ModelFiles): void {
+  for (const [name, parameter] of model.namedParameters()) {
+    const { dtype, shape } = checkEntry(files, name, parameter);
+    parameter.value = unscoped(() => Tensor.empty(model.device, shape, shape.length === 1 ? "f32" : dtype));
+  }
+}
+
+function checkEntry(files: ModelFiles, name: string, parameter: Parameter) {
+  const entry = files.tensors.get(name);
+  if (entry === undefined) throw new ModelError(`${files.path}: the tensor "${name}" is missing`);
+  if (entry.shape.join() !== parameter.shape.join())
+    throw new ModelError(`${entry.file}: expected "${name}" of shape [${parameter.shape.join(", ")}], got [${entry.shape.join(", ")}]`);
+  return entry;
+}
+
+async function readParameter(device: Device, files: ModelFiles, name: string): Promise<Tensor> {
+  const { dtype, shape } = files.tensors.get(name)!;
+  const bytes = await files.readTensor(name);
+  const stored = unscoped(() => Tensor.empty(device, shape, dtype));
+  device.kernels.write(stored.id, 0, bytes);
+  if (shape.length > 1 || dtype === "f32") return stored;
+  const expanded = unscoped(() => Tensor.empty(device, shape));
+  device.kernels.convert(stored.id, dtype, expanded.id, "f32", expanded.size);
+  stored.dispose();
+  return expanded;
+}

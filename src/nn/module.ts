@@ -1,0 +1,115 @@
+import { type Shape, sizeOf, type Tensor } from "../core/tensor.js";
+import { ModelError, ShapeError } from "../errors.js";
+
+/** A weight of a module: a shape from the start, a value once it is loaded or initialised. The parameter owns its value. */
+export class Parameter {
+  readonly shape: Shape;
+  #value: Tensor | null = null;
+
+  constructor(shape: Shape, value?: Tensor) {
+    this.shape = shape;
+    if (value !== undefined) this.value = value;
+  }
+
+  get isLoaded(): boolean {
+    return this.#value !== null;
+  }
+
+  /** Throws ModelError before a value was set. */
+  get value(): Tensor {
+    if (this.#value === null) throw new ModelError(`a parameter of shape [${this.shape.join(", ")}] has no value yet`);
+    return this.#value;
+  }
+
+  /** Takes over `tensor`, made outside any scope, and disposes the value before it. Throws ShapeError. */
+  set value(tensor: Tensor) {
+    if (tensor.shape.join() !== this.shape.join())
+      throw new ShapeError(`a parameter of shape [${this.shape.join(", ")}] cannot take a value of shape [${tensor.shape.join(", ")}]`);
+    this.#value?.dispose();
+    this.#value = tensor;
+  }
+
+  get requiresGrad(): boolean {
+    return this.#value?.requiresGrad ?? false;
+  }
+
+  set requiresGrad(wanted: boolean) {
+    this.value.requiresGrad = wanted;
+  }
+
+  get size(): number {
+    return sizeOf(this.shape);
+  }
+
+  /** Drops the gradient that has added up. */
+  zeroGrad(): void {
+    this.#value?.grad?.dispose();
+    if (this.#value !== null) this.#value.grad = null;
+  }
+
+  dispose(): void {
+    this.zeroGrad();
+    this.#value?.dispose();
+    this.#value = null;
+  }
+}
+
+/**
+ * A part of a model. Its children are its own properties that are modules, parameters, or arrays of modules; their names joined by dots
+ * are the keys under which Hugging Face saves the weights, so properties that hold weights keep Hugging Face's spelling.
+ */
+export abstract class Module {
+  *namedChildren(): Generator<[name: string, child: Module | Parameter]> {
+    for (const [name, value] of Object.entries(this)) {
+      if (value instanceof Module || value instanceof Parameter) yield [name, value];
+      else if (Array.isArray(value))
+        for (const [i, item] of value.entries()) if (item instanceof Module) yield [`${name}.${i}`, item];
+    }
+  }
+
+  /** This module and all below it, parents first. */
+  *namedModules(prefix = ""): Generator<[path: string, module: Module]> {
+    yield [prefix, this];
+    for (const [name, child] of this.namedChildren())
+      if (child instanceof Module) yield* child.namedModules(prefix === "" ? name : `${prefix}.${name}`);
+  }
+
+  /** Every parameter once: a tied one under its first name. */
+  *namedParameters(): Generator<[name: string, parameter: Parameter]> {
+    const seen = new Set<Parameter>();
+    for (const [path, module] of this.namedModules())
+      for (const [name, child] of module.namedChildren())
+        if (child instanceof Parameter && !seen.has(child)) {
+          seen.add(child);
+          yield [path === "" ? name : `${path}.${name}`, child];
+        }
+  }
+
+  /** The parameters that train, under the names that namedParameters gives them. */
+  trainableParameters(): Map<string, Parameter> {
+    return new Map([...this.namedParameters()].filter(([, parameter]) => parameter.requiresGrad));
+  }
+
+  /** Puts `module` in the place of the one at `path`. Throws ModelError if there is none. */
+  replace(path: string, module: Module): void {
+    const names = path.split(".");
+    const last = names.pop()!;
+    let place: unknown = this;
+    for (const name of names) place = (place as Record<string, unknown> | undefined)?.[name];
+    const slots = place as Record<string, unknown> | undefined;
+    if (!(slots?.[last] instanceof Module)) throw new ModelError(`there is no module "${path}" to replace`);
+    slots[last] = module;
+  }
+
+  freeze(): void {
+    for (const [, parameter] of this.namedParameters()) if (parameter.isLoaded) parameter.requiresGrad = false;
+  }
+
+  zeroGrad(): void {
+    for (const [, parameter] of this.namedParameters()) parameter.zeroGrad();
+  }
+
+  dispose(): void {
+    for (const [, parameter] of this.namedParameters()) parameter.dispose();
+  }
+}

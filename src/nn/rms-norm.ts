@@ -1,0 +1,20 @@
+import { rmsNorm } from "../core/ops/rms-norm.js";
+import type { Tensor } from "../core/tensor.js";
+import { Module, Parameter } from "./module.js";
+
+/** Root-mean-square normalisation with a weight (C) in f32. */
+export class RMSNorm extends Module {
+  readonly weight: Parameter;
+
+  constructor(
+    width: number,
+    readonly eps: number,
+  ) {
+    super();
+    this.weight = new Parameter([width]);
+  }
+
+  forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight.value, this.eps);
+  }
+}
