@@ -1,0 +1,130 @@
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { type FileHandle, open, readdir, rename, rm, statfs } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { NoSpaceError } from "../errors.js";
+
+/** The code of a system error (`ENOENT`, `ENOSPC`, …), or undefined for anything else. */
+export function systemErrorCode(error: unknown): string | undefined {
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  return typeof code === "string" ? code : undefined;
+}
+
+/** The names in a folder; none if the folder does not exist. */
+export async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    if (systemErrorCode(error) === "ENOENT") return [];
+    throw error;
+  }
+}
+
+/**
+ * Runs a write and turns "disk full" and "quota exceeded" into NoSpaceError. `kept` says what is still safe, for the message.
+ */
+export async function reportingFullDisk<T>(
+  path: string,
+  write: () => Promise<T>,
+  { neededBytes, kept }: { neededBytes?: number | undefined; kept?: (() => Promise<string>) | undefined } = {},
+): Promise<T> {
+  try {
+    return await write();
+  } catch (error) {
+    const code = systemErrorCode(error);
+    if (code !== "ENOSPC" && code !== "EDQUOT") throw error;
+    throw new NoSpaceError(await noSpaceMessage(path, neededBytes, kept), { cause: error });
+  }
+}
+
+/** Throws NoSpaceError if the file system of an existing folder has less than `neededBytes` free. */
+export async function requireSpace(folder: string, neededBytes: number, kept?: () => Promise<string>): Promise<void> {
+  const free = await freeBytes(folder);
+  if (free < neededBytes) throw new NoSpaceError(await noSpaceMessage(folder, neededBytes, kept));
+}
+
+async function freeBytes(folder: string): Promise<number> {
+  const { bavail, bsize } = await statfs(folder);
+  return bavail * bsize;
+}
+
+async function noSpaceMessage(path: string, neededBytes: number | undefined, kept?: () => Promise<string>): Promise<string> {
+  const free = await freeBytes(path)
+    .catch(() => freeBytes(dirname(path)))
+    .catch(() => 0);
+  const need = neededBytes === undefined ? "more than is free" : megabytes(neededBytes);
+  const rest = kept ? `; ${await kept()}` : "";
+  return `No space left: need ${need}, have ${megabytes(free)} at ${path}${rest}. Free some space or choose another folder, then run again.`;
+}
+
+function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(bytes < 10e6 ? 2 : 0)} MB`;
+}
+
+/**
+ * Replaces a file so that a reader, also one after a power failure, sees the old bytes or the new ones and never a mix:
+ * write aside, fsync, rename, fsync of the folder. Throws NoSpaceError on a full disk; the old file then stays.
+ */
+export async function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {
+  await replaceFile(path, (file) => file.writeFile(data), { neededBytes: Buffer.byteLength(data) });
+}
+
+/** As `writeFileAtomic`, for content that `write` streams into the open file. */
+export async function replaceFile(
+  path: string,
+  write: (file: FileHandle) => Promise<void>,
+  { fsync = true, neededBytes }: { fsync?: boolean; neededBytes?: number } = {},
+): Promise<void> {
+  const aside = join(dirname(path), `.tmp-${basename(path)}-${process.pid}`);
+  try {
+    await reportingFullDisk(
+      path,
+      async () => {
+        const file = await open(aside, "w");
+        try {
+          await write(file);
+          if (fsync) await file.sync();
+        } finally {
+          await file.close();
+        }
+        await rename(aside, path);
+      },
+      { neededBytes },
+    );
+  } catch (error) {
+    await rm(aside, { force: true });
+    throw error;
+  }
+  if (fsync) await syncFolder(dirname(path));
+}
+
+/** Makes the names in a folder durable. Windows cannot open folders, and has no need to. */
+export async function syncFolder(folder: string): Promise<void> {
+  if (process.platform === "win32") return;
+  const handle = await open(folder, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** sha256 of a file as hex. */
+export async function sha256OfFile(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Uint8Array);
+  return hash.digest("hex");
+}
+
+const maxReadBytes = 1 << 30; // one read(2) returns at most 2 GiB
+
+/** Fills `target` from a position of a file; returns how many bytes there were. */
+export async function readFully(file: FileHandle, target: Uint8Array, position: number): Promise<number> {
+  let done = 0;
+  while (done < target.length) {
+    const { bytesRead } = await file.read(target, done, Math.min(target.length - done, maxReadBytes), position + done);
+    if (bytesRead === 0) break;
+    done += bytesRead;
+  }
+  return done;
+}
