@@ -1,0 +1,144 @@
+import { z } from "zod";
+import { dropout } from "../../core/ops/dropout.js";
+import { addLinear } from "../../core/ops/linear.js";
+import type { Rng } from "../../core/rng.js";
+import { Tensor, unscoped } from "../../core/tensor.js";
+import { ConfigError } from "../../errors.js";
+import type { CausalLM } from "../../models/causal-lm.js";
+import { Linear } from "../../nn/linear.js";
+import { Module, Parameter } from "../../nn/module.js";
+import { defineTuner } from "../tuner.js";
+
+/**
+ * LoRA: keep W frozen and train a rank-r change to it.   y = x Wᵀ + (α/r) · dropout(x) Aᵀ Bᵀ
+ *
+ * Source: Hu et al. 2021, arXiv:2106.09685, eq. 3 and §4.1. The paper draws A from a Gaussian; like microsoft/LoRA and PEFT we use
+ * Kaiming-uniform(√5). Names and saved keys are PEFT's: lora_A, lora_B. Defaults are LLaMA-Factory's.
+ */
+export const LoraConfig = z.strictObject({
+  lora_rank: z.int().min(1).default(8).describe("rank of the update: adds r · (in + out) weights per layer"),
+  lora_alpha: z.number().positive().nullable().default(null).describe("the update is multiplied by alpha / r; empty: twice the rank"),
+  lora_dropout: z.number().min(0).lt(1).default(0).describe("chance of zeroing an input feature, in training only"),
+  lora_target: z
+    .union([z.literal("all"), z.array(z.string().min(1)).min(1)])
+    .default("all")
+    .describe("Linear layers to adapt, by the end of their names; all: every one but the output projection"),
+});
+export type LoraConfig = z.output<typeof LoraConfig>;
+
+/** A frozen Linear plus its update. x (..., in) → y (..., out), with A (r, in) and B (out, r). */
+export class LoraLinear extends Module {
+  readonly base_layer: Linear;
+  readonly lora_A: Linear;
+  readonly lora_B: Linear;
+  readonly #scaling: number;
+  readonly #dropout: number;
+
+  constructor(base: Linear, { lora_rank: r, lora_alpha, lora_dropout }: LoraConfig, rng: Rng) {
+    super();
+    this.base_layer = base;
+    const { device } = base.weight.value;
+    const bound = 1 / Math.sqrt(base.inFeatures); // Kaiming-uniform with a = √5
+    const a = Float32Array.from({ length: r * base.inFeatures }, () => rng.uniform(-bound, bound));
+    this.lora_A = trainable(unscoped(() => Tensor.from(device, a, [r, base.inFeatures])));
+    this.lora_B = trainable(unscoped(() => Tensor.zeros(device, [base.outFeatures, r]))); // zero, so step 0 equals the base model
+    this.#scaling = (lora_alpha ?? 2 * r) / r;
+    this.#dropout = lora_dropout;
+  }
+
+  forward(x: Tensor): Tensor {
+    const y = this.base_layer.forward(x);
+    const narrow = this.lora_A.forward(dropout(x, this.#dropout)); // (..., r)
+    return addLinear(y, narrow, this.lora_B.weight.value, this.#scaling);
+  }
+
+  /** W + (α/r) · B A in f32, shape (out, in): an ordinary Linear that needs no LoRA code to run. */
+  merged(): Linear {
+    const { base_layer: base, lora_A, lora_B } = this;
+    const a = lora_A.weight.value;
+    const b = lora_B.weight.value;
+    const { kernels } = a.device;
+    const { value: stored } = base.weight;
+    const w = unscoped(() => Tensor.empty(a.device, stored.shape));
+    kernels.convert(stored.id, stored.dtype, w.id, "f32", w.size);
+    kernels.matmulInputGrad(b.id, a.id, "f32", w.id, base.outFeatures, lora_A.outFeatures, base.inFeatures, this.#scaling, true, "f32");
+    base.weight.value = w;
+    lora_A.dispose();
+    lora_B.dispose();
+    return base;
+  }
+}
+
+function trainable(value: Tensor): Linear {
+  const [outFeatures, inFeatures] = value.shape as [number, number];
+  const layer = new Linear(inFeatures, outFeatures, { weight: new Parameter(value.shape, value) });
+  layer.weight.requiresGrad = true;
+  return layer;
+}
+
+export const lora = defineTuner<LoraConfig>({
+  name: "lora",
+  summary: "trains a small low-rank change to each Linear layer; the base model stays as it is",
+  config: LoraConfig,
+
+  apply(model, config, rng) {
+    model.freeze();
+    const found = [...linearsOf(model)];
+    const wanted = config.lora_target;
+    const chosen = wanted === "all" ? found : found.filter(([path]) => wanted.some((name) => isNamed(path, name)));
+    for (const name of wanted === "all" ? [] : wanted)
+      if (!chosen.some(([path]) => isNamed(path, name)))
+        throw new ConfigError(`lora_target: no Linear layer is named "${name}". There are: ${leafNames(found).join(", ")}, or all`);
+    for (const [path, base] of chosen) model.replace(path, new LoraLinear(base, config, rng));
+  },
+
+  merge(model) {
+    for (const [path, layer] of [...model.namedModules()]) if (layer instanceof LoraLinear) model.replace(path, layer.merged());
+  },
+
+  peft: {
+    peftType: "LORA",
+    toPeft: ({ lora_rank, lora_alpha, lora_dropout }, model) => ({
+      r: lora_rank,
+      lora_alpha: lora_alpha ?? 2 * lora_rank,
+      lora_dropout,
+      target_modules: leafNames([...model.namedModules()].filter(([, module]) => module instanceof LoraLinear)),
+      bias: "none",
+      fan_in_fan_out: false,
+      init_lora_weights: true,
+      use_rslora: false,
+      use_dora: false,
+    }),
+    fromPeft(adapter) {
+      for (const key of ["use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"])
+        if (isSet(adapter[key])) throw new ConfigError(`adapter_config.json: ${key} = ${JSON.stringify(adapter[key])} is not supported`);
+      if ((adapter.bias ?? "none") !== "none") throw new ConfigError(`adapter_config.json: bias = ${JSON.stringify(adapter.bias)} is not supported`);
+      const targets = adapter.target_modules;
+      return LoraConfig.parse({
+        lora_rank: adapter.r,
+        lora_alpha: adapter.lora_alpha,
+        lora_dropout: adapter.lora_dropout ?? 0,
+        lora_target: targets === "all-linear" ? "all" : targets,
+      });
+    },
+  },
+});
+
+/** Every Linear but the output projection. */
+function* linearsOf(model: CausalLM): Generator<[path: string, layer: Linear]> {
+  for (const [path, module] of model.namedModules()) if (module instanceof Linear && module !== model.lm_head) yield [path, module];
+}
+
+/** As PEFT matches: the whole path, or its end after a dot. */
+function isNamed(path: string, name: string): boolean {
+  return path === name || path.endsWith(`.${name}`);
+}
+
+function leafNames(found: readonly (readonly [path: string, module: Module])[]): string[] {
+  return [...new Set(found.map(([path]) => path.split(".").at(-1)!))].sort();
+}
+
+function isSet(value: unknown): boolean {
+  if (value === undefined || value === null || value === false) return false;
+  return typeof value !== "object" || Object.keys(value).length > 0;
+}
