@@ -1,0 +1,2 @@
+#define ATTUNE_TIER amx
+#include "tier.inl"

@@ -1,0 +1,2 @@
+#define ATTUNE_TIER avx2
+#include "tier.inl"

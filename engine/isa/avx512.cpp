@@ -1,0 +1,2 @@
+#define ATTUNE_TIER avx512
+#include "tier.inl"

@@ -1,0 +1,2 @@
+#define ATTUNE_TIER avx512bf16
+#include "tier.inl"

@@ -1,0 +1,2 @@
+#define ATTUNE_TIER portable
+#include "tier.inl"

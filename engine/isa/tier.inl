@@ -1,0 +1,51 @@
+// All kernels, for one tier. Each isa/*.cpp sets ATTUNE_TIER to its name and includes this file; the build script gives it its flags.
+// Everything in here is static, and only C headers are used: an inline function with external linkage that is compiled here under
+// AVX flags could be the copy that the linker keeps for all tiers.
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "../dtype.h"
+#include "../kernel_table.h"
+#include "../pool.h"
+
+namespace attune {
+namespace ATTUNE_TIER {
+
+#include "../kernels/vector.inl"
+
+#include "../kernels/quant.inl"
+
+#include "../kernels/attention.inl"
+#include "../kernels/gemm.inl"
+
+#include "../kernels/adamw.inl"
+#include "../kernels/convert.inl"
+#include "../kernels/cross_entropy.inl"
+#include "../kernels/dropout.inl"
+#include "../kernels/elements.inl"
+#include "../kernels/embedding.inl"
+#include "../kernels/reduce.inl"
+#include "../kernels/rms_norm.inl"
+#include "../kernels/rope.inl"
+#include "../kernels/silu.inl"
+
+extern const KernelTable table; // constexpr alone would make it local; constexpr, so that nothing of this tier runs at load
+constexpr KernelTable table = {
+    gemm_kernels,
+    attention_kernels,
+    quant_kernels,
+    {embedding, scatter_rows, rms_norm, rms_norm_grad, rms_norm_weight_grad, rope, cross_entropy, add_bias, bias_grad},
+    {fill, copy, convert, add, scale, silu_mul, silu_mul_grad, dropout, sum, sum_squares},
+    {adamw},
+};
+
+} // namespace ATTUNE_TIER
+} // namespace attune

@@ -1,0 +1,26 @@
+// Softmax attention that never holds T × T. Formulas and shapes: src/engine/kernels.ts.
+#pragma once
+#include <stdint.h>
+
+namespace attune {
+
+struct AttentionShape {
+  int64_t q_rows, k_rows, heads, kv_heads, head_dim;
+  float scale;
+  bool causal;
+  int64_t window; // 0: no window
+};
+
+/// A sequence: its rows in q and in k.
+struct Segment {
+  int32_t q_start, q_length, k_start, k_length;
+};
+
+struct AttentionKernels {
+  void (*attention)(const float* q, const float* k, const float* v, float* o, float* lse, const Segment* segments, int64_t segment_count,
+                    const AttentionShape& shape);
+  void (*attention_grad)(const float* q, const float* k, const float* v, const float* o, const float* lse, const float* dout, float* dq,
+                         float* dk, float* dv, const Segment* segments, int64_t segment_count, const AttentionShape& shape);
+};
+
+} // namespace attune

@@ -1,0 +1,54 @@
+static inline uint16_t to_bf16(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  const uint32_t rounded = bits + 0x7FFFu + (bits >> 16 & 1u); // to nearest, ties to even
+  return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? bits >> 16 | 0x40u : rounded >> 16);
+}
+
+static inline uint16_t to_f16(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  const uint32_t sign = bits >> 16 & 0x8000u, size = bits & 0x7FFFFFFFu;
+  if (size > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u);
+  if (size >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7C00u); // 65536 and more
+  if (size < 0x38800000u) { // below the normal numbers: adding 0.5 leaves a multiple of 2⁻²⁴ in the low bits, rounded to even
+    float magnitude;
+    memcpy(&magnitude, &size, sizeof magnitude);
+    magnitude += 0.5f;
+    uint32_t shifted;
+    memcpy(&shifted, &magnitude, sizeof shifted);
+    return static_cast<uint16_t>(sign | (shifted - 0x3F000000u));
+  }
+  return static_cast<uint16_t>(sign | ((size - 0x38000000u + 0xFFFu + (size >> 13 & 1u)) >> 13));
+}
+
+static void narrow(const float* x, int y_type, uint16_t* y, int64_t count) {
+  if (y_type == BF16) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) y[i] = to_bf16(x[i]);
+    return;
+  }
+  int64_t i = 0;
+#if defined(__F16C__)
+  for (; i + 8 <= count; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+  for (; i < count; i++) y[i] = to_f16(x[i]);
+}
+
+static void convert(const void* x, int x_type, void* y, int y_type, int64_t count) {
+  for_chunks(count, chunk_elements, [=](int64_t begin, int64_t end) {
+    constexpr int64_t block = 256; // whole blocks of every type
+    for (int64_t i = begin; i < end; i += block) {
+      const int64_t n = end - i < block ? end - i : block;
+      const char* in = static_cast<const char*>(x) + i / dtype_info[x_type].block * dtype_info[x_type].bytes;
+      if (y_type == F32) {
+        expand_row(x_type, in, static_cast<float*>(y) + i, n);
+      } else {
+        float wide[block];
+        expand_row(x_type, in, wide, n);
+        narrow(wide, y_type, static_cast<uint16_t*>(y) + i, n);
+      }
+    }
+  });
+}

@@ -1,0 +1,42 @@
+// Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". Key: the seed. Each counter gives four words; a group of
+// 64 elements takes 16 counters, and element e of group g reads word e / 16 of counter 16 g + e % 16, so that vectors need no shuffle.
+static inline void philox_group(uint64_t seed, uint64_t group, uint32_t words[4][16]) {
+#pragma omp simd
+  for (uint32_t j = 0; j < 16; j++) {
+    const uint64_t counter = group * 16 + j;
+    uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = 0, c3 = 0;
+    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+      const uint64_t a = static_cast<uint64_t>(c0) * 0xD2511F53u, b = static_cast<uint64_t>(c2) * 0xCD9E8D57u;
+      c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
+      c1 = static_cast<uint32_t>(b);
+      c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
+      c3 = static_cast<uint32_t>(a);
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    words[0][j] = c0;
+    words[1][j] = c1;
+    words[2][j] = c2;
+    words[3][j] = c3;
+  }
+}
+
+// An element is kept where its word is at least p · 2³².
+static void dropout(const float* x, float* y, float p, uint64_t seed, int64_t count, bool accumulate) {
+  const uint32_t threshold = static_cast<uint32_t>(static_cast<double>(p) * 4294967296.0); // p < 1
+  const float keep = 1.0f / (1.0f - p);
+  for_chunks(count, chunk_elements, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += 64) { // a chunk is whole groups
+      uint32_t words[4][16];
+      philox_group(seed, static_cast<uint64_t>(i / 64), words);
+      const uint32_t* word = &words[0][0];
+      const int64_t n = end - i < 64 ? end - i : 64;
+#pragma omp simd
+      for (int64_t j = 0; j < n; j++) {
+        const float value = word[j] >= threshold ? x[i + j] * keep : 0.0f;
+        y[i + j] = accumulate ? y[i + j] + value : value;
+      }
+    }
+  });
+}

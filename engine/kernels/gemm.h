@@ -1,0 +1,18 @@
+// Matrix products. Formulas and shapes: src/engine/kernels.ts.
+#pragma once
+#include <stdint.h>
+
+namespace attune {
+
+enum ComputeType : int { COMPUTE_F32, COMPUTE_BF16 };
+
+struct GemmKernels {
+  void (*matmul)(const float* x, const void* w, int w_type, float* y, int64_t m, int64_t n, int64_t k, float scale, bool accumulate,
+                 int compute);
+  void (*matmul_input_grad)(const float* dy, const void* w, int w_type, float* dx, int64_t m, int64_t n, int64_t k, float scale,
+                            bool accumulate, int compute);
+  void (*matmul_weight_grad)(const float* dy, const float* x, float* dw, int64_t m, int64_t n, int64_t k, float scale, bool accumulate,
+                             int compute);
+};
+
+} // namespace attune

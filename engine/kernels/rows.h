@@ -1,0 +1,21 @@
+// Kernels that work on the rows of a matrix. Formulas and shapes: src/engine/kernels.ts.
+#pragma once
+#include <stdint.h>
+
+namespace attune {
+
+struct RowKernels {
+  void (*embedding)(const int32_t* ids, const void* w, int w_type, float* y, int64_t rows, int64_t cols);
+  void (*scatter_rows)(const float* x, const int32_t* indices, float* y, int64_t rows, int64_t cols, bool accumulate);
+  void (*rms_norm)(const float* x, const float* w, float* y, float* rstd, int64_t rows, int64_t cols, float eps);
+  void (*rms_norm_grad)(const float* dy, const float* x, const float* w, const float* rstd, float* dx, int64_t rows, int64_t cols,
+                        bool accumulate);
+  void (*rms_norm_weight_grad)(const float* dy, const float* x, const float* rstd, float* dw, int64_t rows, int64_t cols, bool accumulate);
+  void (*rope)(const float* x, float* y, const float* table, const int32_t* positions, int64_t rows, int64_t heads, int64_t head_dim,
+               bool inverse);
+  void (*cross_entropy)(float* logits, const int32_t* targets, float* losses, int64_t rows, int64_t vocab, bool gradient);
+  void (*add_bias)(float* y, const float* bias, int64_t rows, int64_t cols);
+  void (*bias_grad)(const float* dy, float* dbias, int64_t rows, int64_t cols, bool accumulate);
+};
+
+} // namespace attune
