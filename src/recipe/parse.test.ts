@@ -1,0 +1,277 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { z } from "zod";
+import { ConfigError } from "../errors.js";
+import { checkRecipe, formatRecipe, parseRecipe } from "./parse.js";
+import { expectation, keySchemas, type Methods, RecipeKeys, recipeJsonSchema, wordList } from "./schema.js";
+
+const methods: Methods = {
+  tuners: [
+    {
+      name: "lora",
+      config: z.strictObject({
+        lora_rank: z.int().min(1).default(8),
+        lora_alpha: z.number().gt(0).nullable().default(null),
+        lora_target: wordList.default(["all"]),
+      }),
+    },
+    { name: "full", config: z.strictObject({}) },
+  ],
+  objectives: [{ name: "sft", config: z.strictObject({}) }],
+};
+
+const minimal = "model_name_or_path: base\ndataset: a.jsonl, b.jsonl\noutput_dir: out\n";
+
+const parse = (text: string, ...overrides: string[]) => parseRecipe({ text, file: "recipe.yaml" }, overrides, methods);
+
+/** The problems of a recipe that is complete but for `text`, which begins at line 4. */
+function problems(text: string, ...overrides: string[]): string {
+  try {
+    parse(minimal + text, ...overrides);
+  } catch (error) {
+    assert.ok(error instanceof ConfigError, String(error));
+    assert.equal(error.exitCode, 2);
+    return error.message;
+  }
+  return assert.fail(`accepted: ${text} ${overrides.join(" ")}`);
+}
+
+test("a minimal recipe gets LLaMA-Factory's defaults", () => {
+  const { recipe, notices } = parse(minimal);
+  assert.deepEqual(notices, []);
+  assert.deepEqual(recipe.dataset, ["a.jsonl", "b.jsonl"]);
+  assert.deepEqual(recipe.tuner, { lora_rank: 8, lora_alpha: null, lora_target: ["all"] });
+  assert.deepEqual(recipe.objective, {});
+  const { finetuning_type, learning_rate, num_train_epochs, cutoff_len, seed, eval_strategy } = recipe;
+  assert.deepEqual(
+    { finetuning_type, learning_rate, num_train_epochs, cutoff_len, seed, eval_strategy },
+    { finetuning_type: "lora", learning_rate: 5e-5, num_train_epochs: 3, cutoff_len: 2048, seed: 42, eval_strategy: "no" },
+  );
+});
+
+test("JSON is read as YAML is", () => {
+  const text = JSON.stringify({ model_name_or_path: "base", dataset: ["x"], output_dir: "out", learning_rate: 1e-4 }, null, "\t");
+  assert.equal(parse(text).recipe.learning_rate, 1e-4);
+  assert.throws(
+    () => parse('{\n\t"seed": 1,\n\t"sede": 2\n}'),
+    /^ConfigError: recipe\.yaml:3: unknown setting "sede"\. Did you mean "seed"\?/,
+  );
+});
+
+test("every kind of mistake is reported with its line and what to write", () => {
+  const cases: [text: string, expected: RegExp][] = [
+    [
+      "learning_rte: 1",
+      /^recipe\.yaml:4: unknown setting "learning_rte"\. Did you mean "learning_rate"\?\nSettings: .*lora_rank.*seed/,
+    ],
+    ["\nzzzzzz: 1", /^recipe\.yaml:5: unknown setting "zzzzzz"\.\nSettings: /],
+    ["__proto__: 1", /^recipe\.yaml:4: unknown setting "__proto__"/],
+    ["constructor: 1", /^recipe\.yaml:4: unknown setting "constructor"/],
+    [
+      'learning_rate: "1e-4"',
+      /^recipe\.yaml:4: learning_rate: expected a number above 0, got "1e-4": write it without quotes, 1e-4$/,
+    ],
+    ["cutoff_len: 1_000", /^recipe\.yaml:4: cutoff_len: expected a whole number from 2, got "1_000": write 1000$/],
+    ["cutoff_len: 1.5", /^recipe\.yaml:4: cutoff_len: expected a whole number from 2, got 1\.5$/],
+    ["learning_rate: -1", /^recipe\.yaml:4: learning_rate: expected a number above 0, got -1$/],
+    ["learning_rate: .nan", /^recipe\.yaml:4: learning_rate: expected a number above 0, got NaN$/],
+    ["warmup_ratio: 1.5", /^recipe\.yaml:4: warmup_ratio: expected a number from 0 and up to 1, got 1\.5$/],
+    ["adam_beta1: 1", /^recipe\.yaml:4: adam_beta1: expected a number from 0 and below 1, got 1$/],
+    ["val_size: 1.5", /^recipe\.yaml:4: val_size: expected a number from 0 and below 1, or a whole number from 1, got 1\.5$/],
+    ["max_steps: 0", /^recipe\.yaml:4: max_steps: expected a whole number from 1, or -1, got 0$/],
+    ["packing: yes", /^recipe\.yaml:4: packing: expected true or false, got "yes": write true$/],
+    ["template: 3", /^recipe\.yaml:4: template: expected a text, got 3: put it in quotes, "3"$/],
+    ["template: [a]", /^recipe\.yaml:4: template: expected a text, got a list$/],
+    [
+      "lr_scheduler_type: sine",
+      /^recipe\.yaml:4: lr_scheduler_type: expected one of linear, cosine, constant, constant_with_warmup, got "sine"$/,
+    ],
+    ["lora_rank: 0", /^recipe\.yaml:4: lora_rank: expected a whole number from 1, got 0$/],
+    ["lora_target: []", /^recipe\.yaml:4: lora_target: expected a text, or a list of texts, got an empty list$/],
+    ["do_train: false", /^recipe\.yaml:4: do_train: expected true, got false$/],
+    ["stage: dpo", /^recipe\.yaml:4: stage: dpo is not there yet; expected one of sft$/],
+    ["finetuning_type: magic", /^recipe\.yaml:4: finetuning_type: unknown: "magic"; expected one of lora, full$/],
+    ["finetuning_type: 3", /^recipe\.yaml:4: finetuning_type: expected a text, got 3: put it in quotes/],
+    ["quantization_bit: 4", /^recipe\.yaml:4: quantization_bit: 4 is not supported yet; remove it \(/],
+    ["use_dora: true", /^recipe\.yaml:4: use_dora: true is not supported yet/],
+    ["seed: 1\nseed: 2", /^recipe\.yaml:5: seed is set twice$/],
+    ["lora_r: 1\nlora_rank: 2", /^recipe\.yaml:5: lora_rank is set twice \(first by recipe\.yaml:4\)$/],
+    ["seed: 1\n---\nseed: 2", /^recipe\.yaml:5: a recipe is one document/],
+    ["seed: [1,\n", /^recipe\.yaml:\d: not valid YAML: /],
+    ["seed: !!python/object x", /^recipe\.yaml:4: not valid YAML: Unresolved tag/],
+    ["? [seed]\n: 1", /^recipe\.yaml:4: expected the name of a setting$/],
+    [`x: ${"[".repeat(200_000)}`, /^recipe\.yaml: expected settings, got lists in lists without end$/],
+    [`x: \n  ${"- ".repeat(100_000)}`, /^recipe\.yaml: expected settings, got lists in lists without end$/],
+    ["#".repeat(1 << 20), /^recipe\.yaml: expected a recipe, which is never over 1 MB$/],
+  ];
+  for (const [text, expected] of cases) assert.match(problems(text), expected);
+});
+
+test("aliases that multiply are refused", () => {
+  const rows = Array.from({ length: 9 }, (_, i) => `k${i + 1}: &k${i + 1} [${Array(9).fill(`*k${i}`).join(", ")}]`);
+  assert.match(problems(`k0: &k0 [x]\n${rows.join("\n")}`), /^recipe\.yaml: cannot be read as YAML: Excessive alias count/);
+});
+
+test("all problems are reported at once, missing settings included", () => {
+  assert.throws(
+    () => parse("seed: x\nlora_rank: -1"),
+    (error: ConfigError) => {
+      const lines = error.message.split("\n").map((line) => line.split(": expected")[0]);
+      assert.deepEqual(lines.sort(), [
+        "recipe.yaml: dataset is missing: the training data: files, or names of `dataset_info.json`",
+        "recipe.yaml: model_name_or_path is missing: the base model: a folder, a GGUF file, or a repository name of the hub",
+        "recipe.yaml: output_dir is missing: where adapter, checkpoints and logs go",
+        "recipe.yaml:1: seed",
+        "recipe.yaml:2: lora_rank",
+      ]);
+      return true;
+    },
+  );
+  assert.throws(() => parse(""), /model_name_or_path is missing/);
+  assert.throws(() => parse("- a"), /recipe\.yaml:1: expected settings/);
+});
+
+test("settings of other trainers are renamed or explained, one line each", () => {
+  const { recipe, notices } = parse(
+    `${minimal}bf16: true\nddp_timeout: 180000000\ntrust_remote_code: true\nlora-r: 16\nmicro_batch_size: 2\noptim: adamw_torch\nflash_attn: null\n`,
+  );
+  assert.equal(recipe.tuner.lora_rank, 16);
+  assert.equal(recipe.per_device_train_batch_size, 2);
+  assert.deepEqual(
+    notices.map((notice) => notice.split(":").slice(0, 3).join(":")),
+    [
+      "recipe.yaml:4: bf16 is not needed",
+      "recipe.yaml:5: ddp_timeout is not needed",
+      "recipe.yaml:6: trust_remote_code is not needed",
+      "recipe.yaml:7: lora_r is read as lora_rank",
+      "recipe.yaml:8: micro_batch_size is read as per_device_train_batch_size",
+    ],
+  );
+  assert.ok(notices.every((notice) => !notice.includes("\n")));
+});
+
+test("a secret in a recipe is not repeated", () => {
+  const { notices } = parse(`${minimal}hf_hub_token: hf_secret\n`);
+  assert.doesNotMatch(notices.join(), /hf_secret/);
+});
+
+test("null means not set, and settings of another method are told", () => {
+  assert.equal(parse(`${minimal}lora_rank: null\nval_size: ~\nquantization_bit: null\nseed:\n`).recipe.seed, 42);
+  const { recipe, notices } = parse(`${minimal}finetuning_type: full\nlora_rank: 4\n`);
+  assert.deepEqual(recipe.tuner, {});
+  assert.deepEqual(notices, ["recipe.yaml:5: lora_rank is not used: only lora reads it"]);
+});
+
+test("overrides win over the file, in every spelling", () => {
+  const { recipe } = parse(
+    `${minimal}seed: 1\nlora_rank: 4\nmax_samples: 9\n`,
+    ...[
+      "seed=7",
+      "--lora-rank",
+      "32",
+      "--packing",
+      "--max_steps",
+      "-1",
+      "--learning_rate=1e-4",
+      "output_dir=2026",
+      "max_samples=null",
+    ],
+    ...["dataset=[x, y]", 'template="qwen"', "--gradient_checkpointing", "logging_steps=3"],
+  );
+  const { seed, tuner, packing, max_steps, learning_rate, output_dir, max_samples, dataset, template, gradient_checkpointing } =
+    recipe;
+  assert.deepEqual(
+    {
+      seed,
+      rank: tuner.lora_rank,
+      packing,
+      max_steps,
+      learning_rate,
+      output_dir,
+      max_samples,
+      dataset,
+      template,
+      gradient_checkpointing,
+    },
+    {
+      ...{ seed: 7, rank: 32, packing: true, max_steps: -1, learning_rate: 1e-4, output_dir: "2026", max_samples: null },
+      ...{ dataset: ["x", "y"], template: "qwen", gradient_checkpointing: true },
+    },
+  );
+  assert.equal(recipe.logging_steps, 3);
+  assert.equal(parse(minimal, "resume_from_checkpoint=true").recipe.resume_from_checkpoint, true);
+  assert.equal(parse(minimal, "output_dir=C:\\a #1: b").recipe.output_dir, "C:\\a #1: b");
+  assert.equal(parseRecipe(undefined, ["model=m", "dataset=d", "output_dir=o"], methods).recipe.model_name_or_path, "m");
+});
+
+test("mistakes in overrides name the override", () => {
+  assert.match(problems("", "seed=-1"), /^override "seed=-1": seed: expected a whole number from 0, got -1$/);
+  assert.match(
+    problems("", "--lora-rank", "x"),
+    /^override "--lora-rank x": lora_rank: expected a whole number from 1, got "x"$/,
+  );
+  assert.match(problems("", "--sed", "1"), /^override "--sed 1": unknown setting "sed"\. Did you mean "seed"\?/);
+  assert.match(problems("", "other.yaml"), /^unexpected argument "other\.yaml": settings are written key=value or --key value$/);
+  assert.match(problems("", "=1"), /^unexpected argument "=1"/);
+  assert.match(problems("", "seed=1", "seed=2"), /^override "seed=2": seed is set twice \(first by override "seed=1"\)$/);
+});
+
+test("settings that contradict each other are refused, idle ones are told", () => {
+  assert.match(problems("val_size: 0.1\neval_dataset: x"), /^recipe\.yaml:4: val_size and eval_dataset both/);
+  assert.match(problems("train_on_prompt: true\nmask_history: true"), /^recipe\.yaml:5: mask_history counts only/);
+  assert.match(
+    problems("overwrite_output_dir: true\nresume_from_checkpoint: true"),
+    /^recipe\.yaml:5: overwrite_output_dir would delete/,
+  );
+  assert.match(
+    problems("seed: 2\neval_strategy: epoch"),
+    /^recipe\.yaml:5: eval_strategy: epoch needs held-out data; set val_size or eval_dataset$/,
+  );
+
+  const notice = (text: string) => parse(minimal + text).notices.join("\n");
+  assert.equal(notice("eval_steps: 5"), "recipe.yaml:4: eval_steps is not used: there is no held-out data");
+  assert.equal(notice("max_steps: 5\nnum_train_epochs: 1"), "recipe.yaml:5: num_train_epochs is not used: max_steps decides");
+  assert.equal(notice("warmup_ratio: 0.1\nwarmup_steps: 5"), "recipe.yaml:4: warmup_ratio is not used: warmup_steps decides");
+  assert.match(
+    notice("lr_scheduler_type: constant\nwarmup_ratio: 0.1"),
+    /^recipe\.yaml:5: warmup_ratio is not used: lr_scheduler_type constant/,
+  );
+});
+
+test("evaluation follows the held-out data", () => {
+  const evaluation = (text: string) => {
+    const { eval_strategy, eval_steps } = parse(minimal + text).recipe;
+    return [eval_strategy, eval_steps];
+  };
+  assert.deepEqual(evaluation("val_size: 0.1"), ["epoch", 10]);
+  assert.deepEqual(evaluation("val_size: 20\neval_steps: 7"), ["steps", 7]);
+  assert.deepEqual(evaluation("eval_dataset: x\neval_strategy: steps\nlogging_steps: 4"), ["steps", 4]);
+  assert.deepEqual(evaluation("val_size: 0.1\neval_strategy: no"), ["no", 10]);
+  assert.equal(parse(`${minimal}neat_packing: true`).recipe.packing, true);
+});
+
+test("a formatted recipe parses to itself", () => {
+  const { recipe } = parse(`${minimal}val_size: 0.1\nlora_rank: 4\ntemplate: "no"\nneat_packing: true\nmax_steps: 3\n`);
+  const again = parse(formatRecipe(recipe));
+  assert.deepEqual(again.recipe, recipe);
+  const { tuner, objective, ...common } = recipe;
+  assert.deepEqual(checkRecipe({ ...common, ...tuner, ...objective }, methods).recipe, recipe);
+  assert.throws(
+    () => checkRecipe({ ...common, sed: 1 }, methods),
+    /^ConfigError: recipe: unknown setting "sed"\. Did you mean "seed"\?/,
+  );
+});
+
+test("the JSON schema has every setting, its description and the methods' names", () => {
+  const schema = recipeJsonSchema(methods) as {
+    properties: Record<string, { description?: string; enum?: string[] }>;
+    required: string[];
+  };
+  assert.deepEqual(schema.required.sort(), ["dataset", "model_name_or_path", "output_dir"]);
+  assert.deepEqual(schema.properties.finetuning_type?.enum, ["lora", "full"]);
+  assert.ok(schema.properties.lora_rank);
+  for (const [key, property] of Object.entries(keySchemas(RecipeKeys))) {
+    assert.ok(property.description, `${key} has no description`);
+    assert.doesNotMatch(expectation(property), /undefined|object/);
+  }
+});

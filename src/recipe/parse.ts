@@ -1,0 +1,345 @@
+import { CST, isMap, isScalar, Lexer, LineCounter, type Node, parseDocument, stringify } from "yaml";
+import type { z } from "zod";
+import { ConfigError } from "../errors.js";
+import { didYouMean } from "./did-you-mean.js";
+import { aliases, knownStages, knownTuners, missing, unneeded } from "./foreign-keys.js";
+import { expectation, type KeySchema, keySchemas, type Method, type Methods, type Recipe, RecipeKeys } from "./schema.js";
+
+export interface RecipeSource {
+  readonly text: string;
+  /** As error messages name it. */
+  readonly file: string;
+}
+
+export interface ParsedRecipe {
+  readonly recipe: Recipe;
+  /** One line each: a setting that was renamed, or dropped with the reason. */
+  readonly notices: readonly string[];
+}
+
+/** One setting as somebody wrote it. */
+interface Setting {
+  /** The name as written, but with underscores. */
+  readonly name: string;
+  readonly value: unknown;
+  /** `recipe.yaml:14`, or `override "seed=x"`. */
+  readonly where: string;
+  /** The text of an override, which is what a setting that takes text gets: `output_dir=2026` is no number. */
+  readonly raw?: string;
+}
+
+/**
+ * Reads a recipe (YAML or JSON, told apart by nothing: JSON is YAML) and the overrides of a command line, `key=value`, `--key value` or
+ * `--key`, which win over the file. Dashes in names are underscores; null means not set.
+ *
+ * Throws ConfigError that lists every problem found, each with file and line or the override.
+ */
+export function parseRecipe(source: RecipeSource | undefined, overrides: readonly string[], methods: Methods): ParsedRecipe {
+  return check([source ? readFile(source) : [], readOverrides(overrides)], source?.file ?? "recipe", methods);
+}
+
+/** The same checks for settings that come as an object, as from the library's users. */
+export function checkRecipe(values: Readonly<Record<string, unknown>>, methods: Methods): ParsedRecipe {
+  const settings = Object.entries(values).map(([key, value]) => ({ name: snakeCase(key), value, where: "recipe" }));
+  return check([settings], "recipe", methods);
+}
+
+/** The recipe as YAML that parses to the same recipe, every default written out. */
+export function formatRecipe(recipe: Recipe): string {
+  const { tuner, objective, ...common } = recipe;
+  const settings = Object.entries({ ...common, ...tuner, ...objective }).filter(([, value]) => value !== null);
+  return stringify(Object.fromEntries(settings), { lineWidth: 0, compat: "yaml-1.1" });
+}
+
+const maxRecipeBytes = 1 << 20;
+
+function readFile({ text, file }: RecipeSource): Setting[] {
+  if (Buffer.byteLength(text) > maxRecipeBytes) throw new ConfigError(`${file}: expected a recipe, which is never over 1 MB`);
+  if (nestsDeeply(text)) throw new ConfigError(`${file}: expected settings, got lists in lists without end`);
+  const lines = new LineCounter();
+  const line = (offset: number) => `${file}:${lines.linePos(offset).line}`;
+  try {
+    const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, logLevel: "error" });
+    const problems = [...document.errors, ...document.warnings]; // a warning is a tag or directive that would be ignored
+    if (problems.length > 0) {
+      throw new ConfigError(
+        problems.map(({ code, message, pos }) => `${line(pos[0])}: ${explain(code, message, text.slice(pos[0]))}`).join("\n"),
+      );
+    }
+    const { contents } = document;
+    if (contents === null) return [];
+    if (!isMap(contents)) throw new ConfigError(`${line(contents.range[0])}: expected settings, one \`name: value\` a line`);
+    return contents.items.map(({ key, value }) => {
+      const node = key as Node;
+      const where = line(node.range?.[0] ?? 0);
+      if (!isScalar(node)) throw new ConfigError(`${where}: expected the name of a setting`);
+      return {
+        name: snakeCase(String(node.value)),
+        value: (value as Node | null)?.toJS(document, { maxAliasCount: 100 }) ?? null,
+        where,
+      };
+    });
+  } catch (error) {
+    if (error instanceof ConfigError) throw error;
+    // The library throws where aliases multiply.
+    throw new ConfigError(`${file}: cannot be read as YAML: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+/** The parser recurses, and at the end of its stack the whole process dies; the lexer does not. */
+function nestsDeeply(text: string): boolean {
+  const maxDepth = 32;
+  let brackets = 0;
+  let indicatorsOnLine = 0;
+  for (const token of new Lexer().lex(text)) {
+    const type = CST.tokenType(token);
+    if (type === "flow-seq-start" || type === "flow-map-start") brackets++;
+    else if (type === "flow-seq-end" || type === "flow-map-end") brackets = Math.max(0, brackets - 1);
+    else if (type === "newline") indicatorsOnLine = 0;
+    else if (type === "seq-item-ind" || type === "explicit-key-ind") indicatorsOnLine++;
+    if (brackets > maxDepth || indicatorsOnLine > maxDepth) return true;
+  }
+  return false;
+}
+
+function explain(code: string, message: string, rest: string): string {
+  if (code === "DUPLICATE_KEY") return `${/^[^\s:]+/.exec(rest)?.[0] ?? "a setting"} is set twice`;
+  if (code === "MULTIPLE_DOCS") return "a recipe is one document; remove the line `---`";
+  return `not valid YAML: ${message}`;
+}
+
+function readOverrides(args: readonly string[]): Setting[] {
+  const settings: Setting[] = [];
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i]!;
+    const [, dashes, key, value] = /^(--)?([A-Za-z][\w-]*)(?:=(.*))?$/s.exec(arg) ?? [];
+    if (key === undefined || (!dashes && value === undefined)) {
+      throw new ConfigError(`unexpected argument ${quote(arg)}: settings are written key=value or --key value`);
+    }
+    let raw = value;
+    let written = arg;
+    const next = args[i + 1];
+    if (raw === undefined && next !== undefined && !next.startsWith("--") && !/^[A-Za-z][\w-]*=/.test(next)) {
+      raw = next;
+      written = `${arg} ${next}`;
+      i++;
+    }
+    raw ??= "true";
+    settings.push({ name: snakeCase(key), value: scalar(raw), where: `override ${quote(written)}`, raw });
+  }
+  return settings;
+}
+
+/** Numbers, booleans, null, lists and quoted text as YAML reads them; all else is the text itself. */
+function scalar(raw: string): unknown {
+  try {
+    const value: unknown = parseDocument(raw, { logLevel: "silent" }).toJS();
+    const isText = typeof value === "string" && !/^["']/.test(raw);
+    const isMapping = typeof value === "object" && value !== null && !/^[[{]/.test(raw);
+    return isText || isMapping ? raw : value;
+  } catch {
+    return raw;
+  }
+}
+
+/** What has been found so far: all problems are reported at once. */
+interface Report {
+  readonly file: string;
+  readonly problems: string[];
+  readonly notices: string[];
+}
+
+type Keys = Readonly<Record<string, KeySchema>>;
+
+/** What is set, by the name of the setting. */
+type Given = ReadonlyMap<string, Setting>;
+
+/** `layers` come in rising order of weight: what is set in a later one replaces what an earlier one says. */
+function check(layers: readonly Setting[][], file: string, methods: Methods): ParsedRecipe {
+  const report: Report = { file, problems: [], notices: [] };
+  const commonKeys: Keys = keySchemas(RecipeKeys);
+  const allMethods = [...methods.tuners, ...methods.objectives].map(({ name, config }) => ({ name, keys: keySchemas(config) }));
+  const known: Keys = Object.assign({}, ...allMethods.map(({ keys }) => keys), commonKeys);
+
+  const given = resolveNames(layers, known, report);
+  const tuner = choose("finetuning_type", methods.tuners, knownTuners);
+  const objective = choose("stage", methods.objectives, knownStages);
+  const common = validate(RecipeKeys, given, report);
+  const tunerConfig = tuner && validate(tuner.config, given, report);
+  const objectiveConfig = objective && validate(objective.config, given, report);
+  const evaluation = common && relate(common, given, hasEvalData(common), report);
+
+  const chosen = new Set([tuner?.name, objective?.name]);
+  for (const [key, { where }] of given) {
+    if (Object.hasOwn(commonKeys, key)) continue;
+    const owners = allMethods.filter(({ keys }) => Object.hasOwn(keys, key)).map(({ name }) => name);
+    if (!owners.some((name) => chosen.has(name)))
+      report.notices.push(`${where}: ${key} is not used: only ${owners.join(" and ")} reads it`);
+  }
+
+  if (report.problems.length > 0) throw new ConfigError(report.problems.join("\n"));
+  const ofMethods = { tuner: tunerConfig as Recipe["tuner"], objective: objectiveConfig as Recipe["objective"] };
+  return { recipe: { ...common!, ...evaluation!, ...ofMethods }, notices: report.notices };
+
+  function choose(key: string, choices: readonly Method[], elsewhere: readonly string[]): Method | undefined {
+    const name = given.get(key)?.value ?? commonKeys[key]!.default;
+    const choice = choices.find((candidate) => candidate.name === name);
+    if (choice || typeof name !== "string") return choice; // validate() reports what is not text
+    const said = elsewhere.includes(name) ? `${name} is not there yet` : `unknown: ${quote(name)}`;
+    const names = choices.map((candidate) => candidate.name).join(", ");
+    report.problems.push(`${given.get(key)?.where ?? file}: ${key}: ${said}; expected one of ${names}`);
+    return undefined;
+  }
+}
+
+/** Sorts settings into ours (returned, under our names), other trainers' (explained or refused) and unknown ones (refused). */
+function resolveNames(layers: readonly Setting[][], known: Keys, { problems, notices }: Report): Given {
+  const given = new Map<string, Setting>();
+  const unknown: string[] = [];
+  for (const layer of layers) {
+    const inThisLayer = new Map<string, Setting>();
+    for (const setting of layer) {
+      const { name, value, where } = setting;
+      const key = !Object.hasOwn(known, name) && Object.hasOwn(aliases, name) ? aliases[name]! : name;
+      if (Object.hasOwn(known, key)) {
+        if (key !== name) notices.push(`${where}: ${name} is read as ${key}`);
+        const earlier = inThisLayer.get(key);
+        if (earlier) problems.push(`${where}: ${key} is set twice (first by ${earlier.where})`);
+        inThisLayer.set(key, setting);
+      } else if (Object.hasOwn(unneeded, key)) {
+        if (value !== null) notices.push(`${where}: ${name} is not needed: ${unneeded[key]}`);
+      } else if (Object.hasOwn(missing, key)) {
+        const { harmless = [false, 0], advice } = missing[key]!;
+        const changesNothing = [null, ...harmless].some((other) => JSON.stringify(other) === JSON.stringify(value));
+        if (!changesNothing) problems.push(`${where}: ${name}: ${show(value)} is not supported yet; remove it (${advice})`);
+      } else {
+        const near = didYouMean(key, [known, aliases, unneeded, missing].flatMap(Object.keys));
+        unknown.push(`${where}: unknown setting ${quote(name)}.${near ? ` Did you mean ${quote(near)}?` : ""}`);
+      }
+    }
+    for (const [key, setting] of inThisLayer) {
+      if (setting.value === null) given.delete(key);
+      else given.set(key, setting);
+    }
+  }
+  if (unknown.length > 0) problems.push(...unknown, `Settings: ${Object.keys(known).join(", ")}`);
+  return given;
+}
+
+/** Reads the settings that the schema knows out of `given`. Returns undefined if a problem was reported. */
+function validate<T>(schema: z.ZodType<T>, given: Given, { file, problems }: Report): T | undefined {
+  const keys: Keys = keySchemas(schema);
+  const ours = [...given].filter(([key]) => Object.hasOwn(keys, key));
+  const values = Object.fromEntries(ours.map(([key, { value }]) => [key, value]));
+  let result = schema.safeParse(values);
+
+  if (!result.success) {
+    for (const { path } of result.error.issues) {
+      const key = String(path[0]);
+      const raw = given.get(key)?.raw;
+      if (raw !== undefined && keys[key] && takesText(keys[key])) values[key] = raw;
+    }
+    result = schema.safeParse(values);
+  }
+  if (result.success) return result.data;
+
+  const reported = new Set<string>();
+  for (const { path, message } of result.error.issues) {
+    const key = String(path[0] ?? "");
+    if (reported.has(key)) continue;
+    reported.add(key);
+    const setting = given.get(key);
+    const expected = keys[key];
+    if (!expected) problems.push(`${file}: ${message}`);
+    else if (!setting) problems.push(`${file}: ${key} is missing: ${expected.description ?? expectation(expected)}`);
+    else {
+      const { where, value } = setting;
+      problems.push(`${where}: ${key}: expected ${expectation(expected)}, got ${show(value)}${hint(value, expected)}`);
+    }
+  }
+  return undefined;
+}
+
+type CommonSettings = z.output<typeof RecipeKeys>;
+
+function hasEvalData(recipe: CommonSettings): boolean {
+  return recipe.val_size > 0 || recipe.eval_dataset !== null;
+}
+
+/** What settings say about each other. Returns those whose default depends on others. */
+function relate(
+  recipe: CommonSettings,
+  given: Given,
+  heldOut: boolean,
+  { file, problems, notices }: Report,
+): Pick<Recipe, "eval_strategy" | "eval_steps" | "packing"> {
+  const refuse = (key: string, message: string) => problems.push(`${given.get(key)?.where ?? file}: ${message}`);
+  const notUsed = (key: string, reason: string) => {
+    const setting = given.get(key);
+    if (setting) notices.push(`${setting.where}: ${key} is not used: ${reason}`);
+  };
+
+  if (recipe.val_size > 0 && recipe.eval_dataset) {
+    refuse("val_size", "val_size and eval_dataset both say what to hold out; remove one");
+  }
+  if (recipe.train_on_prompt && recipe.mask_history) {
+    refuse("mask_history", "mask_history counts only the last answer in the loss, train_on_prompt everything; remove one");
+  }
+  if (recipe.overwrite_output_dir && recipe.resume_from_checkpoint) {
+    refuse("resume_from_checkpoint", "overwrite_output_dir would delete what resume_from_checkpoint needs; remove one");
+  }
+
+  const evalStrategy = recipe.eval_strategy ?? (heldOut ? (recipe.eval_steps ? "steps" : "epoch") : "no");
+  if (evalStrategy !== "no" && !heldOut) {
+    refuse("eval_strategy", `eval_strategy: ${evalStrategy} needs held-out data; set val_size or eval_dataset`);
+  }
+  if (evalStrategy !== "steps") notUsed("eval_steps", heldOut ? `eval_strategy is ${evalStrategy}` : "there is no held-out data");
+  if (recipe.save_strategy !== "steps") notUsed("save_steps", `save_strategy is ${recipe.save_strategy}`);
+  if (recipe.max_steps > 0) notUsed("num_train_epochs", "max_steps decides");
+  if (recipe.warmup_steps > 0) notUsed("warmup_ratio", "warmup_steps decides");
+  if (recipe.lr_scheduler_type === "constant") {
+    const reason = "lr_scheduler_type constant has no warm-up, constant_with_warmup has";
+    if (recipe.warmup_steps > 0) notUsed("warmup_steps", reason);
+    else if (recipe.warmup_ratio > 0) notUsed("warmup_ratio", reason);
+  }
+  if (recipe.packing && !recipe.neat_packing) notUsed("neat_packing", "packed rows never see each other here");
+
+  return {
+    eval_strategy: evalStrategy,
+    eval_steps: recipe.eval_steps ?? recipe.logging_steps,
+    packing: recipe.packing || recipe.neat_packing,
+  };
+}
+
+function takesText(schema: KeySchema): boolean {
+  return schema.type === "string" || (schema.anyOf?.some(takesText) ?? false);
+}
+
+/** What to write instead, where it is easy to tell. */
+function hint(value: unknown, schema: KeySchema): string {
+  if (typeof value === "string") {
+    const number = value.replaceAll(/[_\s]/g, "").replace(/^\+/, "");
+    const isNumber = /^-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(number);
+    if (isNumber && !takesText(schema)) return number === value ? `: write it without quotes, ${value}` : `: write ${number}`;
+    if (/^(yes|on|y)$/i.test(value)) return ": write true";
+    if (/^(no|off|n)$/i.test(value)) return ": write false";
+  } else if ((typeof value === "number" || typeof value === "boolean") && takesText(schema)) {
+    return `: put it in quotes, "${value}"`;
+  }
+  return "";
+}
+
+function snakeCase(key: string): string {
+  return key.replaceAll("-", "_");
+}
+
+function show(value: unknown): string {
+  if (Array.isArray(value)) return value.length === 0 ? "an empty list" : "a list";
+  if (typeof value === "object" && value !== null) return "a mapping";
+  return typeof value === "string" ? quote(value) : String(value);
+}
+
+/** In quotes, control characters escaped, cut where long. */
+function quote(text: string): string {
+  return JSON.stringify(text.length > 80 ? `${text.slice(0, 79)}…` : text);
+}

@@ -1,0 +1,205 @@
+import { z } from "zod";
+
+/**
+ * The settings of a run, under LLaMA-Factory's names. What only one tuner or one objective reads is not here: each brings its own
+ * schema (`Method.config`), so a new method adds no line to this file.
+ *
+ * Source: LLaMA-Factory src/llamafactory/hparams at ff6d4d12 and Hugging Face's TrainingArguments; defaults are theirs unless the
+ * description says otherwise.
+ */
+
+/** A comma list or a YAML list, at least one item. */
+export const wordList = z
+  .union([z.string(), z.array(z.string())])
+  .transform((value) => {
+    const items = typeof value === "string" ? value.split(",") : value;
+    return items.map((item) => item.trim()).filter((item) => item !== "");
+  })
+  .refine((items) => items.length > 0);
+
+const count = z.int().min(1);
+
+const model = {
+  model_name_or_path: z.string().min(1).describe("the base model: a folder, a GGUF file, or a repository name of the hub"),
+  adapter_name_or_path: z.string().min(1).nullable().default(null).describe("an adapter to continue training from"),
+};
+
+const method = {
+  stage: z.string().default("sft").describe("what is minimised"),
+  finetuning_type: z.string().default("lora").describe("which parameters train, and how they enter the model"),
+};
+
+const data = {
+  dataset: wordList.describe("the training data: files, or names of `dataset_info.json`"),
+  dataset_dir: z
+    .string()
+    .min(1)
+    .default("data")
+    .describe("the folder of `dataset_info.json`, and where files are looked for second"),
+  eval_dataset: wordList.nullable().default(null).describe("held-out data, named like `dataset`"),
+  val_size: z
+    .union([z.number().min(0).lt(1), count])
+    .default(0)
+    .describe("how much of `dataset` to hold out: a share, or a number of rows"),
+  template: z.string().min(1).nullable().default(null).describe("the chat template; the model's own where not set"),
+  cutoff_len: z.int().min(2).default(2048).describe("longest row, in tokens; what is longer is cut, with a notice"),
+  max_samples: count.nullable().default(null).describe("read at most this many rows of each dataset"),
+  packing: z.boolean().default(false).describe("fill every sequence to `cutoff_len` with whole rows; rows never see each other"),
+  neat_packing: z.boolean().default(false).describe("the same as `packing`, which is always neat here"),
+  train_on_prompt: z.boolean().default(false).describe("count the prompt in the loss, not only the answers"),
+  mask_history: z.boolean().default(false).describe("count only the last answer of a conversation in the loss"),
+  on_bad_record: z.enum(["error", "skip"]).default("error").describe("what to do with a row that cannot be used (attune's own)"),
+};
+
+const steps = {
+  per_device_train_batch_size: count.default(1).describe("rows per forward and backward; LLaMA-Factory: 8"),
+  gradient_accumulation_steps: count.default(1).describe("batches summed before the weights change"),
+  num_train_epochs: z.number().gt(0).default(3).describe("passes over the data; may be fractional"),
+  max_steps: z
+    .union([count, z.literal(-1)])
+    .default(-1)
+    .describe("stop after this many steps, whatever `num_train_epochs` says; -1: do not"),
+  learning_rate: z.number().gt(0).default(5e-5).describe("the peak learning rate"),
+  lr_scheduler_type: z
+    .enum(["linear", "cosine", "constant", "constant_with_warmup"])
+    .default("linear")
+    .describe("how the learning rate goes down after the warm-up"),
+  warmup_ratio: z.number().min(0).max(1).default(0).describe("share of the steps in which the learning rate rises from 0"),
+  warmup_steps: z.int().min(0).default(0).describe("the same as a number of steps; wins over `warmup_ratio` unless 0"),
+  weight_decay: z.number().min(0).default(0).describe("AdamW's decoupled weight decay"),
+  adam_beta1: z.number().min(0).lt(1).default(0.9).describe("decay of AdamW's first moment"),
+  adam_beta2: z.number().min(0).lt(1).default(0.999).describe("decay of AdamW's second moment"),
+  adam_epsilon: z.number().gt(0).default(1e-8).describe("added to the root of AdamW's second moment"),
+  max_grad_norm: z.number().min(0).default(1).describe("gradients are scaled down to this norm; 0: never"),
+  seed: z.int().min(0).default(42).describe("of initialisation, data order and dropout"),
+  do_train: z.literal(true).default(true).describe("accepted for LLaMA-Factory's recipes; `attune train` trains"),
+};
+
+const output = {
+  output_dir: z.string().min(1).describe("where adapter, checkpoints and logs go"),
+  overwrite_output_dir: z.boolean().default(false).describe("replace what an earlier run left in `output_dir`"),
+  resume_from_checkpoint: z
+    .union([z.boolean(), z.string().min(1)])
+    .default(false)
+    .describe("true: go on from the newest complete checkpoint in `output_dir`; or the checkpoint to go on from"),
+  logging_steps: count.default(10).describe("a line in the logs every this many steps; LLaMA-Factory: 500"),
+  eval_strategy: z
+    .enum(["no", "steps", "epoch"])
+    .nullable()
+    .default(null)
+    .describe("when to evaluate; not set: every `eval_steps` if given, else after each epoch, if there is held-out data"),
+  eval_steps: count.nullable().default(null).describe("evaluate every this many steps; not set: `logging_steps`"),
+  save_strategy: z.enum(["no", "steps", "epoch"]).default("steps").describe("when to save checkpoints; the end is always saved"),
+  save_steps: count.default(500).describe("a checkpoint every this many steps"),
+  save_total_limit: count.nullable().default(null).describe("keep only the newest checkpoints; not set: all"),
+  save_only_model: z.boolean().default(false).describe("checkpoints without optimizer state: smaller, but no resume from them"),
+  plot_loss: z.boolean().default(true).describe("draw `training_loss.png` at the end; LLaMA-Factory: false"),
+};
+
+const machine = {
+  gradient_checkpointing: z
+    .boolean()
+    .default(false)
+    .describe("compute activations twice instead of keeping them: less memory, slower"),
+  compute_dtype: z
+    .enum(["auto", "f32", "bf16"])
+    .default("auto")
+    .describe("how matrix products multiply; auto: bf16 only where the CPU has it in hardware (attune's own)"),
+  threads: count.nullable().default(null).describe("engine threads; not set: one per core (attune's own)"),
+};
+
+/** The settings as the documentation groups them. */
+export const recipeGroups = {
+  "The model": model,
+  "The method": method,
+  "The data": data,
+  "The steps": steps,
+  "The output": output,
+  "The machine": machine,
+} as const;
+
+export const RecipeKeys = z.strictObject({ ...model, ...method, ...data, ...steps, ...output, ...machine });
+
+/** A tuner or an objective, as far as recipes care: its name and the settings that only it reads, under LLaMA-Factory's names. */
+export interface Method {
+  readonly name: string;
+  readonly config: z.ZodType;
+}
+
+/** What `finetuning_type` and `stage` choose from. */
+export interface Methods {
+  readonly tuners: readonly Method[];
+  readonly objectives: readonly Method[];
+}
+
+/** A checked recipe: every default filled in, every setting in range. */
+export interface Recipe extends Readonly<Omit<z.output<typeof RecipeKeys>, "eval_strategy" | "eval_steps">> {
+  readonly eval_strategy: "no" | "steps" | "epoch";
+  readonly eval_steps: number;
+  /** Output of the schema of the tuner that `finetuning_type` names. */
+  readonly tuner: Readonly<Record<string, unknown>>;
+  /** Output of the schema of the objective that `stage` names. */
+  readonly objective: Readonly<Record<string, unknown>>;
+}
+
+/** JSON Schema of one setting, as far as it is read here. */
+export interface KeySchema {
+  readonly type?: string;
+  readonly description?: string;
+  readonly default?: unknown;
+  readonly enum?: readonly unknown[];
+  readonly const?: unknown;
+  readonly minimum?: number;
+  readonly exclusiveMinimum?: number;
+  readonly maximum?: number;
+  readonly exclusiveMaximum?: number;
+  readonly minLength?: number;
+  readonly anyOf?: readonly KeySchema[];
+  readonly items?: KeySchema;
+}
+
+/** The settings of a schema by name. */
+export function keySchemas(schema: z.ZodType): Record<string, KeySchema> {
+  const { properties = {} } = z.toJSONSchema(schema, { io: "input" }) as { properties?: Record<string, KeySchema> };
+  return properties;
+}
+
+/** JSON Schema (draft 2020-12) of recipe files, with the settings of every method: for editors, forms and documentation. */
+export function recipeJsonSchema(methods: Methods): Record<string, unknown> {
+  const properties: Record<string, KeySchema> = keySchemas(RecipeKeys);
+  properties.finetuning_type = { ...properties.finetuning_type, enum: methods.tuners.map((tuner) => tuner.name) };
+  properties.stage = { ...properties.stage, enum: methods.objectives.map((objective) => objective.name) };
+  for (const { config } of [...methods.tuners, ...methods.objectives]) Object.assign(properties, keySchemas(config));
+  return { ...z.toJSONSchema(RecipeKeys, { io: "input" }), title: "attune recipe", properties };
+}
+
+/** What a setting takes, in words: `a number above 0`, `one of linear, cosine`, `true or false`. */
+export function expectation(schema: KeySchema): string {
+  if (schema.const !== undefined) return String(schema.const);
+  if (schema.enum) return schema.enum.length === 1 ? String(schema.enum[0]) : `one of ${schema.enum.join(", ")}`;
+  if (schema.anyOf) {
+    const choices = schema.anyOf.filter((choice) => choice.type !== "null").map(expectation);
+    return choices.join(", or ");
+  }
+  switch (schema.type) {
+    case "boolean":
+      return "true or false";
+    case "integer":
+      return `a whole number${range(schema)}`;
+    case "number":
+      return `a number${range(schema)}`;
+    case "array":
+      return "a list of texts";
+    default:
+      return "a text";
+  }
+}
+
+function range(schema: KeySchema): string {
+  const bounds: string[] = [];
+  if (schema.exclusiveMinimum !== undefined) bounds.push(`above ${schema.exclusiveMinimum}`);
+  else if (schema.minimum !== undefined && schema.minimum !== Number.MIN_SAFE_INTEGER) bounds.push(`from ${schema.minimum}`);
+  if (schema.exclusiveMaximum !== undefined) bounds.push(`below ${schema.exclusiveMaximum}`);
+  else if (schema.maximum !== undefined && schema.maximum !== Number.MAX_SAFE_INTEGER) bounds.push(`up to ${schema.maximum}`);
+  return bounds.length === 0 ? "" : ` ${bounds.join(" and ")}`;
+}
