@@ -1,0 +1,289 @@
+import { ModelError } from "../errors.js";
+import { fingerprintOf } from "./fingerprint.js";
+import { readGgufHeader } from "./gguf-header.js";
+import type { ModelFiles, TensorEntry } from "./model-files.js";
+import { readEntry } from "./safetensors.js";
+
+/**
+ * A GGUF file as if it were a Hugging Face folder: names and config are translated back.
+ * Source: llama.cpp's convert_hf_to_gguf.py and gguf-py/gguf/tensor_mapping.py, read in reverse.
+ */
+
+/** What `general.architecture` may be, and how Hugging Face calls the class. Mistral's files say "llama". */
+const architectures: ReadonlyMap<string, string> = new Map([
+  ["llama", "LlamaForCausalLM"],
+  ["qwen2", "Qwen2ForCausalLM"],
+  ["qwen3", "Qwen3ForCausalLM"],
+]);
+
+const plainNames: ReadonlyMap<string, string> = new Map([
+  ["token_embd", "model.embed_tokens"],
+  ["output_norm", "model.norm"],
+  ["output", "lm_head"],
+]);
+
+const blockNames: ReadonlyMap<string, string> = new Map([
+  ["attn_norm", "input_layernorm"],
+  ["attn_q", "self_attn.q_proj"],
+  ["attn_k", "self_attn.k_proj"],
+  ["attn_v", "self_attn.v_proj"],
+  ["attn_output", "self_attn.o_proj"],
+  ["attn_q_norm", "self_attn.q_norm"],
+  ["attn_k_norm", "self_attn.k_norm"],
+  ["ffn_norm", "post_attention_layernorm"],
+  ["ffn_gate", "mlp.gate_proj"],
+  ["ffn_up", "mlp.up_proj"],
+  ["ffn_down", "mlp.down_proj"],
+]);
+
+/** Holds one divisor per rotated pair instead of the parameters of llama3's RoPE scaling. */
+const ropeFactorsName = "rope_freqs.weight";
+
+/**
+ * Opens a GGUF file of a supported architecture and checks it; reads no weights but the few RoPE factors of Llama 3.
+ * Those become `rope_scaling: { rope_type: "factors", factors }` (D/2 numbers): the inverse frequency of pair i is divided
+ * by `factors[i]`.
+ * Throws ModelError that names the file and what is wrong in it.
+ */
+export async function openGguf(path: string): Promise<ModelFiles> {
+  const header = readGgufHeader(path);
+  const metadata = new Metadata(path, header.metadata);
+  const tensors = new Map<string, TensorEntry>();
+  for (const { name: ggufName, ...extent } of header.tensors) {
+    const name = huggingFaceName(ggufName);
+    if (tensors.has(name)) throw new ModelError(`${path}: two tensors stand for ${name}.`);
+    tensors.set(name, { name, file: path, ...extent });
+  }
+  const ropeFactors = tensors.get(ropeFactorsName);
+  tensors.delete(ropeFactorsName);
+  const config = makeConfig(path, metadata, tensors, ropeFactors && (await readFactors(ropeFactors)));
+
+  return {
+    path,
+    format: "gguf",
+    config,
+    tensors,
+    ggufMetadata: header.metadata,
+    fingerprint: fingerprintOf(config, tensors.values()),
+    async readTensor(name) {
+      const entry = tensors.get(name);
+      if (!entry) throw new ModelError(`${path}: has no tensor ${name}.`);
+      const data = await readEntry(entry);
+      const headCount = config.model_type === "llama" ? interleavedHeads(name, config) : undefined;
+      return headCount === undefined ? data : separateHalves(data, entry, headCount);
+    },
+  };
+}
+
+/** A name that is in no table stays as it is: who loads the model then sees a leftover tensor and can say so. */
+function huggingFaceName(ggufName: string): string {
+  const match = /^(?:blk\.(0|[1-9][0-9]*)\.)?([a-z_]+)\.(weight|bias)$/.exec(ggufName);
+  if (!match) return ggufName;
+  const [, layer, part, kind] = match;
+  const name = layer === undefined ? plainNames.get(part!) : blockNames.get(part!);
+  if (name === undefined) return ggufName;
+  return layer === undefined ? `${name}.${kind}` : `model.layers.${layer}.${name}.${kind}`;
+}
+
+interface LlamaLikeConfig extends Record<string, unknown> {
+  readonly model_type: string;
+  readonly num_attention_heads: number;
+  readonly num_key_value_heads: number;
+}
+
+function makeConfig(
+  path: string,
+  metadata: Metadata,
+  tensors: ReadonlyMap<string, TensorEntry>,
+  ropeFactors: number[] | undefined,
+): LlamaLikeConfig {
+  const modelType = metadata.string("general.architecture");
+  const architecture = architectures.get(modelType);
+  if (architecture === undefined) {
+    throw new ModelError(
+      `${path}: architecture "${modelType.slice(0, 100)}" is not supported; attune reads ${[...architectures.keys()].join(", ")}.`,
+    );
+  }
+  const key = (name: string) => `${modelType}.${name}`;
+  if (metadata.optionalCount(key("expert_count"))) throw new ModelError(`${path}: mixture-of-experts models are not supported.`);
+
+  const hiddenSize = metadata.count(key("embedding_length"));
+  const layers = metadata.count(key("block_count"));
+  const heads = metadata.count(key("attention.head_count"));
+  const keyValueHeads = metadata.optionalCount(key("attention.head_count_kv")) ?? heads;
+  const headDim = metadata.optionalCount(key("attention.key_length")) ?? hiddenSize / heads;
+  const valueDim = metadata.optionalCount(key("attention.value_length")) ?? headDim;
+  const rotated = metadata.optionalCount(key("rope.dimension_count")) ?? headDim;
+  const embedding = tensors.get("model.embed_tokens.weight");
+
+  const wrong = (what: string) => new ModelError(`${path}: not a usable model: ${what}.`);
+  if (!embedding) throw wrong("it has no tensor token_embd.weight");
+  if (layers > tensors.size) throw wrong(`it claims ${layers} layers, but has only ${tensors.size} tensors`);
+  if (!Number.isInteger(headDim) || headDim % 2 !== 0)
+    throw wrong(`${hiddenSize} features in ${heads} heads give no even head size`);
+  if (heads % keyValueHeads !== 0) throw wrong(`${heads} heads cannot share ${keyValueHeads} key and value heads`);
+  if (valueDim !== headDim) throw wrong(`keys of ${headDim} and values of ${valueDim} features per head are not supported`);
+  if (rotated > headDim) throw wrong(`RoPE rotates ${rotated} of ${headDim} features`);
+
+  const maxPositions = metadata.count(key("context_length"));
+  const config: LlamaLikeConfig = {
+    architectures: [architecture],
+    model_type: modelType,
+    hidden_size: hiddenSize,
+    intermediate_size: metadata.count(key("feed_forward_length")),
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    num_key_value_heads: keyValueHeads,
+    head_dim: headDim,
+    hidden_act: "silu",
+    rms_norm_eps: shortestDecimal(metadata.positive(key("attention.layer_norm_rms_epsilon"))),
+    rope_theta: metadata.optionalPositive(key("rope.freq_base")) ?? 10000,
+    ...(rotated < headDim && { partial_rotary_factor: rotated / headDim }),
+    rope_scaling: ropeScaling(path, metadata, modelType, maxPositions, ropeFactors),
+    max_position_embeddings: maxPositions,
+    vocab_size: embedding.shape[0],
+    tie_word_embeddings: !tensors.has("lm_head.weight"),
+    ...metadata.tokenIds(),
+  };
+
+  if (ropeFactors && ropeFactors.length !== rotated / 2) {
+    throw wrong(`${ropeFactorsName} has ${ropeFactors.length} numbers, expected ${rotated / 2}`);
+  }
+  for (const { name, shape } of tensors.values()) {
+    const interleaved = interleavedHeads(name, config);
+    if (interleaved !== undefined && shape[0] !== interleaved * headDim) {
+      throw wrong(`${name} has shape [${shape}], expected ${interleaved * headDim} rows`);
+    }
+  }
+  return config;
+}
+
+/** As in config.json of transformers, but for the factors of llama3, whose parameters a GGUF file does not keep. */
+function ropeScaling(path: string, metadata: Metadata, modelType: string, maxPositions: number, factors: number[] | undefined) {
+  if (factors) return { rope_type: "factors", factors };
+  const key = (name: string) => `${modelType}.rope.scaling.${name}`;
+  const type = metadata.optionalString(key("type")) ?? "none";
+  if (type === "none") return null;
+  const factor = metadata.positive(key("factor"));
+  if (type === "linear") return { rope_type: "linear", factor };
+  if (type !== "yarn")
+    throw new ModelError(`${path}: RoPE scaling "${type}" is not supported; attune knows linear, llama3 and yarn.`);
+  const optional = {
+    attention_factor: metadata.optionalPositive(key("attn_factor")) ?? metadata.optionalPositive(key("yarn_attn_factor")),
+    beta_fast: metadata.optionalPositive(key("yarn_beta_fast")),
+    beta_slow: metadata.optionalPositive(key("yarn_beta_slow")),
+  };
+  return {
+    rope_type: "yarn",
+    factor,
+    original_max_position_embeddings: metadata.optionalCount(key("original_context_length")) ?? maxPositions,
+    ...Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)),
+  };
+}
+
+async function readFactors(entry: TensorEntry): Promise<number[]> {
+  if (entry.dtype !== "f32") throw new ModelError(`${entry.file}: ${entry.name} has type ${entry.dtype}, expected f32.`);
+  const factors = [...new Float32Array((await readEntry(entry)).buffer)];
+  if (!factors.every((factor) => factor > 0 && Number.isFinite(factor))) {
+    throw new ModelError(`${entry.file}: ${entry.name} holds a factor that is not a positive number.`);
+  }
+  return factors;
+}
+
+/** An epsilon of 1e-5 is stored as float32; the shortest decimal with the same float32 is what config.json had. */
+function shortestDecimal(value: number): number {
+  for (let digits = 1; digits < 9; digits++) {
+    const candidate = Number(value.toPrecision(digits));
+    if (Math.fround(candidate) === value) return candidate;
+  }
+  return value;
+}
+
+/** How many heads the rows of this tensor belong to, if llama.cpp interleaves them: q and k, weights and biases. */
+function interleavedHeads(name: string, config: LlamaLikeConfig): number | undefined {
+  const projection = /\.self_attn\.([qk])_proj\.(?:weight|bias)$/.exec(name)?.[1];
+  if (projection === undefined) return undefined;
+  return projection === "q" ? config.num_attention_heads : config.num_key_value_heads;
+}
+
+/**
+ * llama.cpp rotates neighbouring rows of a head (2i, 2i+1), Hugging Face row i and row i + D/2. Puts whole rows back into
+ * Hugging Face's order, which works for block types too, as a block never spans two rows.
+ */
+function separateHalves(data: Uint8Array, { shape }: TensorEntry, heads: number): Uint8Array {
+  const rowBytes = data.length / shape[0]!;
+  const headDim = shape[0]! / heads;
+  const half = headDim / 2;
+  const result = new Uint8Array(data.length);
+  for (let row = 0; row < shape[0]!; row++) {
+    const head = Math.floor(row / headDim);
+    const within = row % headDim;
+    const target = head * headDim + (within % 2) * half + Math.floor(within / 2);
+    result.set(data.subarray(row * rowBytes, (row + 1) * rowBytes), target * rowBytes);
+  }
+  return result;
+}
+
+const maxCount = 2 ** 31 - 1;
+
+/** Metadata of an untrusted file, by key and expected kind. */
+class Metadata {
+  readonly #path: string;
+  readonly #values: Readonly<Record<string, unknown>>;
+
+  constructor(path: string, values: Readonly<Record<string, unknown>>) {
+    this.#path = path;
+    this.#values = values;
+  }
+
+  #get<T>(key: string, expected: string, accepts: (value: unknown) => value is T): T | undefined {
+    const value = this.#values[key];
+    if (value === undefined || accepts(value)) return value;
+    const shown = Array.isArray(value) ? "an array" : String(value).slice(0, 100);
+    throw new ModelError(`${this.#path}: metadata "${key}" is ${shown}, expected ${expected}.`);
+  }
+
+  #require<T>(key: string, value: T | undefined): T {
+    if (value === undefined) throw new ModelError(`${this.#path}: not a usable model: metadata "${key}" is missing.`);
+    return value;
+  }
+
+  optionalString(key: string): string | undefined {
+    return this.#get(key, "a string", (value) => typeof value === "string");
+  }
+
+  string(key: string): string {
+    return this.#require(key, this.optionalString(key));
+  }
+
+  /** Zero counts as absent, as some converters write it for "none". */
+  optionalCount(key: string): number | undefined {
+    const isCount = (value: unknown): value is number =>
+      Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maxCount;
+    return this.#get(key, `a whole number up to ${maxCount}`, isCount) || undefined;
+  }
+
+  count(key: string): number {
+    return this.#require(key, this.optionalCount(key));
+  }
+
+  optionalPositive(key: string): number | undefined {
+    const isPositive = (value: unknown): value is number => Number.isFinite(value) && (value as number) > 0;
+    return this.#get(key, "a positive number", isPositive);
+  }
+
+  positive(key: string): number {
+    return this.#require(key, this.optionalPositive(key));
+  }
+
+  tokenIds(): Record<string, number> {
+    const ids: Record<string, number> = {};
+    for (const [name, key] of Object.entries({ bos_token_id: "bos", eos_token_id: "eos", pad_token_id: "padding" })) {
+      const isId = (value: unknown): value is number =>
+        Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maxCount;
+      const id = this.#get(`tokenizer.ggml.${key}_token_id`, "a token id", isId);
+      if (id !== undefined) ids[name] = id;
+    }
+    return ids;
+  }
+}
