@@ -1,0 +1,199 @@
+import { performance } from "node:perf_hooks";
+import { Rng } from "../core/rng.js";
+import { differentiate } from "../core/tape.js";
+import { scope, type Tensor } from "../core/tensor.js";
+import type { Example } from "../data/example.js";
+import { DivergedError } from "../errors.js";
+import type { CausalLM } from "../models/causal-lm.js";
+import type { Parameter } from "../nn/module.js";
+import type { Batch, Objective } from "../objectives/objective.js";
+import type { AdamW } from "../optim/adamw.js";
+import { clipFactor, gradientSquares } from "../optim/clip.js";
+import { type ScheduleName, scheduleFactor } from "../optim/schedule.js";
+import type { CheckpointEvent, EvalEvent, StepEvent } from "./events.js";
+import type { StepPlan } from "./step-plan.js";
+
+export interface TrainSettings {
+  readonly learningRate: number;
+  readonly schedule: ScheduleName;
+  readonly warmupSteps: number;
+  readonly maxGradNorm: number;
+  readonly seed: number;
+  /** Evaluate, and save, after every so many steps; 0 for never. */
+  readonly evalSteps: number;
+  readonly saveSteps: number;
+  /** Rows of an evaluation batch. */
+  readonly evalBatchSize: number;
+}
+
+/** What a run has done so far, beside weights and moments: a checkpoint holds it, and a resumed run goes on from it. */
+export interface Progress {
+  step: number;
+  epoch: number;
+  /** Σ of the steps' mean losses. */
+  lossSum: number;
+  tokens: number;
+  supervisedTokens: number;
+  rows: number;
+  /** Wall time of the optimizer steps alone, and of everything. */
+  stepMs: number;
+  elapsedMs: number;
+  evalLoss: number | null;
+  flops: number;
+}
+
+export const noProgress = (): Progress => ({
+  step: 0,
+  epoch: 0,
+  lossSum: 0,
+  tokens: 0,
+  supervisedTokens: 0,
+  rows: 0,
+  stepMs: 0,
+  elapsedMs: 0,
+  evalLoss: null,
+  flops: 0,
+});
+
+export interface TrainWork {
+  readonly model: CausalLM;
+  readonly objective: Objective;
+  readonly trainRows: readonly Example[];
+  readonly evalRows: readonly Example[];
+  readonly plan: StepPlan;
+  readonly optimizer: AdamW;
+  readonly parameters: ReadonlyMap<string, Parameter>;
+  readonly settings: TrainSettings;
+  readonly progress: Progress;
+  /** Writes a checkpoint and returns its path. */
+  readonly save: () => Promise<string>;
+  /** Ends the run after the step that is under way. */
+  readonly signal: AbortSignal;
+}
+
+export type LoopEvent = StepEvent | EvalEvent | CheckpointEvent;
+
+/**
+ * The one training loop. Accumulates micro-batches, divides once by the count of the whole step, clips, updates; evaluates and saves on the
+ * way. `progress` is kept current. Nothing random depends on what ran before a step, so a resumed run equals an uninterrupted one.
+ * Throws DivergedError, before the weights change, if a loss or a gradient is not finite.
+ */
+export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
+  const { plan, settings, progress, signal } = work;
+  const loopStartedMs = performance.now();
+  const startedMs = loopStartedMs - progress.elapsedMs;
+  const firstStep = progress.step;
+  while (progress.step < plan.totalSteps && !signal.aborted) {
+    const stepStartedMs = performance.now();
+    const window = plan.at(progress.step);
+    const learningRate = settings.learningRate * scheduleFactor(settings.schedule, progress.step, settings.warmupSteps, plan.totalSteps);
+    const result = await optimizerStep(work, window.microBatches, learningRate);
+
+    const nowMs = performance.now();
+    progress.step++;
+    progress.epoch = window.epochAfter;
+    progress.lossSum += result.loss;
+    progress.tokens += result.tokens;
+    progress.supervisedTokens += result.count;
+    progress.rows += window.microBatches.reduce((sum, rows) => sum + rows.length, 0);
+    progress.stepMs += nowMs - stepStartedMs;
+    progress.elapsedMs = nowMs - startedMs;
+    yield {
+      type: "step",
+      step: progress.step,
+      totalSteps: plan.totalSteps,
+      epoch: progress.epoch,
+      loss: result.loss,
+      gradNorm: result.gradNorm,
+      learningRate,
+      tokens: result.tokens,
+      supervisedTokens: result.count,
+      tokensPerSecond: (1000 * result.tokens) / (nowMs - stepStartedMs),
+      elapsedMs: progress.elapsedMs,
+      remainingMs: ((plan.totalSteps - progress.step) * (nowMs - loopStartedMs)) / (progress.step - firstStep),
+      peakMemoryBytes: peakMemoryBytes(),
+    };
+
+    const isLast = progress.step === plan.totalSteps;
+    if (work.evalRows.length > 0 && (isLast || isDue(progress.step, settings.evalSteps))) {
+      progress.evalLoss = await evaluationLoss(work);
+      progress.elapsedMs = performance.now() - startedMs;
+      yield { type: "eval", step: progress.step, epoch: progress.epoch, evalLoss: progress.evalLoss, elapsedMs: progress.elapsedMs };
+    }
+    if (!isLast && !signal.aborted && isDue(progress.step, settings.saveSteps))
+      yield { type: "checkpoint", step: progress.step, path: await work.save() };
+  }
+}
+
+const isDue = (step: number, every: number) => every > 0 && step % every === 0;
+
+/** Peak resident set of this process so far. */
+export function peakMemoryBytes(): number {
+  return process.resourceUsage().maxRSS * 1024;
+}
+
+interface StepResult {
+  /** Mean over what the step's losses sum over. */
+  readonly loss: number;
+  readonly gradNorm: number;
+  readonly tokens: number;
+  readonly count: number;
+}
+
+async function optimizerStep(work: TrainWork, microBatches: readonly (readonly number[])[], learningRate: number): Promise<StepResult> {
+  const { model, objective, trainRows, parameters, optimizer, settings, progress } = work;
+  const batches = microBatches.map((rows) => objective.collate(rows.map((row) => trainRows[row]!)));
+  const count = batches.reduce((sum, batch) => sum + batch.count, 0);
+  const tokens = batches.reduce((sum, batch) => sum + batch.tokens, 0);
+
+  const sums: number[] = [];
+  for (const [micro, batch] of batches.entries()) {
+    const rng = Rng.for(settings.seed, `dropout/${progress.step}/${micro}`);
+    const loss = differentiate(() => objective.loss(model, batch), rng);
+    sums.push(await takeItem(loss));
+    if (!Number.isFinite(sums.at(-1))) {
+      const where = microBatches[micro]!.map((row) => trainRows[row]!.where).join(", ");
+      model.zeroGrad();
+      throw new DivergedError(
+        `step ${progress.step + 1}: the loss is ${sums.at(-1)} on ${where}. The weights are as they were after step ${progress.step}. ` +
+          `Try a lower learning_rate (now ${settings.learningRate}) or a longer warmup, and look at these rows`,
+      );
+    }
+  }
+  const loss = sums.reduce((sum, value) => sum + value, 0) / count;
+  const gradNorm = Math.sqrt(await takeItem(gradientSquares(parameters.values()))) / count;
+  if (!Number.isFinite(gradNorm)) {
+    const culprit = await firstNonFiniteGradient(parameters);
+    model.zeroGrad();
+    throw new DivergedError(
+      `step ${progress.step + 1}: the gradient of ${culprit} is not finite (loss ${loss}). The weights are as they were after step ` +
+        `${progress.step}. Try a lower learning_rate (now ${settings.learningRate}) or max_grad_norm 1.0`,
+    );
+  }
+  optimizer.update(learningRate, clipFactor(gradNorm, settings.maxGradNorm) / count);
+  return { loss, gradNorm, tokens, count };
+}
+
+async function firstNonFiniteGradient(parameters: ReadonlyMap<string, Parameter>): Promise<string> {
+  for (const [name, { value }] of parameters)
+    if (value.grad !== null && !(await value.grad.read()).every(Number.isFinite)) return name;
+  return "a parameter";
+}
+
+/** Mean loss over the held-out rows. */
+async function evaluationLoss({ model, objective, evalRows, settings }: TrainWork): Promise<number> {
+  let sum = 0;
+  let count = 0;
+  for (let start = 0; start < evalRows.length; start += settings.evalBatchSize) {
+    const batch: Batch = objective.collate(evalRows.slice(start, start + settings.evalBatchSize));
+    sum += await takeItem(scope(() => objective.loss(model, batch)));
+    count += batch.count;
+  }
+  return sum / count;
+}
+
+async function takeItem(scalar: Tensor): Promise<number> {
+  const value = await scalar.item();
+  scalar.dispose();
+  return value;
+}
