@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { z } from "zod";
 import { ConfigError } from "../errors.js";
-import { checkRecipe, formatRecipe, parseRecipe } from "./parse.js";
-import { expectation, keySchemas, type Methods, RecipeKeys, recipeJsonSchema, wordList } from "./schema.js";
+import { checkRecipe, everyMethod, formatRecipe, parseRecipe } from "./parse.js";
+import { expectation, keySchemas, type Methods, RecipeKeys, recipeJsonSchema } from "./schema.js";
 
 const methods: Methods = {
   tuners: [
@@ -12,12 +12,12 @@ const methods: Methods = {
       config: z.strictObject({
         lora_rank: z.int().min(1).default(8),
         lora_alpha: z.number().gt(0).nullable().default(null),
-        lora_target: wordList.default(["all"]),
+        lora_target: z.union([z.literal("all"), z.array(z.string().min(1)).min(1)]).default("all"),
       }),
     },
     { name: "full", config: z.strictObject({}) },
   ],
-  objectives: [{ name: "sft", config: z.strictObject({}) }],
+  objectives: [{ name: "sft" }],
 };
 
 const minimal = "model_name_or_path: base\ndataset: a.jsonl, b.jsonl\noutput_dir: out\n";
@@ -40,7 +40,7 @@ test("a minimal recipe gets LLaMA-Factory's defaults", () => {
   const { recipe, notices } = parse(minimal);
   assert.deepEqual(notices, []);
   assert.deepEqual(recipe.dataset, ["a.jsonl", "b.jsonl"]);
-  assert.deepEqual(recipe.tuner, { lora_rank: 8, lora_alpha: null, lora_target: ["all"] });
+  assert.deepEqual(recipe.tuner, { lora_rank: 8, lora_alpha: null, lora_target: "all" });
   assert.deepEqual(recipe.objective, {});
   const { finetuning_type, learning_rate, num_train_epochs, cutoff_len, seed, eval_strategy } = recipe;
   assert.deepEqual(
@@ -53,8 +53,8 @@ test("JSON is read as YAML is", () => {
   const text = JSON.stringify({ model_name_or_path: "base", dataset: ["x"], output_dir: "out", learning_rate: 1e-4 }, null, "\t");
   assert.equal(parse(text).recipe.learning_rate, 1e-4);
   assert.throws(
-    () => parse('{\n\t"seed": 1,\n\t"sede": 2\n}'),
-    /^ConfigError: recipe\.yaml:3: unknown setting "sede"\. Did you mean "seed"\?/,
+    () => parse('{\n\t"seed": 1,\n\t"seeds": 2\n}'),
+    /^ConfigError: recipe\.yaml:3: unknown setting "seeds"\. Did you mean "seed"\?/,
   );
 });
 
@@ -87,7 +87,7 @@ test("every kind of mistake is reported with its line and what to write", () => 
       /^recipe\.yaml:4: lr_scheduler_type: expected one of linear, cosine, constant, constant_with_warmup, got "sine"$/,
     ],
     ["lora_rank: 0", /^recipe\.yaml:4: lora_rank: expected a whole number from 1, got 0$/],
-    ["lora_target: []", /^recipe\.yaml:4: lora_target: expected a text, or a list of texts, got an empty list$/],
+    ["lora_target: []", /^recipe\.yaml:4: lora_target: expected all, or a list of texts, got an empty list$/],
     ["do_train: false", /^recipe\.yaml:4: do_train: expected true, got false$/],
     ["stage: dpo", /^recipe\.yaml:4: stage: dpo is not there yet; expected one of sft$/],
     ["finetuning_type: magic", /^recipe\.yaml:4: finetuning_type: unknown: "magic"; expected one of lora, full$/],
@@ -199,6 +199,8 @@ test("overrides win over the file, in every spelling", () => {
     },
   );
   assert.equal(recipe.logging_steps, 3);
+  assert.deepEqual(parse(minimal, "lora_target=q_proj, v_proj").recipe.tuner.lora_target, ["q_proj", "v_proj"]);
+  assert.deepEqual(parse(`${minimal}lora_target: q_proj,v_proj`).recipe.tuner.lora_target, ["q_proj", "v_proj"]);
   assert.equal(parse(minimal, "resume_from_checkpoint=true").recipe.resume_from_checkpoint, true);
   assert.equal(parse(minimal, "output_dir=C:\\a #1: b").recipe.output_dir, "C:\\a #1: b");
   assert.equal(parseRecipe(undefined, ["model=m", "dataset=d", "output_dir=o"], methods).recipe.model_name_or_path, "m");
@@ -274,4 +276,13 @@ test("the JSON schema has every setting, its description and the methods' names"
     assert.ok(property.description, `${key} has no description`);
     assert.doesNotMatch(expectation(property), /undefined|object/);
   }
+});
+
+test("the methods of attune fit into one recipe", () => {
+  const { recipe } = parseRecipe({ text: minimal, file: "recipe.yaml" }, ["lora_rank=3"]);
+  assert.equal(recipe.tuner.lora_rank, 3);
+  const names = [...everyMethod.tuners, ...everyMethod.objectives].flatMap(({ config }) =>
+    config ? Object.keys(keySchemas(config)) : [],
+  );
+  for (const name of names) assert.ok(!(name in RecipeKeys.shape), `${name} is a setting of every run, too`);
 });

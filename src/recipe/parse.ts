@@ -1,7 +1,9 @@
 import { CST, isMap, isScalar, Lexer, LineCounter, type Node, parseDocument, stringify } from "yaml";
 import type { z } from "zod";
 import { ConfigError } from "../errors.js";
-import { didYouMean } from "./did-you-mean.js";
+import { objectives } from "../objectives/index.js";
+import { closest } from "../text/closest.js";
+import { tuners } from "../tuners/index.js";
 import { aliases, knownStages, knownTuners, missing, unneeded } from "./foreign-keys.js";
 import { expectation, type KeySchema, keySchemas, type Method, type Methods, type Recipe, RecipeKeys } from "./schema.js";
 
@@ -16,6 +18,9 @@ export interface ParsedRecipe {
   /** One line each: a setting that was renamed, or dropped with the reason. */
   readonly notices: readonly string[];
 }
+
+/** Everything that attune can do. */
+export const everyMethod: Methods = { tuners, objectives };
 
 /** One setting as somebody wrote it. */
 interface Setting {
@@ -34,12 +39,12 @@ interface Setting {
  *
  * Throws ConfigError that lists every problem found, each with file and line or the override.
  */
-export function parseRecipe(source: RecipeSource | undefined, overrides: readonly string[], methods: Methods): ParsedRecipe {
+export function parseRecipe(source: RecipeSource | undefined, overrides: readonly string[], methods = everyMethod): ParsedRecipe {
   return check([source ? readFile(source) : [], readOverrides(overrides)], source?.file ?? "recipe", methods);
 }
 
 /** The same checks for settings that come as an object, as from the library's users. */
-export function checkRecipe(values: Readonly<Record<string, unknown>>, methods: Methods): ParsedRecipe {
+export function checkRecipe(values: Readonly<Record<string, unknown>>, methods = everyMethod): ParsedRecipe {
   const settings = Object.entries(values).map(([key, value]) => ({ name: snakeCase(key), value, where: "recipe" }));
   return check([settings], "recipe", methods);
 }
@@ -158,15 +163,18 @@ type Given = ReadonlyMap<string, Setting>;
 function check(layers: readonly Setting[][], file: string, methods: Methods): ParsedRecipe {
   const report: Report = { file, problems: [], notices: [] };
   const commonKeys: Keys = keySchemas(RecipeKeys);
-  const allMethods = [...methods.tuners, ...methods.objectives].map(({ name, config }) => ({ name, keys: keySchemas(config) }));
+  const allMethods = [...methods.tuners, ...methods.objectives].map(({ name, config }) => ({
+    name,
+    keys: config ? keySchemas(config) : {},
+  }));
   const known: Keys = Object.assign({}, ...allMethods.map(({ keys }) => keys), commonKeys);
 
   const given = resolveNames(layers, known, report);
   const tuner = choose("finetuning_type", methods.tuners, knownTuners);
   const objective = choose("stage", methods.objectives, knownStages);
   const common = validate(RecipeKeys, given, report);
-  const tunerConfig = tuner && validate(tuner.config, given, report);
-  const objectiveConfig = objective && validate(objective.config, given, report);
+  const tunerConfig = tuner?.config && validate(tuner.config, given, report);
+  const objectiveConfig = objective?.config && validate(objective.config, given, report);
   const evaluation = common && relate(common, given, hasEvalData(common), report);
 
   const chosen = new Set([tuner?.name, objective?.name]);
@@ -178,7 +186,7 @@ function check(layers: readonly Setting[][], file: string, methods: Methods): Pa
   }
 
   if (report.problems.length > 0) throw new ConfigError(report.problems.join("\n"));
-  const ofMethods = { tuner: tunerConfig as Recipe["tuner"], objective: objectiveConfig as Recipe["objective"] };
+  const ofMethods = { tuner: tunerConfig ?? {}, objective: objectiveConfig ?? {} } as Pick<Recipe, "tuner" | "objective">;
   return { recipe: { ...common!, ...evaluation!, ...ofMethods }, notices: report.notices };
 
   function choose(key: string, choices: readonly Method[], elsewhere: readonly string[]): Method | undefined {
@@ -213,7 +221,7 @@ function resolveNames(layers: readonly Setting[][], known: Keys, { problems, not
         const changesNothing = [null, ...harmless].some((other) => JSON.stringify(other) === JSON.stringify(value));
         if (!changesNothing) problems.push(`${where}: ${name}: ${show(value)} is not supported yet; remove it (${advice})`);
       } else {
-        const near = didYouMean(key, [known, aliases, unneeded, missing].flatMap(Object.keys));
+        const near = closest(key, [known, aliases, unneeded, missing].flatMap(Object.keys));
         unknown.push(`${where}: unknown setting ${quote(name)}.${near ? ` Did you mean ${quote(near)}?` : ""}`);
       }
     }
@@ -236,8 +244,13 @@ function validate<T>(schema: z.ZodType<T>, given: Given, { file, problems }: Rep
   if (!result.success) {
     for (const { path } of result.error.issues) {
       const key = String(path[0]);
-      const raw = given.get(key)?.raw;
-      if (raw !== undefined && keys[key] && takesText(keys[key])) values[key] = raw;
+      const expected = keys[key];
+      const setting = given.get(key);
+      if (!expected || !setting) continue;
+      const text = setting.raw ?? setting.value;
+      if (typeof text !== "string") continue;
+      if (takes("string", expected)) values[key] = text;
+      else if (takes("array", expected)) values[key] = text.split(",").map((item) => item.trim());
     }
     result = schema.safeParse(values);
   }
@@ -311,8 +324,10 @@ function relate(
   };
 }
 
-function takesText(schema: KeySchema): boolean {
-  return schema.type === "string" || (schema.anyOf?.some(takesText) ?? false);
+/** Whether any text, or a list, may be right for a setting. */
+function takes(type: "string" | "array", schema: KeySchema): boolean {
+  const isOpen = schema.enum === undefined && schema.const === undefined;
+  return (schema.type === type && isOpen) || (schema.anyOf?.some((choice) => takes(type, choice)) ?? false);
 }
 
 /** What to write instead, where it is easy to tell. */
@@ -320,10 +335,11 @@ function hint(value: unknown, schema: KeySchema): string {
   if (typeof value === "string") {
     const number = value.replaceAll(/[_\s]/g, "").replace(/^\+/, "");
     const isNumber = /^-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(number);
-    if (isNumber && !takesText(schema)) return number === value ? `: write it without quotes, ${value}` : `: write ${number}`;
+    if (isNumber && !takes("string", schema))
+      return number === value ? `: write it without quotes, ${value}` : `: write ${number}`;
     if (/^(yes|on|y)$/i.test(value)) return ": write true";
     if (/^(no|off|n)$/i.test(value)) return ": write false";
-  } else if ((typeof value === "number" || typeof value === "boolean") && takesText(schema)) {
+  } else if ((typeof value === "number" || typeof value === "boolean") && takes("string", schema)) {
     return `: put it in quotes, "${value}"`;
   }
   return "";

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { scheduleNames } from "../optim/schedule.js";
 
 /**
  * The settings of a run, under LLaMA-Factory's names. What only one tuner or one objective reads is not here: each brings its own
@@ -9,7 +10,7 @@ import { z } from "zod";
  */
 
 /** A comma list or a YAML list, at least one item. */
-export const wordList = z
+const wordList = z
   .union([z.string(), z.array(z.string())])
   .transform((value) => {
     const items = typeof value === "string" ? value.split(",") : value;
@@ -60,10 +61,7 @@ const steps = {
     .default(-1)
     .describe("stop after this many steps, whatever `num_train_epochs` says; -1: do not"),
   learning_rate: z.number().gt(0).default(5e-5).describe("the peak learning rate"),
-  lr_scheduler_type: z
-    .enum(["linear", "cosine", "constant", "constant_with_warmup"])
-    .default("linear")
-    .describe("how the learning rate goes down after the warm-up"),
+  lr_scheduler_type: z.enum(scheduleNames).default("linear").describe("how the learning rate goes down after the warm-up"),
   warmup_ratio: z.number().min(0).max(1).default(0).describe("share of the steps in which the learning rate rises from 0"),
   warmup_steps: z.int().min(0).default(0).describe("the same as a number of steps; wins over `warmup_ratio` unless 0"),
   weight_decay: z.number().min(0).default(0).describe("AdamW's decoupled weight decay"),
@@ -123,7 +121,7 @@ export const RecipeKeys = z.strictObject({ ...model, ...method, ...data, ...step
 /** A tuner or an objective, as far as recipes care: its name and the settings that only it reads, under LLaMA-Factory's names. */
 export interface Method {
   readonly name: string;
-  readonly config: z.ZodType;
+  readonly config?: z.ZodType;
 }
 
 /** What `finetuning_type` and `stage` choose from. */
@@ -169,7 +167,7 @@ export function recipeJsonSchema(methods: Methods): Record<string, unknown> {
   const properties: Record<string, KeySchema> = keySchemas(RecipeKeys);
   properties.finetuning_type = { ...properties.finetuning_type, enum: methods.tuners.map((tuner) => tuner.name) };
   properties.stage = { ...properties.stage, enum: methods.objectives.map((objective) => objective.name) };
-  for (const { config } of [...methods.tuners, ...methods.objectives]) Object.assign(properties, keySchemas(config));
+  for (const { config } of [...methods.tuners, ...methods.objectives]) if (config) Object.assign(properties, keySchemas(config));
   return { ...z.toJSONSchema(RecipeKeys, { io: "input" }), title: "attune recipe", properties };
 }
 
