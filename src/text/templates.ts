@@ -1,0 +1,230 @@
+import { ConfigError, ModelError } from "../errors.js";
+import { ChatTemplate, type Message } from "./chat-template.js";
+import { closest } from "./closest.js";
+import type { Tokenizer } from "./tokenizer.js";
+
+/**
+ * How a named template writes a chat. In each part `{}` stands for the message, `<bos>` and `<eos>` for the model's own tokens.
+ * The `header` opens the assistant's answer; the model continues from there.
+ */
+interface Format {
+  readonly start?: string;
+  readonly system: string;
+  readonly user: string;
+  readonly header: string;
+  readonly assistant: string;
+  readonly tool?: string;
+  readonly defaultSystem?: string;
+  /** The system message stands inside the first user message (Llama 2, Mistral). */
+  readonly systemInUser?: boolean;
+}
+
+const chatml: Format = {
+  system: "<|im_start|>system\n{}<|im_end|>\n",
+  user: "<|im_start|>user\n{}<|im_end|>\n",
+  header: "<|im_start|>assistant\n",
+  assistant: "{}<|im_end|>\n",
+  tool: "<|im_start|>tool\n{}<|im_end|>\n",
+};
+
+/**
+ * LLaMA-Factory's templates for the Llama family, under its names.
+ * Source: LLaMA-Factory, src/llamafactory/data/template.py (register_template).
+ */
+const formats: Readonly<Record<string, Format>> = {
+  default: {
+    system: "System: {}<eos>\n",
+    user: "Human: {}<eos>\n",
+    header: "Assistant:",
+    assistant: "{}<eos>\n",
+  },
+  alpaca: {
+    system: "{}",
+    user: "### Instruction:\n{}\n\n",
+    header: "### Response:\n",
+    assistant: "{}<eos>\n\n",
+    defaultSystem:
+      "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n",
+  },
+  chatml,
+  llama2: {
+    system: "<<SYS>>\n{}\n<</SYS>>\n\n",
+    user: "<bos>[INST] {} [/INST]",
+    header: "",
+    assistant: "{}<eos>",
+    systemInUser: true,
+  },
+  llama3: {
+    start: "<bos>",
+    system: "<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
+    user: "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>",
+    header: "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    assistant: "{}<|eot_id|>",
+    tool: "<|start_header_id|>ipython<|end_header_id|>\n\n{}<|eot_id|>",
+  },
+  mistral: {
+    start: "<bos>",
+    system: "{}\n\n",
+    user: "[INST] {}[/INST]",
+    header: "",
+    assistant: " {}<eos>",
+    systemInUser: true,
+  },
+  smollm: { ...chatml, tool: chatml.user },
+  smollm2: {
+    ...chatml,
+    tool: chatml.user,
+    defaultSystem: "You are a helpful AI assistant named SmolLM, trained by Hugging Face.",
+  },
+  vicuna: {
+    system: "{}",
+    user: "USER: {} ",
+    header: "ASSISTANT:",
+    assistant: "{}<eos>",
+    defaultSystem:
+      "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.",
+  },
+  zephyr: {
+    system: "<|system|>\n{}<eos>",
+    user: "<|user|>\n{}<eos>",
+    header: "<|assistant|>\n",
+    assistant: "{}<eos>",
+    defaultSystem: "You are Zephyr, a helpful assistant.",
+  },
+};
+
+export const templateNames: readonly string[] = Object.keys(formats);
+
+/** The Jinja source of a named template, as it is saved with an adapter. Throws ConfigError for an unknown name. */
+export function namedTemplate(name: string): string {
+  const format = Object.hasOwn(formats, name) ? formats[name] : undefined;
+  if (format === undefined) {
+    const guess = closest(name, templateNames);
+    const hint = guess === undefined ? "" : ` Did you mean "${guess}"?`;
+    throw new ConfigError(
+      `template: "${name}" is not known.${hint} Known: ${templateNames.join(", ")}; without it, the model's own is used.`,
+    );
+  }
+  return jinja(format);
+}
+
+export interface ChosenTemplate {
+  readonly template: ChatTemplate;
+  readonly notices: readonly string[];
+}
+
+/**
+ * The chat template to use: the one called `name`, or Jinja given as `source` (an adapter's), or the model's own.
+ * Says where a named one writes chats differently from the model's own.
+ * Throws ModelError when the model has none and nothing else is given, ConfigError for an unknown name.
+ */
+export function chooseTemplate(
+  tokenizer: Tokenizer,
+  { name, source, now }: { name?: string | undefined; source?: string | undefined; now?: Date | undefined } = {},
+): ChosenTemplate {
+  const options = { roles: tokenizer.roles, ...(now === undefined ? {} : { now }) };
+  const own = (): ChatTemplate | undefined =>
+    tokenizer.chatTemplate === undefined
+      ? undefined
+      : new ChatTemplate(tokenizer.chatTemplate, { ...options, origin: "the model's own" });
+
+  if (source !== undefined)
+    return { template: new ChatTemplate(source, { ...options, origin: "the saved template" }), notices: [] };
+  if (name === undefined) {
+    const template = own();
+    if (template !== undefined) return { template, notices: bosNotices(template, tokenizer) };
+    throw new ModelError(
+      `The model has no chat template, so it is not known how a chat is written for it. Set \`template:\` in the recipe; one of ${templateNames.join(", ")}.`,
+    );
+  }
+
+  const template = new ChatTemplate(namedTemplate(name), { ...options, origin: `template ${name}` });
+  const missing = missingTokens(formats[name]!, tokenizer);
+  const notices =
+    missing.length === 0
+      ? []
+      : [`template ${name}: ${missing.join(", ")} is no token of this model; it is written as plain text.`];
+  const difference = firstDifference(template, own());
+  if (difference !== undefined) notices.push(`template ${name} differs from the model's own chat template: ${difference}`);
+  return { template, notices };
+}
+
+/** Chats on which two templates are compared. */
+const probes: readonly (readonly Message[])[] = [
+  [{ role: "user", content: "Hello" }],
+  [
+    { role: "system", content: "Be brief." },
+    { role: "user", content: "Hello" },
+    { role: "assistant", content: "Hi" },
+    { role: "user", content: "Bye" },
+  ],
+];
+
+function firstDifference(template: ChatTemplate, own: ChatTemplate | undefined): string | undefined {
+  if (own === undefined) return undefined;
+  for (const messages of probes) {
+    const here = template.render(messages, { addGenerationPrompt: true });
+    let there: string;
+    try {
+      there = own.render(messages, { addGenerationPrompt: true });
+    } catch {
+      return "the model's own refuses chats with a system message.";
+    }
+    if (here !== there) return `it writes ${JSON.stringify(here)}, the model's own ${JSON.stringify(there)}.`;
+  }
+  return undefined;
+}
+
+/** As in transformers, the template alone decides on the begin-of-sequence token; a mismatch is worth a word. */
+function bosNotices(template: ChatTemplate, tokenizer: Tokenizer): string[] {
+  const { bos_token: bos } = tokenizer.roles;
+  if (!tokenizer.addsBos || bos === undefined) return [];
+  if (template.render(probes[0]!, { addGenerationPrompt: true }).startsWith(bos)) return [];
+  return [
+    `The tokenizer begins every text with ${bos}, but the model's chat template does not; chats follow the template, as in transformers.`,
+  ];
+}
+
+/** Control-looking tokens of a format, `<|…|>`, that the model has not. */
+function missingTokens(format: Format, tokenizer: Tokenizer): string[] {
+  const text = [format.system, format.user, format.header, format.assistant].join("");
+  return [...new Set(text.match(/<\|[a-z_]+\|>/g) ?? [])].filter((token) => tokenizer.idOf(token) === undefined);
+}
+
+/** A format as Jinja that stands alone: transformers, vLLM and llama.cpp read it too. */
+function jinja(format: Format): string {
+  const { defaultSystem } = format;
+  const lines = [
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set chat = messages[1:] %}",
+    `{% else %}{% set system = ${defaultSystem === undefined ? "none" : quote(defaultSystem)} %}{% set chat = messages %}{% endif %}`,
+    format.start === undefined ? "" : emit(format.start, ""),
+    format.systemInUser ? "" : `{% if system is not none %}${emit(format.system, "system")}{% endif %}`,
+    "{% for message in chat %}",
+    `{% if message['role'] == 'user' %}${format.systemInUser ? userWithSystem(format) : emit(format.user, "message['content']")}`,
+    `{% elif message['role'] == 'assistant' %}${emit(format.header + format.assistant, "message['content']")}`,
+    `{% elif message['role'] == 'tool' %}${emit(format.tool ?? format.user, "message['content']")}`,
+    "{% else %}{{ raise_exception('no place for the role ' + message['role'] + ' here') }}{% endif %}",
+    "{% endfor %}",
+    format.header === "" ? "" : `{% if add_generation_prompt %}${emit(format.header, "")}{% endif %}`,
+  ];
+  return lines.join("");
+}
+
+function userWithSystem({ system, user }: Format): string {
+  const [before, after] = user.split("{}") as [string, string];
+  const inside = `{% if loop.first and system is not none %}${emit(system, "system")}{% endif %}`;
+  return `${emit(before, "")}${inside}${emit(`{}${after}`, "message['content']")}`;
+}
+
+/** `{{ 'text' + content + eos_token }}` for a part of a format. */
+function emit(part: string, content: string): string {
+  const terms = part
+    .split(/(\{\}|<bos>|<eos>)/)
+    .filter((term) => term !== "")
+    .map((term) => (term === "{}" ? content : term === "<bos>" ? "bos_token" : term === "<eos>" ? "eos_token" : quote(term)));
+  return terms.length === 0 ? "" : `{{ ${terms.join(" + ")} }}`;
+}
+
+function quote(text: string): string {
+  return `'${text.replaceAll("\\", "\\\\").replaceAll("'", "\\'").replaceAll("\n", "\\n")}'`;
+}
