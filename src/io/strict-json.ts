@@ -10,9 +10,10 @@ const numberLiteral = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?/y;
 /**
  * JSON for untrusted headers, where `JSON.parse` is too kind: it keeps the last of two equal keys, rounds integers above
  * 2⁵³, reads `1.0` as an integer, lets lone surrogates through and gives `__proto__` a meaning.
+ * `allowNonFinite` takes `NaN`, `Infinity` and `-Infinity` as well, which Python writes.
  * Throws SyntaxError with the position. Source: RFC 8259; limits as in serde_json.
  */
-export function parseStrictJson(text: string): StrictJson {
+export function parseStrictJson(text: string, { allowNonFinite = false }: { allowNonFinite?: boolean } = {}): StrictJson {
   let at = 0;
 
   const fail = (what: string): never => {
@@ -55,6 +56,8 @@ export function parseStrictJson(text: string): StrictJson {
   }
 
   function number(): number | bigint {
+    const nonFinite = allowNonFinite && /^(?:NaN|-?Infinity)/.exec(text.slice(at, at + 9));
+    if (nonFinite) return expectWord(nonFinite[0], Number(nonFinite[0]));
     numberLiteral.lastIndex = at;
     const match = numberLiteral.exec(text);
     if (!match) return fail("unexpected character");
