@@ -4,7 +4,8 @@
 
 namespace attune {
 
-enum ComputeType : int { COMPUTE_F32, COMPUTE_BF16 };
+/// The last one is for tests: AMX's path over emulated tile instructions (gemm_bf16.inl).
+enum ComputeType : int { COMPUTE_F32, COMPUTE_BF16, COMPUTE_EMULATED_AMX };
 
 struct GemmKernels {
   void (*matmul)(const float* x, const void* w, int w_type, float* y, int64_t m, int64_t n, int64_t k, float scale, bool accumulate,

@@ -1,0 +1,181 @@
+// Panels of bf16: operands are rounded to nearest even while they are packed, sums are f32. AVX512-BF16 multiplies pairs in vector registers, AMX in
+// tiles; below these tiers the same rounding is followed by f32 arithmetic, so that "bf16" means one thing everywhere up to the order of sums.
+//
+// How AMX is tested: few machines have it. All of its path but five instructions (packing, blocking, edges) is also compiled over EmulatedTiles,
+// which computes what Intel's manual says of these five, and the tests run that on every machine.
+#pragma once
+#include "gemm_pack.inl"
+
+/// Left panels of 32 rows and right panels of 32 columns, multiplied in tiles of 16 × 16 with two tiles of each side at a time. A left panel is
+/// cut into pieces of 32 depths, row by row; a right panel is pair-packed as for AVX512-BF16, which is AMX's VNNI layout.
+template <class Tiles>
+struct AmxPanels {
+  static constexpr int rows = 32, columns = 32;
+  static constexpr int tile_units = 16; // pairs in a tile's row
+
+  static int64_t units(int64_t depth) { return round_up(ceil_div(depth, 2), tile_units); }
+  static void begin_task() { Tiles::configure(); }
+  static void end_task() { Tiles::release(); }
+
+  static void pack_right(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, uint32_t* to) {
+    pack<columns, FORMAT_PAIRS>(x, line, lines, depth, count, units(count), to);
+  }
+
+  static uint32_t* left_unit(uint32_t* panel, int64_t row, int64_t unit) {
+    return panel + (unit / tile_units * rows + row) * tile_units + unit % tile_units;
+  }
+
+  static void pack_left(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, uint32_t* to) {
+    const int64_t panel_size = rows * units(count), used = ceil_div(count, 2);
+    memset(to, 0, size_t(ceil_div(lines, rows) * panel_size) * 4);
+    if (x.rows_are_lines) {
+      uint16_t buffer[pack_chunk + 2];
+      for (int64_t i = 0; i < lines; i++)
+        for (int64_t d = 0; d < count; d += pack_chunk) {
+          const int64_t part = smaller(pack_chunk, count - d);
+          const uint16_t* from = row_as_bf16(x, line + i, depth + d, part, buffer);
+          for (int64_t e = 0; e < part; e += 2 * tile_units)
+            memcpy(left_unit(to + i / rows * panel_size, i % rows, (d + e) / 2), from + e, size_t(smaller(2 * tile_units, (part - e + 1) / 2 * 2)) * 2);
+        }
+      return;
+    }
+    for (int64_t u = 0; u < used; u++)
+      for (int64_t i0 = 0; i0 < lines; i0 += pack_chunk) {
+        const int64_t part = smaller(pack_chunk, lines - i0);
+        const UnitRows<FORMAT_PAIRS> from(x, line + i0, part, depth, count, u);
+        for (int64_t i = 0; i < part; i++)
+          *left_unit(to + (i0 + i) / rows * panel_size, (i0 + i) % rows, u) = to_pair(from.low[i], from.high[i]);
+      }
+  }
+
+  static void multiply(int64_t units, const uint32_t* left, const uint32_t* right, const TileOutput& c, int valid_rows, int valid_columns) {
+    Tiles t;
+    t.template zero<0>(), t.template zero<1>(), t.template zero<2>(), t.template zero<3>();
+    for (int64_t u = 0; u < units; u += tile_units, left += rows * tile_units, right += columns * tile_units) {
+      t.template load<4>(left, tile_units * 4);
+      t.template load<5>(left + 16 * tile_units, tile_units * 4);
+      t.template load<6>(right, columns * 4);
+      t.template load<7>(right + 16, columns * 4);
+      t.template multiply_add<0, 4, 6>();
+      t.template multiply_add<1, 4, 7>();
+      t.template multiply_add<2, 5, 6>();
+      t.template multiply_add<3, 5, 7>();
+    }
+    alignas(64) float sum[rows][columns];
+    t.template store<0>(&sum[0][0], columns * 4);
+    t.template store<1>(&sum[0][16], columns * 4);
+    t.template store<2>(&sum[16][0], columns * 4);
+    t.template store<3>(&sum[16][16], columns * 4);
+    for (int i = 0; i < valid_rows; i++)
+      for (int j = 0; j < valid_columns; j++) {
+        float& at = c.at[i * c.row + j * c.column];
+        at = c.accumulate ? at + sum[i][j] * c.scale : sum[i][j] * c.scale;
+      }
+  }
+};
+
+/// The tile instructions as the Intel Software Developer's Manual defines them, for tests: even and odd depths of a tile are summed apart by
+/// fused multiplications, then added to each other and to c. Subnormal numbers count as zero, before and after each operation.
+struct EmulatedTiles {
+  uint32_t tile[8][16][16];
+
+  static void configure() {}
+  static void release() {}
+  template <int t>
+  void zero() { memset(tile[t], 0, sizeof tile[t]); }
+  template <int t>
+  void load(const void* from, int64_t stride) {
+    for (int i = 0; i < 16; i++) memcpy(tile[t][i], static_cast<const char*>(from) + i * stride, 64);
+  }
+  template <int t>
+  void store(void* to, int64_t stride) const {
+    for (int i = 0; i < 16; i++) memcpy(static_cast<char*>(to) + i * stride, tile[t][i], 64);
+  }
+  static float flush(float x) { return x < 0x1p-126f && x > -0x1p-126f ? x * 0.0f : x; }
+  template <int c, int a, int b>
+  void multiply_add() {
+    for (int m = 0; m < 16; m++) {
+      float even[16] = {}, odd[16] = {};
+      for (int k = 0; k < 16; k++) {
+        const uint32_t left = tile[a][m][k];
+        for (int n = 0; n < 16; n++) {
+          const uint32_t right = tile[b][k][n];
+          even[n] = flush(fmaf(flush(from_bits(left << 16)), flush(from_bits(right << 16)), even[n]));
+          odd[n] = flush(fmaf(flush(from_bits(left & 0xffff0000)), flush(from_bits(right & 0xffff0000)), odd[n]));
+        }
+      }
+      for (int n = 0; n < 16; n++) tile[c][m][n] = bit_cast<uint32_t>(flush(flush(from_bits(tile[c][m][n])) + flush(even[n] + odd[n])));
+    }
+  }
+};
+
+#if defined(__AMX_BF16__)
+struct HardwareTiles {
+  static void configure() {
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } config;
+    _tile_loadconfig(&config);
+  }
+  static void release() { _tile_release(); }
+  template <int t>
+  void zero() { _tile_zero(t); }
+  template <int t>
+  void load(const void* from, int64_t stride) { _tile_loadd(t, from, stride); }
+  template <int t>
+  void store(void* to, int64_t stride) const { _tile_stored(t, to, stride); }
+  template <int c, int a, int b>
+  void multiply_add() { _tile_dpbf16ps(c, a, b); }
+};
+#endif
+
+#if defined(__AVX512BF16__)
+/// c = a · b over pairs: a (i, u) at a[u · tile_rows + i].
+template <int R>
+static void multiply_pairs(int64_t units, const uint32_t* a, const uint32_t* b, const TileOutput& c, int columns) {
+  Vec sum[R][2] = {};
+  for (int64_t u = 0; u < units; u++, a += tile_rows, b += tile_columns) {
+    const __m512bh b0 = bit_cast<__m512bh>(load(reinterpret_cast<const float*>(b))), b1 = bit_cast<__m512bh>(load(reinterpret_cast<const float*>(b) + lanes));
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++) {
+      const __m512bh pair = bit_cast<__m512bh>(_mm512_set1_epi32(int(a[i])));
+      sum[i][0] = Vec(_mm512_dpbf16_ps(__m512(sum[i][0]), pair, b0));
+      sum[i][1] = Vec(_mm512_dpbf16_ps(__m512(sum[i][1]), pair, b1));
+    }
+  }
+  write_tile<R>(sum, c, columns);
+}
+
+struct PairPanels {
+  static constexpr int rows = tile_rows, columns = tile_columns;
+
+  static int64_t units(int64_t depth) { return ceil_div(depth, 2); }
+  static void begin_task() {}
+  static void end_task() {}
+
+  static void pack_left(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, uint32_t* to) {
+    pack<rows, FORMAT_PAIRS>(x, line, lines, depth, count, units(count), to);
+  }
+  static void pack_right(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, uint32_t* to) {
+    pack<columns, FORMAT_PAIRS>(x, line, lines, depth, count, units(count), to);
+  }
+  static void multiply(int64_t units, const uint32_t* left, const uint32_t* right, const TileOutput& c, int valid_rows, int valid_columns) {
+    switch (valid_rows) {
+    case 1: return multiply_pairs<1>(units, left, right, c, valid_columns);
+    case 2: return multiply_pairs<2>(units, left, right, c, valid_columns);
+    case 3: return multiply_pairs<3>(units, left, right, c, valid_columns);
+    case 4: return multiply_pairs<4>(units, left, right, c, valid_columns);
+    case 5: return multiply_pairs<5>(units, left, right, c, valid_columns);
+    case 6: return multiply_pairs<6>(units, left, right, c, valid_columns);
+    case 7: return multiply_pairs<7>(units, left, right, c, valid_columns);
+    case 8: return multiply_pairs<8>(units, left, right, c, valid_columns);
+    case 9: return multiply_pairs<9>(units, left, right, c, valid_columns);
+    case 10: return multiply_pairs<10>(units, left, right, c, valid_columns);
+    case 11: return multiply_pairs<11>(units, left, right, c, valid_columns);
+    default: return multiply_pairs<12>(units, left, right, c, valid_columns);
+    }
+  }
+};
+#endif
