@@ -139,7 +139,12 @@ export function chooseTemplate(
   }
 
   const template = new ChatTemplate(namedTemplate(name), { ...options, origin: `template ${name}` });
-  const missing = missingTokens(formats[name]!, tokenizer);
+  const format = formats[name]!;
+  if (tokenizer.eosId === undefined && Object.values(format).some((part) => String(part).includes("<eos>")))
+    throw new ConfigError(
+      `template: ${name} ends answers with the end-of-sequence token, and this model's tokenizer names none.`,
+    );
+  const missing = missingTokens(format, tokenizer);
   const notices =
     missing.length === 0
       ? []
@@ -221,7 +226,9 @@ function emit(part: string, content: string): string {
   const terms = part
     .split(/(\{\}|<bos>|<eos>)/)
     .filter((term) => term !== "")
-    .map((term) => (term === "{}" ? content : term === "<bos>" ? "bos_token" : term === "<eos>" ? "eos_token" : quote(term)));
+    .map((term) =>
+      term === "{}" ? content : term === "<bos>" ? "(bos_token or '')" : term === "<eos>" ? "eos_token" : quote(term),
+    );
   return terms.length === 0 ? "" : `{{ ${terms.join(" + ")} }}`;
 }
 

@@ -165,23 +165,21 @@ export class Tokenizer {
    * continues another, so that tokenizers that put a space before the first word only do not.
    */
   encode(text: string, { special, atStart = true }: { special: boolean; atStart?: boolean }): Int32Array {
-    const ids: number[] = [];
     const work = () => {
-      if (!special) return this.#encodePlain(text, atStart, ids);
-      for (const piece of this.#control.split(text)) {
+      const ids: number[] = [];
+      for (const piece of special ? this.#control.split(text) : [{ text, start: 0, id: undefined }]) {
         if (piece.id !== undefined) ids.push(piece.id);
         else this.#encodePlain(piece.text, atStart && piece.start === 0, ids);
       }
+      return Int32Array.from(ids);
     };
-    if (this.#trusted) work();
-    else {
-      const limitMs = 1000 + text.length / 10;
-      withTimeLimit(limitMs, work, () => {
-        const message = `${this.#where}: tokenizing ${text.length} characters took over ${Math.round(limitMs / 1000)} s: one of the file's regular expressions never ends.`;
-        return new ModelError(message);
-      });
-    }
-    return Int32Array.from(ids);
+    if (this.#trusted) return work();
+    const limitMs = 1000 + text.length / 10;
+    const seconds = Math.round(limitMs / 1000);
+    return withTimeLimit(limitMs, work, () => {
+      const message = `tokenizing ${text.length} characters took over ${seconds} s: a regular expression of the file never ends.`;
+      return new ModelError(`${this.#where}: ${message}`);
+    });
   }
 
   /** Cuts a text at the control tokens in it, in order; the texts between them may still hold other added tokens. */
