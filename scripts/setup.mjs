@@ -2,7 +2,7 @@
  * Makes a fresh clone ready, and leaves a ready one alone: packages, engine, TypeScript. `npm run quickstart`, `npm test` and
  * `npm run bench` all run it first. Node's own modules only, because nothing else is there yet.
  */
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
@@ -10,9 +10,9 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const oldestNode = [20, 19];
 
 checkNode();
-if (!packagesAreInstalled()) await stage("packages", "installing", npmCi(), adviseNetwork);
-await stage("engine", "compiling", [process.execPath, "scripts/build-engine.mjs"], adviseCompiler);
-await stage("typescript", "compiling", [process.execPath, "node_modules/typescript/bin/tsc", "-b"], adviseSource);
+if (!packagesAreInstalled()) await stage("packages", npmCi(), adviseNetwork);
+await stage("engine", [process.execPath, "scripts/build-engine.mjs"], adviseCompiler);
+await stage("typescript", [process.execPath, "node_modules/typescript/bin/tsc", "-b"], adviseSource);
 
 function checkNode() {
   const [major, minor] = process.versions.node.split(".").map(Number);
@@ -45,46 +45,36 @@ function npmCi() {
   return [...command, "ci", "--include=dev"];
 }
 
-/**
- * Runs one command in silence and prints one line about it; its whole output is shown only when it fails.
- * A last line such as `up to date` from the command becomes the remark in that line.
- */
-async function stage(name, doing, [command, ...args], advise) {
-  const label = name.padEnd(11);
-  const live = process.stdout.isTTY;
-  if (live) process.stdout.write(`${label}${doing} …`);
+/** Runs one command in silence and prints one line about it; its whole output is shown only when it fails. */
+async function stage(name, [command, ...args], advise) {
+  const label = name.padEnd(12);
+  const isLive = process.stdout.isTTY;
+  if (isLive) process.stdout.write(`${label}…`);
   const started = performance.now();
 
-  const child = spawn(command, args, {
-    cwd: root,
-    stdio: ["ignore", "pipe", "pipe"],
-    shell: command === "npm" && process.platform === "win32",
-  });
-  let stdout = "";
+  const shell = command === "npm" && process.platform === "win32"; // there npm is a batch file
+  const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"], shell });
   let output = "";
-  child.stdout.on("data", (data) => {
-    stdout += data;
+  const collect = (data) => {
     output += data;
-  });
-  child.stderr.on("data", (data) => {
-    output += data;
-  });
+  };
+  child.stdout.on("data", collect);
+  child.stderr.on("data", collect);
   const code = await new Promise((resolve) => {
     child.on("error", (error) => {
-      output += error.message;
+      collect(error.message);
       resolve(1);
     });
     child.on("close", resolve);
   });
 
-  if (live) process.stdout.write("\r\x1b[K");
+  if (isLive) process.stdout.write("\r\x1b[K");
   const seconds = `${((performance.now() - started) / 1000).toFixed(1)} s`;
   if (code !== 0) {
     process.stderr.write(`${output.trimEnd()}\n\n`);
     fail(`${label}failed after ${seconds}: ${[command, ...args].join(" ")}`, advise());
   }
-  const remark = stdout.trim().split("\n").at(-1)?.trim() ?? "";
-  console.log(`${label}${seconds.padStart(7)}${remark !== "" && remark.length < 80 ? `   ${remark}` : ""}`);
+  console.log(`${label}ready in ${seconds}`);
 }
 
 function adviseNetwork() {
@@ -95,20 +85,7 @@ function adviseNetwork() {
 }
 
 function adviseCompiler() {
-  const names = [process.env.CXX, "c++", "g++", "clang++", "cl"].filter((name) => name !== undefined && name !== "");
-  const isThere = (name) => spawnSync(name, ["--version"], { stdio: "ignore" }).error === undefined;
-  if (names.some(isThere))
-    return [
-      "The compiler's messages are above. The engine needs C++17: GCC 9, Clang 10 or newer. CXX=… chooses another compiler.",
-    ];
-  const install = {
-    darwin: "xcode-select --install",
-    win32: "install Visual Studio Build Tools with “Desktop development with C++”, and start from its developer prompt",
-  };
-  return [
-    "No C++ compiler was found, and the engine is built on this machine. To get one:",
-    install[process.platform] ?? "sudo apt-get install g++     (Fedora: dnf install gcc-c++, Alpine: apk add g++)",
-  ];
+  return ["The engine is compiled on this machine, with GCC 9, Clang 11 or newer; the messages above say what is wrong."];
 }
 
 function adviseSource() {
