@@ -1,0 +1,90 @@
+import {
+  formatBytes,
+  formatDuration,
+  formatLoss,
+  formatRate,
+  hasUnicode,
+  type Io,
+  isInteractive,
+  type Output,
+  widthOf,
+} from "./terminal.js";
+
+export interface TrainingProgress {
+  readonly step: number;
+  readonly totalSteps: number;
+  /** Smoothed. */
+  readonly loss: number;
+  readonly tokensPerSecond: number;
+  readonly remainingMs: number;
+  readonly peakMemoryBytes: number;
+}
+
+/** One line of at most `width` characters; what does not fit is left out, the least important first. */
+export function renderProgress(progress: TrainingProgress, width: number, { unicode }: { unicode: boolean }): string {
+  const { step, totalSteps, loss, tokensPerSecond, remainingMs, peakMemoryBytes } = progress;
+  const share = totalSteps > 0 ? Math.min(1, step / totalSteps) : 0;
+  const percent = `${Math.floor(100 * share)}%`.padStart(4);
+  const parts = [
+    `${step}/${totalSteps}`,
+    `loss ${formatLoss(loss)}`,
+    `${formatDuration(remainingMs)} left`,
+    `${formatRate(tokensPerSecond)} tokens/s`,
+    `${formatBytes(peakMemoryBytes)}`,
+  ];
+  const separator = unicode ? " · " : "  ";
+  const minBar = 8;
+  const lengthOf = (count: number) => percent.length + 1 + parts.slice(0, count).join(separator).length;
+  let count = parts.length;
+  while (count > 1 && lengthOf(count) + minBar + 1 > width) count--;
+  const text = parts.slice(0, count).join(separator);
+  const barLength = Math.min(40, width - lengthOf(count) - 1);
+  const line = barLength >= minBar ? `${percent} ${renderBar(share, barLength, unicode)} ${text}` : `${percent} ${text}`;
+  return line.slice(0, width);
+}
+
+function renderBar(share: number, length: number, unicode: boolean): string {
+  const full = Math.round(share * length);
+  return unicode ? "━".repeat(full) + "─".repeat(length - full) : "#".repeat(full) + "-".repeat(length - full);
+}
+
+/** A line at the bottom of the terminal that is drawn anew in place; does nothing where the output is no terminal. */
+export class ProgressBar {
+  readonly #output: Output;
+  readonly #unicode: boolean;
+  readonly #isLive: boolean;
+  #line = "";
+  #drawnAtMs = 0;
+
+  constructor({ stdout, env }: Io) {
+    this.#output = stdout;
+    this.#unicode = hasUnicode(env);
+    this.#isLive = isInteractive(stdout, env);
+  }
+
+  get isLive(): boolean {
+    return this.#isLive;
+  }
+
+  update(progress: TrainingProgress): void {
+    if (!this.#isLive) return;
+    const isLast = progress.step === progress.totalSteps;
+    if (!isLast && performance.now() - this.#drawnAtMs < 50) return; // fast steps would only make it flicker
+    this.#drawnAtMs = performance.now();
+    // One column is left free: a full line wraps on some terminals.
+    this.#line = renderProgress(progress, widthOf(this.#output) - 1, { unicode: this.#unicode });
+    this.#output.write(`\r${this.#line}\x1b[K`);
+  }
+
+  /** Prints a line above the bar. */
+  print(line: string): void {
+    const [clear, again] = this.#line === "" ? ["", ""] : ["\r\x1b[K", this.#line];
+    this.#output.write(`${clear}${line}\n${again}`);
+  }
+
+  /** Leaves the bar as it stands and goes on below it. */
+  end(): void {
+    if (this.#line !== "") this.#output.write("\n");
+    this.#line = "";
+  }
+}
