@@ -84,15 +84,34 @@ const minTensorBytes = 8 + 4 + 8 + 4 + 8;
  * Throws ModelError that names the file and what is wrong in it.
  */
 export function readGgufHeader(path: string): GgufHeader {
-  const bytes = new FileBytes(path);
+  let fd: number;
   try {
-    return parseHeader(bytes);
+    fd = openSync(path, "r");
+  } catch (error) {
+    const code = systemErrorCode(error);
+    throw new ModelError(`${path}: ${code === "ENOENT" ? "no such file" : `cannot be opened (${code})`}.`, { cause: error });
+  }
+  try {
+    const stats = fstatSync(fd);
+    if (!stats.isFile()) throw new ModelError(`${path}: not a file.`);
+    return parseGgufHeader(path, {
+      size: stats.size,
+      read: (target, position) => readSync(fd, target, 0, target.length, position),
+    });
   } finally {
-    bytes.close();
+    closeSync(fd);
   }
 }
 
-function parseHeader(bytes: FileBytes): GgufHeader {
+/** What a header is read from: a file, or memory in tests. `read` returns how many bytes it put into the target. */
+export interface SyncByteSource {
+  readonly size: number;
+  read(target: Uint8Array, position: number): number;
+}
+
+/** The checks behind `readGgufHeader`. */
+export function parseGgufHeader(path: string, source: SyncByteSource): GgufHeader {
+  const bytes = new ByteReader(path, source);
   if (bytes.remaining < 24) throw bytes.damaged(`it has ${bytes.remaining} bytes, fewer than the 24 a header needs`);
   if (bytes.u32() !== 0x46554747) throw bytes.damaged('it does not begin with "GGUF"');
   const version = bytes.u32();
@@ -134,7 +153,7 @@ function parseHeader(bytes: FileBytes): GgufHeader {
   return { metadata, tensors };
 }
 
-function readTensorInfos(bytes: FileBytes, count: number): GgufTensor[] {
+function readTensorInfos(bytes: ByteReader, count: number): GgufTensor[] {
   const tensors = new Map<string, GgufTensor>();
   for (let i = 0; i < count; i++) {
     const name = bytes.string(maxNameBytes, "a tensor name");
@@ -171,7 +190,7 @@ function readTensorInfos(bytes: FileBytes, count: number): GgufTensor[] {
   return [...tensors.values()];
 }
 
-function readValue(bytes: FileBytes, key: string): unknown {
+function readValue(bytes: ByteReader, key: string): unknown {
   const type = bytes.u32();
   if (type !== arrayType) return readScalar(bytes, type, key);
 
@@ -187,7 +206,7 @@ function readValue(bytes: FileBytes, key: string): unknown {
   return items;
 }
 
-function readScalar(bytes: FileBytes, type: number, key: string): unknown {
+function readScalar(bytes: ByteReader, type: number, key: string): unknown {
   switch (type) {
     case 0:
       return bytes.take(1).readUInt8();
@@ -225,34 +244,23 @@ function numberIfExact(value: bigint): number | bigint {
 
 const chunkBytes = 1 << 20;
 
-/** Walks through a file from its beginning; knows how much is left and never reads past it. */
-class FileBytes {
-  readonly size: number;
+/** Walks through a source from its beginning; knows how much is left and never reads past it. */
+class ByteReader {
   readonly #path: string;
-  readonly #fd: number;
+  readonly #source: SyncByteSource;
   #buffer = Buffer.alloc(0);
   /** Next byte in the buffer. */
   #at = 0;
-  /** Position in the file of the buffer's end. */
+  /** Position in the source of the buffer's end. */
   #loaded = 0;
 
-  constructor(path: string) {
+  constructor(path: string, source: SyncByteSource) {
     this.#path = path;
-    try {
-      this.#fd = openSync(path, "r");
-    } catch (error) {
-      const code = systemErrorCode(error);
-      throw new ModelError(`${path}: ${code === "ENOENT" ? "no such file" : `cannot be opened (${code})`}.`, { cause: error });
-    }
-    const stats = fstatSync(this.#fd);
-    this.size = stats.size;
-    if (stats.isFile()) return;
-    this.close();
-    throw new ModelError(`${path}: not a file.`);
+    this.#source = source;
   }
 
-  close(): void {
-    closeSync(this.#fd);
+  get size(): number {
+    return this.#source.size;
   }
 
   get position(): number {
@@ -276,7 +284,7 @@ class FileBytes {
     const fresh = Buffer.allocUnsafe(Math.min(Math.max(length, chunkBytes), this.remaining));
     let filled = 0;
     while (filled < fresh.length) {
-      const count = readSync(this.#fd, fresh, filled, fresh.length - filled, position + filled);
+      const count = this.#source.read(fresh.subarray(filled), position + filled);
       if (count === 0) throw this.damaged("it became shorter while it was read");
       filled += count;
     }

@@ -74,10 +74,18 @@ const maxU64 = 2n ** 64n - 1n;
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   const file = await openForReading(path);
   try {
-    return await readHeader(path, file);
+    const stats = await file.stat();
+    if (!stats.isFile()) throw new ModelError(`${path}: not a file.`);
+    return await readHeader(path, { size: stats.size, read: (target, position) => readFully(file, target, position) });
   } finally {
     await file.close();
   }
+}
+
+/** What a header is read from: a file, or memory in tests. `read` fills the target and returns how many bytes there were. */
+export interface ByteSource {
+  readonly size: number;
+  read(target: Uint8Array, position: number): Promise<number>;
 }
 
 async function openForReading(path: string): Promise<FileHandle> {
@@ -89,31 +97,32 @@ async function openForReading(path: string): Promise<FileHandle> {
   }
 }
 
-async function readHeader(path: string, file: FileHandle): Promise<SafetensorsFile> {
-  const stats = await file.stat();
-  if (!stats.isFile()) throw new ModelError(`${path}: not a file.`);
-  const fileBytes = stats.size;
-
+/** The checks behind `openSafetensors`. */
+export async function readHeader(path: string, source: ByteSource): Promise<SafetensorsFile> {
   const prefix = Buffer.alloc(lengthBytes);
-  if ((await readFully(file, prefix, 0)) < lengthBytes) throw damaged(path, `the file has ${fileBytes} bytes, fewer than 8`);
+  if ((await source.read(prefix, 0)) < lengthBytes) throw damaged(path, `it has ${source.size} bytes, fewer than 8`);
+  const hint = looksLikePickle(prefix) ? "; it looks like a PyTorch pickle, which attune never opens" : "";
   const declared = prefix.readBigUInt64LE();
   if (declared > maxHeaderBytes) {
-    const hint = looksLikePickle(prefix) ? " It looks like a PyTorch pickle, which attune never opens." : "";
-    throw damaged(path, `the header claims ${declared} bytes, more than the limit of ${maxHeaderBytes}.${hint}`);
+    throw damaged(path, `the header claims ${declared} bytes, more than the limit of ${maxHeaderBytes}${hint}`);
   }
   const headerBytes = Number(declared);
-  if (headerBytes > fileBytes - lengthBytes) {
-    throw damaged(path, `the header claims ${headerBytes} bytes, the file has ${fileBytes - lengthBytes} after the length`);
+  if (headerBytes > source.size - lengthBytes) {
+    throw damaged(
+      path,
+      `the header claims ${headerBytes} bytes, the file has ${source.size - lengthBytes} after the length${hint}`,
+    );
   }
 
   const raw = new Uint8Array(headerBytes);
-  if ((await readFully(file, raw, lengthBytes)) < headerBytes) throw damaged(path, "the file became shorter while it was read");
+  if ((await source.read(raw, lengthBytes)) < headerBytes) throw damaged(path, "it became shorter while it was read");
+  if (raw[0] !== 0x7b) throw damaged(path, `the header does not begin with "{"${hint}`);
   const header = parseHeader(path, raw);
 
   const metadata = readMetadata(path, header.get("__metadata__") ?? null);
   header.delete("__metadata__");
   const dataStart = lengthBytes + headerBytes;
-  const tensors = [...header].map(([name, info]) => readTensorInfo(path, name, info, fileBytes - dataStart));
+  const tensors = [...header].map(([name, info]) => readTensorInfo(path, name, info, source.size - dataStart));
   tensors.sort((a, b) => a.begin - b.begin || a.end - b.end);
 
   let end = 0;
@@ -126,14 +135,13 @@ async function readHeader(path: string, file: FileHandle): Promise<SafetensorsFi
     end = tensorEnd;
     entries.set(name, { name, dtype, shape, file: path, offset: dataStart + begin, bytes: tensorEnd - begin });
   }
-  if (dataStart + end !== fileBytes) {
-    throw damaged(path, `the tensors end at byte ${dataStart + end}, the file at ${fileBytes}`);
+  if (dataStart + end !== source.size) {
+    throw damaged(path, `the tensors end at byte ${dataStart + end}, the file at ${source.size}`);
   }
   return { path, metadata, tensors: entries };
 }
 
 function parseHeader(path: string, raw: Uint8Array): Map<string, StrictJson> {
-  if (raw[0] !== 0x7b) throw damaged(path, 'the header does not begin with "{"');
   let header: StrictJson;
   try {
     // ignoreBOM keeps U+FEFF in the text, where the JSON parser refuses it.

@@ -1,0 +1,166 @@
+import assert from "node:assert/strict";
+import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import test from "node:test";
+import { ModelError } from "../errors.js";
+import { checkTensors, openAdapter, parseAdapterConfig, saveAdapter } from "./peft.js";
+import { openSafetensors, type TensorSource } from "./safetensors.js";
+import { temporaryFolder } from "./test-support.js";
+
+const config = {
+  peft_type: "LORA" as const,
+  r: 2,
+  lora_alpha: 4,
+  target_modules: ["q_proj"],
+  base_model_name_or_path: 'a "b"\n---',
+};
+
+function floats(name: string, shape: number[], values: number[]): TensorSource {
+  return { name, dtype: "f32", shape, data: () => new Uint8Array(new Float32Array(values).buffer) };
+}
+
+const tensors = [
+  floats("model.layers.0.self_attn.q_proj.lora_A.weight", [2, 1], [1, 2]),
+  floats("model.layers.0.self_attn.q_proj.lora_B.weight", [1, 2], [3, 4]),
+];
+
+test("an adapter is saved under PEFT's names and read back under ours", async (t) => {
+  const folder = join(temporaryFolder(t), "adapter");
+  await saveAdapter(folder, config, tensors);
+  assert.deepEqual(readdirSync(folder).sort(), ["README.md", "adapter_config.json", "adapter_model.safetensors"]);
+  const stored = await openSafetensors(join(folder, "adapter_model.safetensors"));
+  assert.deepEqual(
+    [...stored.tensors.keys()],
+    [
+      "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+      "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight",
+    ],
+  );
+  assert.equal(stored.metadata.get("format"), "pt");
+  assert.match(readFileSync(join(folder, "README.md"), "utf8"), /^---\nbase_model: "a \\"b\\"\\n---"\nlibrary_name: peft\n/);
+
+  const adapter = await openAdapter(folder);
+  assert.equal(adapter.config.r, 2);
+  assert.equal(adapter.config.bias, "none");
+  assert.deepEqual(adapter.config.target_modules, ["q_proj"]);
+  assert.deepEqual(
+    [...adapter.tensors.keys()],
+    tensors.map(({ name }) => name),
+  );
+  const data = await adapter.readTensor("model.layers.0.self_attn.q_proj.lora_B.weight");
+  assert.deepEqual([...new Float32Array(data.buffer as ArrayBuffer)], [3, 4]);
+  await assert.rejects(adapter.readTensor("x"), /has no tensor/);
+});
+
+test("configs of PEFT are taken; unused keys do not matter", () => {
+  const json = {
+    ...config,
+    auto_mapping: null,
+    megatron_core: "megatron.core",
+    loftq_config: {},
+    lora_bias: false,
+    qalora_group_size: 16,
+    key_of_the_future: null,
+    rank_pattern: { "layers.0.self_attn.q_proj": 4, "^model.layers.1.q_proj$": 8 },
+  };
+  assert.equal(parseAdapterConfig("x", json).rank_pattern?.["layers.0.self_attn.q_proj"], 4);
+});
+
+test("poisoned and unknown settings are refused by name", () => {
+  const poison: [string, unknown, RegExp][] = [
+    ["auto_mapping", { parent_library: "os", base_model_class: "x" }, /"auto_mapping" is refused/],
+    ["megatron_core", "evil", /"megatron_core" is refused/],
+    ["megatron_config", { a: 1 }, /"megatron_config" is refused/],
+    ["tokenizer_kwargs", { trust_remote_code: true }, /"tokenizer_kwargs" is refused/],
+    ["auto_map", { AutoModel: "evil.M" }, /"auto_map" is refused/],
+    ["custom_pipelines", { a: {} }, /"custom_pipelines" is refused/],
+    ["_attn_implementation_internal", "evil/kernel", /"_attn_implementation_internal" is set/],
+    ["lora_bias", true, /"lora_bias" is set/],
+    ["key_of_the_future", 1, /"key_of_the_future" is set/],
+    ["__proto__", 1, /"__proto__" is set/],
+    ["r", 0, /x: r: /],
+    ["r", 1.5, /x: r: /],
+    ["r", "8", /x: r: /],
+    ["lora_alpha", Number.NaN, /x: lora_alpha: /],
+    ["lora_dropout", 1, /x: lora_dropout: /],
+    ["bias", "all", /x: bias: /],
+    ["init_lora_weights", "pissa", /x: init_lora_weights: /],
+    ["rank_pattern", { "(a+)+b": 4 }, /regular expressions are not supported/],
+    ["rank_pattern", { q_proj: -1 }, /x: rank_pattern/],
+    ["target_modules", [1], /x: target_modules/],
+    ["peft_type", "IA3", /peft_type is "IA3"; attune reads LORA/],
+  ];
+  for (const [key, value, reason] of poison) {
+    const json: Record<string, unknown> = Object.assign(Object.create(null), config);
+    json[key] = value;
+    assert.throws(
+      () => parseAdapterConfig("x", json),
+      (error) => {
+        assert(error instanceof ModelError, String(error));
+        assert.match(error.message, reason);
+        return true;
+      },
+    );
+  }
+  assert.throws(() => parseAdapterConfig("x", { peft_type: "LORA", lora_alpha: 1 }), /x: r: /);
+});
+
+test("pickles, foreign names and missing files are refused", async (t) => {
+  const folder = temporaryFolder(t);
+  await assert.rejects(openAdapter(folder), /no adapter here/);
+  await assert.rejects(openAdapter(join(folder, "gone")), /no adapter here/);
+  await saveAdapter(folder, config, tensors);
+  renameSync(join(folder, "adapter_model.safetensors"), join(folder, "adapter_model.bin"));
+  await assert.rejects(openAdapter(folder), /adapter_model\.bin: a PyTorch pickle.*'adapter_model\.safetensors'/);
+  const header = JSON.stringify({ "lora_A.weight": { dtype: "F32", shape: [], data_offsets: [0, 4] } });
+  const length = Buffer.alloc(8, 0);
+  length.writeUInt32LE(header.length);
+  writeFileSync(join(folder, "adapter_model.safetensors"), Buffer.concat([length, Buffer.from(header), Buffer.alloc(4)]));
+  await assert.rejects(openAdapter(folder), /"lora_A\.weight" does not begin with/);
+  await assert.rejects(saveAdapter(join(folder, "x"), { ...config, r: 0 }, tensors), ModelError);
+  assert(!existsSync(join(folder, "x")));
+});
+
+test("values that are not finite are refused", async (t) => {
+  const folder = temporaryFolder(t);
+  const half = (name: string, dtype: "f16" | "bf16", bits: number[]): TensorSource => ({
+    name,
+    dtype,
+    shape: [bits.length],
+    data: () => new Uint8Array(new Uint16Array(bits).buffer),
+  });
+  await saveAdapter(folder, config, [
+    floats("nan", [3], [1, 2, Number.NaN]),
+    floats("infinite", [1], [Number.NEGATIVE_INFINITY]),
+    floats("largest", [2], [3.4028234663852886e38, -0]),
+    half("f16.largest", "f16", [0x7bff, 0xfbff]),
+    half("f16.infinite", "f16", [0, 0xfc00]),
+    half("bf16.largest", "bf16", [0x7f7f, 0x7c00]),
+    half("bf16.nan", "bf16", [0x7fc0]),
+  ]);
+  const adapter = await openAdapter(folder);
+  for (const name of ["largest", "f16.largest", "bf16.largest"]) await adapter.readTensor(name);
+  await assert.rejects(adapter.readTensor("nan"), /nan: value 2 is not a finite number/);
+  for (const name of ["infinite", "f16.infinite", "bf16.nan"])
+    await assert.rejects(adapter.readTensor(name), /not a finite number/);
+});
+
+test("checkTensors lists missing, leftover and misshapen tensors", () => {
+  const expected = new Map([
+    ["a", [2, 3]],
+    ["b", [1]],
+    ["c", [1]],
+  ]);
+  const actual = new Map([
+    ["a", { shape: [3, 2] }],
+    ["b", { shape: [1] }],
+    ["d", { shape: [1] }],
+  ]);
+  assert.throws(
+    () => checkTensors("x", expected, actual),
+    /x: .*missing: c; left over: d; of another shape: a is \[3,2\], expected \[2,3\]\./,
+  );
+  checkTensors("x", new Map([["b", [1]]]), new Map([["b", { shape: [1] }]]));
+  const many = new Map(Array.from({ length: 9 }, (_, i) => [`t${i}`, [1]]));
+  assert.throws(() => checkTensors("x", many, new Map()), /t4, … \(9 in all\)/);
+});
