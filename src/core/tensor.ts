@@ -50,6 +50,13 @@ class Storage {
     this.#recipe = recipe;
   }
 
+  /** To be called when the contents are about to change. */
+  forgetRecipe(): void {
+    const from = this.#recipe?.from ?? [];
+    this.#recipe = null;
+    for (const tensor of from) tensor.unsave();
+  }
+
   hold(): void {
     this.#holders++;
   }
@@ -76,10 +83,7 @@ class Storage {
       this.#id = null;
       this.#isRemade = true;
     }
-    if (over && this.#recipe !== null) {
-      for (const tensor of this.#recipe.from) tensor.unsave();
-      this.#recipe = null;
-    }
+    if (over) this.forgetRecipe();
   }
 }
 
@@ -150,14 +154,6 @@ export class Tensor {
     return this.#alive().id;
   }
 
-  /** The same values under another shape. */
-  reshape(shape: Shape): Tensor {
-    if (sizeOf(shape) !== this.size) throw new ShapeError(`reshape: [${this.shape}] does not hold the elements of [${shape}]`);
-    const tensor = this.alias(shape);
-    tensor.requiresGrad = false;
-    return tensor;
-  }
-
   /** Rows [start, start + count) as a tensor on the same memory: (count, columns). For kernels only: the tape does not see it. */
   rowRange(start: number, count: number): Tensor {
     if (start < 0 || count < 0 || start + count > this.rows)
@@ -170,7 +166,7 @@ export class Tensor {
     return tensor;
   }
 
-  /** A second tensor on the same memory; a leaf of its own for the tape. */
+  /** A second tensor on the same memory, perhaps under another shape; a leaf of its own for the tape. */
   alias(shape: Shape = this.shape): Tensor {
     const storage = this.#alive();
     storage.hold();
@@ -188,6 +184,7 @@ export class Tensor {
     const storage = this.#alive();
     if (this.requiresGrad && this.isLeaf) return Tensor.empty(this.device, this.shape);
     if (!storage.isExclusive || !currentScope?.includes(this)) return Tensor.empty(this.device, this.shape);
+    storage.forgetRecipe();
     const tensor = this.alias();
     tensor.requiresGrad = false;
     this.dispose();

@@ -9,7 +9,7 @@ import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafe
 
 /**
  * Adapter folders as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
- * Source: PEFT 0.21, tuners/lora/config.py and utils/save_and_load.py. In a file a tensor is called
+ * Source: PEFT 0.21, utils/save_and_load.py. In a file a tensor is called
  * `base_model.model.MODULE.lora_A.weight`; here `MODULE.lora_A.weight`.
  */
 
@@ -18,44 +18,8 @@ export const adapterWeightsName = "adapter_model.safetensors";
 const pickleWeightsName = "adapter_model.bin";
 const namePrefix = "base_model.model.";
 
-/** PEFT takes these keys for regular expressions; a plain path means the same and cannot be made to run for ever. */
-const modulePath = z
-  .string()
-  .regex(/^\^?[\w-]+(?:\.[\w-]+)*\$?$/, "expected a module path; regular expressions are not supported");
-const names = z.union([z.string(), z.array(z.string())]);
-
-/**
- * The keys that attune understands, with PEFT's defaults. `init_lora_weights` lists only starts that leave the base model
- * as it is: with the others (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) the adapter does not fit the unchanged base.
- */
-export const LoraAdapterConfig = z.object({
-  peft_type: z.literal("LORA"),
-  task_type: z.string().nullable().default(null),
-  base_model_name_or_path: z.string().nullable().default(null),
-  revision: z.string().nullable().default(null),
-  inference_mode: z.boolean().default(true),
-  r: z.int().min(1),
-  lora_alpha: z.number(),
-  lora_dropout: z.number().min(0).lt(1).default(0),
-  /** Names, or one regular expression: which modules are adapted is better told from the tensors. */
-  target_modules: names.nullable().default(null),
-  exclude_modules: names.nullable().default(null),
-  modules_to_save: z.array(z.string()).nullable().default(null),
-  rank_pattern: z.record(modulePath, z.int().min(1)).nullable().default({}),
-  alpha_pattern: z.record(modulePath, z.number()).nullable().default({}),
-  use_rslora: z.boolean().default(false),
-  use_dora: z.boolean().default(false),
-  bias: z.literal("none").default("none"),
-  fan_in_fan_out: z.boolean().default(false),
-  init_lora_weights: z.union([z.boolean(), z.enum(["gaussian", "eva", "orthogonal"])]).default(true),
-  layers_to_transform: z
-    .union([z.int(), z.array(z.int())])
-    .nullable()
-    .default(null),
-  layers_pattern: names.nullable().default(null),
-  peft_version: z.string().nullable().optional(),
-});
-export type LoraAdapterConfig = z.output<typeof LoraAdapterConfig>;
+/** adapter_config.json as it stands: what its keys mean is known to the method that `peft_type` names. */
+export type AdapterConfig = Readonly<Record<string, unknown>> & { readonly peft_type: string };
 
 /** Values that mean "not used" in keys that are not understood; and two keys whose unused value is something else. */
 const unusedValues: Readonly<Record<string, unknown>> = { megatron_core: "megatron.core", qalora_group_size: 16 };
@@ -70,31 +34,38 @@ function isUnused(key: string, value: unknown): boolean {
 }
 
 /**
- * Checks an untrusted adapter config against the list above. Other keys may be there as long as they say "not used".
+ * Checks an untrusted adapter config against the keys that a method understands. Other keys may be there as long as they say "not used".
  * Throws ModelError that names the key.
  */
-export function parseAdapterConfig(where: string, json: Readonly<Record<string, unknown>>): LoraAdapterConfig {
-  for (const [key, value] of Object.entries(json)) {
-    if (Object.hasOwn(LoraAdapterConfig.shape, key) || isUnused(key, value)) continue;
+export function checkAdapterConfig<Known extends z.ZodObject>(where: string, config: AdapterConfig, known: Known): z.output<Known> {
+  for (const [key, value] of Object.entries(config)) {
+    if (Object.hasOwn(known.shape, key) || isUnused(key, value)) continue;
     const shown = JSON.stringify(key.slice(0, 100));
     throw new ModelError(
-      codeKeys.includes(key)
-        ? `${where}: ${shown} is refused: it can make a program import and run other code. Remove it if you trust the adapter.`
-        : `${where}: ${shown} is set to something attune does not know, so the adapter would compute something else than it was trained for.`,
+      `${where}: ${shown} is set to something attune does not know, so the adapter would compute something else than it was trained for.`,
     );
   }
-  if (json.peft_type !== "LORA") {
-    throw new ModelError(`${where}: peft_type is ${JSON.stringify(json.peft_type)?.slice(0, 100)}; attune reads LORA.`);
-  }
-  const parsed = LoraAdapterConfig.safeParse(json);
+  const parsed = known.safeParse(config);
   if (parsed.success) return parsed.data;
   const { path, message } = parsed.error.issues[0]!;
   throw new ModelError(`${where}: ${path.map(String).join(".").slice(0, 200)}: ${message}.`);
 }
 
+async function readAdapterConfig(path: string): Promise<AdapterConfig> {
+  const json = await readJsonObject(path);
+  for (const key of codeKeys)
+    if (Object.hasOwn(json, key) && !isUnused(key, json[key]))
+      throw new ModelError(
+        `${path}: "${key}" is refused: it can make a program import and run other code. Remove it if you trust the adapter.`,
+      );
+  const { peft_type } = json;
+  if (typeof peft_type !== "string") throw new ModelError(`${path}: peft_type is missing or no text.`);
+  return { ...json, peft_type };
+}
+
 export interface AdapterFiles {
   readonly path: string;
-  readonly config: LoraAdapterConfig;
+  readonly config: AdapterConfig;
   /** By attune's names, without `base_model.model.`. */
   readonly tensors: ReadonlyMap<string, TensorEntry>;
   /** Throws ModelError if a value is NaN or infinite. */
@@ -109,7 +80,7 @@ export async function openAdapter(path: string): Promise<AdapterFiles> {
     throw pickleRefused(join(path, pickleWeightsName), adapterWeightsName);
   }
   const configPath = join(path, adapterConfigName);
-  const config = parseAdapterConfig(configPath, await readJsonObject(configPath));
+  const config = await readAdapterConfig(configPath);
 
   const file = await openSafetensors(join(path, adapterWeightsName));
   const tensors = new Map<string, TensorEntry>();
@@ -184,31 +155,26 @@ function list(what: string, items: string[]): string {
  * Writes an adapter folder that PEFT loads, with a small model card. Tensors carry attune's names.
  * The config comes last: a folder without it is not taken for an adapter. Throws as `writeSafetensors`.
  */
-export async function saveAdapter(
-  path: string,
-  config: z.input<typeof LoraAdapterConfig>,
-  tensors: Iterable<TensorSource>,
-): Promise<void> {
-  const parsed = parseAdapterConfig(join(path, adapterConfigName), config);
+export async function saveAdapter(path: string, config: AdapterConfig, tensors: Iterable<TensorSource>): Promise<void> {
   await mkdir(path, { recursive: true });
   const renamed = [...tensors].map((tensor) => ({ ...tensor, name: namePrefix + tensor.name }));
   await writeSafetensors(join(path, adapterWeightsName), renamed, { metadata: { format: "pt" } });
-  await writeFileAtomic(join(path, "README.md"), modelCard(parsed));
-  await writeFileAtomic(join(path, adapterConfigName), `${JSON.stringify(parsed, null, 2)}\n`);
+  await writeFileAtomic(join(path, "README.md"), modelCard(config));
+  await writeFileAtomic(join(path, adapterConfigName), `${JSON.stringify(config, null, 2)}\n`);
 }
 
-function modelCard({ base_model_name_or_path: base, r, lora_alpha: alpha }: LoraAdapterConfig): string {
+function modelCard({ base_model_name_or_path: base, peft_type: method }: AdapterConfig): string {
   const yamlString = JSON.stringify(base ?? "unknown"); // JSON strings are YAML strings
   return `---
 base_model: ${yamlString}
 library_name: peft
 pipeline_tag: text-generation
-tags: [lora, attune]
+tags: [${method.toLowerCase()}, attune]
 ---
 
-# LoRA adapter
+# ${method} adapter
 
-Trained with attune: rank ${r}, alpha ${alpha}. It loads with attune and with PEFT:
+Trained with attune. It loads with attune and with PEFT:
 
 \`\`\`python
 from peft import AutoPeftModelForCausalLM

@@ -35,6 +35,9 @@ export interface CausalLMShape {
 export abstract class CausalLM extends Module {
   abstract readonly device: Device;
   abstract readonly shape: CausalLMShape;
+  /** Compute each layer twice instead of keeping its activations for backward. */
+  gradientCheckpointing = false;
+
   /** The output projection: weight (V, C). */
   abstract readonly lm_head: Linear;
 

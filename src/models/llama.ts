@@ -61,8 +61,6 @@ export class Llama extends CausalLM {
   readonly model: LlamaModel;
   readonly lm_head: Linear;
   readonly shape: CausalLMShape;
-  /** Recompute each layer in backward instead of keeping its activations. */
-  gradientCheckpointing = false;
 
   constructor(
     readonly device: Device,

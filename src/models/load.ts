@@ -2,6 +2,7 @@ import { z } from "zod";
 import type { Device } from "../core/device.js";
 import { Tensor, unscoped } from "../core/tensor.js";
 import { ModelError } from "../errors.js";
+import type { DType } from "../engine/dtype.js";
 import type { ModelFiles } from "../io/model-files.js";
 import type { Parameter } from "../nn/module.js";
 import type { CausalLM } from "./causal-lm.js";
@@ -69,12 +70,21 @@ function checkEntry(files: ModelFiles, name: string, parameter: Parameter) {
 
 async function readParameter(device: Device, files: ModelFiles, name: string): Promise<Tensor> {
   const { dtype, shape } = files.tensors.get(name)!;
-  const bytes = await files.readTensor(name);
-  const stored = unscoped(() => Tensor.empty(device, shape, dtype));
-  device.kernels.write(stored.id, 0, bytes);
-  if (shape.length > 1 || dtype === "f32") return stored;
-  const expanded = unscoped(() => Tensor.empty(device, shape));
-  device.kernels.convert(stored.id, dtype, expanded.id, "f32", expanded.size);
+  const isVector = shape.length === 1;
+  const value = unscoped(() => Tensor.empty(device, shape, isVector ? "f32" : dtype));
+  setValues(value, await files.readTensor(name), dtype);
+  return value;
+}
+
+/** Fills a tensor from the bytes of a file, expanded to f32 where the tensor is f32 and the file's type is another. */
+export function setValues(tensor: Tensor, bytes: Uint8Array, dtype: DType): void {
+  const { kernels } = tensor.device;
+  if (tensor.dtype === dtype) {
+    kernels.write(tensor.id, 0, bytes);
+    return;
+  }
+  const stored = unscoped(() => Tensor.empty(tensor.device, tensor.shape, dtype));
+  kernels.write(stored.id, 0, bytes);
+  kernels.convert(stored.id, dtype, tensor.id, tensor.dtype, tensor.size);
   stored.dispose();
-  return expanded;
 }

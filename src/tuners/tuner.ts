@@ -1,5 +1,6 @@
 import type { z } from "zod";
 import type { Rng } from "../core/rng.js";
+import type { AdapterConfig } from "../io/peft.js";
 import type { CausalLM } from "../models/causal-lm.js";
 
 /**
@@ -25,8 +26,8 @@ export interface PeftFormat<Config> {
   readonly peftType: string;
   /** Method's part of adapter_config.json. */
   toPeft(config: Config, model: CausalLM): Readonly<Record<string, unknown>>;
-  /** Throws ConfigError for a variant that attune does not train. */
-  fromPeft(adapterConfig: Readonly<Record<string, unknown>>): Config;
+  /** `tensors` are the names in the adapter's file. Throws ConfigError for a variant that attune does not train. */
+  fromPeft(adapterConfig: AdapterConfig, tensors: readonly string[]): Config;
 }
 
 /** Keeps the type of `config` while the list forgets it. */

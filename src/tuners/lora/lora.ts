@@ -4,6 +4,7 @@ import { addLinear } from "../../core/ops/linear.js";
 import type { Rng } from "../../core/rng.js";
 import { Tensor, unscoped } from "../../core/tensor.js";
 import { ConfigError } from "../../errors.js";
+import { checkAdapterConfig } from "../../io/peft.js";
 import type { CausalLM } from "../../models/causal-lm.js";
 import { Linear } from "../../nn/linear.js";
 import { Module, Parameter } from "../../nn/module.js";
@@ -20,8 +21,9 @@ export const LoraConfig = z.strictObject({
   lora_alpha: z.number().positive().nullable().default(null).describe("the update is multiplied by alpha / r; empty: twice the rank"),
   lora_dropout: z.number().min(0).lt(1).default(0).describe("chance of zeroing an input feature, in training only"),
   lora_target: z
-    .union([z.literal("all"), z.array(z.string().min(1)).min(1)])
+    .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
     .default("all")
+    .transform((names) => (typeof names === "string" ? names.split(",").map((name) => name.trim()) : names))
     .describe("Linear layers to adapt, by the end of their names; all: every one but the output projection"),
 });
 export type LoraConfig = z.output<typeof LoraConfig>;
@@ -85,10 +87,10 @@ export const lora = defineTuner<LoraConfig>({
     model.freeze();
     const found = [...linearsOf(model)];
     const wanted = config.lora_target;
-    const chosen = wanted === "all" ? found : found.filter(([path]) => wanted.some((name) => isNamed(path, name)));
-    for (const name of wanted === "all" ? [] : wanted)
-      if (!chosen.some(([path]) => isNamed(path, name)))
-        throw new ConfigError(`lora_target: no Linear layer is named "${name}". There are: ${leafNames(found).join(", ")}, or all`);
+    const chosen = found.filter(([path]) => wanted.some((name) => name === "all" || isNamed(path, name)));
+    for (const name of wanted)
+      if (name !== "all" && !chosen.some(([path]) => isNamed(path, name)))
+        throw new ConfigError(`lora_target: no Linear layer is named "${name}". There are: ${leafNames(found.map(([path]) => path)).join(", ")}, or all`);
     for (const [path, base] of chosen) model.replace(path, new LoraLinear(base, config, rng));
   },
 
@@ -102,26 +104,43 @@ export const lora = defineTuner<LoraConfig>({
       r: lora_rank,
       lora_alpha: lora_alpha ?? 2 * lora_rank,
       lora_dropout,
-      target_modules: leafNames([...model.namedModules()].filter(([, module]) => module instanceof LoraLinear)),
+      target_modules: targetNames(model),
       bias: "none",
       fan_in_fan_out: false,
       init_lora_weights: true,
       use_rslora: false,
       use_dora: false,
     }),
-    fromPeft(adapter) {
-      for (const key of ["use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"])
-        if (isSet(adapter[key])) throw new ConfigError(`adapter_config.json: ${key} = ${JSON.stringify(adapter[key])} is not supported`);
-      if ((adapter.bias ?? "none") !== "none") throw new ConfigError(`adapter_config.json: bias = ${JSON.stringify(adapter.bias)} is not supported`);
-      const targets = adapter.target_modules;
-      return LoraConfig.parse({
-        lora_rank: adapter.r,
-        lora_alpha: adapter.lora_alpha,
-        lora_dropout: adapter.lora_dropout ?? 0,
-        lora_target: targets === "all-linear" ? "all" : targets,
-      });
+    fromPeft(adapter, tensors) {
+      const { r, lora_alpha, lora_dropout } = checkAdapterConfig("adapter_config.json", adapter, PeftLoraConfig);
+      const lora_target = [...new Set(tensors.map((name) => name.replace(/\.lora_[AB]\.weight$/, "")))]; // whole paths: what is adapted in fact
+      return { lora_rank: r, lora_alpha, lora_dropout, lora_target };
     },
   },
+});
+
+/**
+ * The keys of adapter_config.json that attune understands, with PEFT's defaults. `init_lora_weights` lists only starts that leave the base
+ * model as it is: with the others (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) the adapter does not fit the unchanged base.
+ * Source: PEFT 0.21, tuners/lora/config.py.
+ */
+const PeftLoraConfig = z.object({
+  peft_type: z.literal("LORA"),
+  task_type: z.string().nullish(),
+  base_model_name_or_path: z.string().nullish(),
+  revision: z.string().nullish(),
+  inference_mode: z.boolean().nullish(),
+  r: z.int().min(1),
+  lora_alpha: z.number().positive(),
+  lora_dropout: z.number().min(0).lt(1).default(0),
+  /** Which modules are adapted is better told from the tensors. */
+  target_modules: z.unknown(),
+  exclude_modules: z.unknown(),
+  layers_to_transform: z.unknown(),
+  layers_pattern: z.unknown(),
+  bias: z.literal("none").default("none"),
+  init_lora_weights: z.union([z.boolean(), z.enum(["gaussian", "eva", "orthogonal"])]).default(true),
+  peft_version: z.string().nullish(),
 });
 
 /** Every Linear but the output projection. */
@@ -134,11 +153,15 @@ function isNamed(path: string, name: string): boolean {
   return path === name || path.endsWith(`.${name}`);
 }
 
-function leafNames(found: readonly (readonly [path: string, module: Module])[]): string[] {
-  return [...new Set(found.map(([path]) => path.split(".").at(-1)!))].sort();
+function leafNames(paths: readonly string[]): string[] {
+  return [...new Set(paths.map((path) => path.split(".").at(-1)!))].sort();
 }
 
-function isSet(value: unknown): boolean {
-  if (value === undefined || value === null || value === false) return false;
-  return typeof value !== "object" || Object.keys(value).length > 0;
+/** Short names where every Linear of that name is adapted, else whole paths. */
+function targetNames(model: CausalLM): string[] {
+  const plain = [...linearsOf(model)].map(([path]) => path.replace(/\.base_layer$/, ""));
+  const adapted = [...model.namedModules()].filter(([, module]) => module instanceof LoraLinear).map(([path]) => path);
+  const leaves = leafNames(adapted);
+  const isWhole = leaves.every((leaf) => plain.every((path) => !isNamed(path, leaf) || adapted.includes(path)));
+  return isWhole ? leaves : adapted;
 }

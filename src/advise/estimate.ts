@@ -1,0 +1,75 @@
+import { Rng } from "../core/rng.js";
+import { type Cost, SymbolicDevice } from "../core/symbolic.js";
+import { differentiate } from "../core/tape.js";
+import type { Example } from "../data/example.js";
+import type { ComputeType } from "../engine/kernels.js";
+import type { ModelFiles } from "../io/model-files.js";
+import { buildModel, placeWeights } from "../models/load.js";
+import type { Objective } from "../objectives/objective.js";
+import { AdamW } from "../optim/adamw.js";
+import { gradientSquares } from "../optim/clip.js";
+import type { Tuner } from "../tuners/tuner.js";
+
+export interface StepWork {
+  readonly files: ModelFiles;
+  readonly tuner: Tuner;
+  readonly tunerConfig: unknown;
+  readonly objective: Objective;
+  readonly gradientCheckpointing: boolean;
+  /** The rows of the micro-batch with the most tokens. */
+  readonly rows: readonly Example[];
+  readonly compute: ComputeType;
+}
+
+/**
+ * What one training step costs, found by running it on shapes: the same code as the real step, so it cannot drift from it. `peakBytes`
+ * holds weights, gradients, optimizer state and activations at the highest point, loading included.
+ */
+export function estimateStep({ files, tuner, tunerConfig, objective, gradientCheckpointing, rows, compute }: StepWork): Cost {
+  const device = new SymbolicDevice(compute);
+  const model = buildModel(device, files.config, files.path);
+  placeWeights(model, files);
+  model.gradientCheckpointing = gradientCheckpointing;
+  tuner.apply(model, tunerConfig, new Rng(0));
+  const parameters = model.trainableParameters();
+  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
+  const { peakBytes: loadingPeak } = device.cost;
+  device.reset();
+  const batch = objective.collate(rows);
+  differentiate(() => objective.loss(model, batch), new Rng(0)).dispose();
+  gradientSquares(parameters.values()).dispose();
+  optimizer.update(1e-4, 1);
+  return { ...device.cost, peakBytes: Math.max(loadingPeak, device.cost.peakBytes) };
+}
+
+/** What the engine takes beside tensors: packing buffers of the matrix products, stacks, code. Measured, see the test. */
+export const engineOverheadBytes = 64 * 2 ** 20;
+
+/** A change of settings that would lower the need for memory. */
+export interface Remedy {
+  readonly change: string;
+  readonly peakBytes: number;
+}
+
+/** The smallest change, in the order of what it costs the user, that brings the need below `availableBytes`; undefined if none does. */
+export function smallestRemedy(work: StepWork, isPacked: boolean, availableBytes: number): Remedy | undefined {
+  const half = <T>(items: readonly T[]) => items.slice(0, Math.max(1, items.length / 2));
+  const shorter = (parts: number) => work.rows.map((row) => cut(row, Math.ceil(row.ids.length / parts)));
+  const batches = isPacked ? "cutoff_len" : "per_device_train_batch_size";
+  const choices: [change: string, changed: StepWork][] = [
+    ["gradient_checkpointing=true", { ...work, gradientCheckpointing: true }],
+    [`half the ${batches}, twice the gradient_accumulation_steps`, { ...work, rows: half(work.rows) }],
+    [`gradient_checkpointing=true and half the ${batches}`, { ...work, gradientCheckpointing: true, rows: half(work.rows) }],
+    ["gradient_checkpointing=true and per_device_train_batch_size=1", { ...work, gradientCheckpointing: true, rows: work.rows.slice(0, 1) }],
+    ["gradient_checkpointing=true, per_device_train_batch_size=1 and a quarter of cutoff_len", { ...work, gradientCheckpointing: true, rows: shorter(4).slice(0, 1) }],
+  ];
+  for (const [change, changed] of choices) {
+    const { peakBytes } = estimateStep(changed);
+    if (peakBytes <= availableBytes) return { change, peakBytes };
+  }
+  return undefined;
+}
+
+function cut({ ids, supervised, where }: Example, length: number): Example {
+  return { ids: ids.subarray(0, length), supervised: supervised.subarray(0, length), where };
+}

@@ -1,0 +1,96 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import type { Tensor } from "../core/tensor.js";
+import { CheckpointError } from "../errors.js";
+import { publishFolder } from "../io/checkpoint.js";
+import { writeFileAtomic } from "../io/disk.js";
+import { checkTensors } from "../io/peft.js";
+import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "../io/safetensors.js";
+import { setValues } from "../models/load.js";
+import type { AdamW } from "../optim/adamw.js";
+import type { Progress } from "./loop.js";
+
+const optimizerName = "optimizer.safetensors";
+const stateName = "training_state.json";
+
+/** `training_state.json`: where a run stands, beside weights and moments. */
+const TrainingState = z.strictObject({
+  /** Identifies rows, their order and what a step is made of: a run may only go on with the same. */
+  work: z.string(),
+  optimizerSteps: z.int().min(0),
+  progress: z.strictObject({
+    step: z.int().min(0),
+    epoch: z.number(),
+    lossSum: z.number(),
+    tokens: z.number(),
+    supervisedTokens: z.number(),
+    rows: z.number(),
+    stepMs: z.number(),
+    elapsedMs: z.number(),
+    evalLoss: z.number().nullable(),
+    flops: z.number(),
+  }),
+});
+
+export interface CheckpointContents {
+  /** Writes what was trained, and whatever else belongs beside it, into the folder. */
+  readonly writeModel: (folder: string) => Promise<void>;
+  /** Null for a checkpoint of the model only: nothing can resume from it. */
+  readonly optimizer: AdamW | null;
+  readonly progress: Progress;
+  readonly work: string;
+}
+
+/** Writes `checkpoint-N` aside, then publishes it whole. Throws NoSpaceError. */
+export async function saveCheckpoint(path: string, { writeModel, optimizer, progress, work }: CheckpointContents): Promise<void> {
+  await publishFolder(path, async (folder) => {
+    await writeModel(folder);
+    if (optimizer === null) return;
+    await writeSafetensors(join(folder, optimizerName), moments(optimizer));
+    await writeFileAtomic(join(folder, stateName), JSON.stringify({ work, optimizerSteps: optimizer.step, progress }));
+  });
+}
+
+/**
+ * Puts optimizer and progress back to where a checkpoint left them; the model's own weights are loaded by whoever knows its format.
+ * Throws CheckpointError if the checkpoint is of other work.
+ */
+export async function loadCheckpoint(path: string, optimizer: AdamW, progress: Progress, work: string): Promise<void> {
+  const state = await readState(path);
+  if (state.work !== work)
+    throw new CheckpointError(
+      `${path}: was made with other data, batch size, accumulation, cut-off or seed; going on would repeat some rows and skip others. ` +
+        "Restore these settings, or start anew with overwrite_output_dir=true",
+    );
+  const file = await openSafetensors(join(path, optimizerName));
+  const expected = new Map<string, Tensor>();
+  for (const [name, { m, v }] of optimizer.moments) expected.set(`${name}.m`, m).set(`${name}.v`, v);
+  checkTensors(file.path, new Map([...expected].map(([name, { shape }]) => [name, shape])), file.tensors);
+  for (const [name, tensor] of expected) setValues(tensor, await readEntry(toTensorEntry(file.tensors.get(name)!)), "f32");
+  optimizer.step = state.optimizerSteps;
+  Object.assign(progress, state.progress);
+}
+
+function* moments(optimizer: AdamW): Generator<TensorSource> {
+  const source = (name: string, tensor: Tensor): TensorSource => ({
+    name,
+    dtype: "f32",
+    shape: tensor.shape,
+    data: async () => new Uint8Array((await tensor.read()).buffer),
+  });
+  for (const [name, { m, v }] of optimizer.moments) {
+    yield source(`${name}.m`, m);
+    yield source(`${name}.v`, v);
+  }
+}
+
+async function readState(path: string): Promise<z.output<typeof TrainingState>> {
+  const file = join(path, stateName);
+  try {
+    return TrainingState.parse(JSON.parse(await readFile(file, "utf8")));
+  } catch (error) {
+    const why = error instanceof z.ZodError ? z.prettifyError(error) : String(error);
+    throw new CheckpointError(`${file}: cannot resume from here: ${why}. A checkpoint saved with save_only_model cannot be resumed`);
+  }
+}

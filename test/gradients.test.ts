@@ -1,0 +1,136 @@
+import assert from "node:assert/strict";
+import test, { describe } from "node:test";
+import { add } from "../src/core/ops/add.js";
+import { attention } from "../src/core/ops/attention.js";
+import { dropout } from "../src/core/ops/dropout.js";
+import { embedding } from "../src/core/ops/embedding.js";
+import { addLinear, linear } from "../src/core/ops/linear.js";
+import { linearCrossEntropy } from "../src/core/ops/linear-cross-entropy.js";
+import { rmsNorm } from "../src/core/ops/rms-norm.js";
+import { rope } from "../src/core/ops/rope.js";
+import { gatherRows } from "../src/core/ops/rows.js";
+import { siluMul } from "../src/core/ops/silu-mul.js";
+import { Rng } from "../src/core/rng.js";
+import { checkpoint, differentiate } from "../src/core/tape.js";
+import { scope, Tensor } from "../src/core/tensor.js";
+import { ShapeError } from "../src/errors.js";
+import { checkGradients, device, engine, randomValues, weightedSum } from "./support/gradient-check.js";
+
+const segments = [
+  { qStart: 0, qLength: 5, kStart: 0, kLength: 5 },
+  { qStart: 5, qLength: 2, kStart: 5, kLength: 2 },
+];
+const heads = { heads: 4, kvHeads: 2, headDim: 6 };
+
+for (const isa of engine.info().tiers)
+  describe(`gradients against finite differences on ${isa}`, () => {
+    const check: typeof checkGradients = async (...args) => {
+      engine.setIsa(isa);
+      await checkGradients(...args);
+    };
+
+    test("linear", () => check({ x: { shape: [7, 5] }, w: { shape: [9, 5] }, b: { shape: [9] } }, (x, w, b) => linear(x!, w!, b!)));
+    test("addLinear", () =>
+      check({ base: { shape: [7, 9] }, x: { shape: [7, 3] }, w: { shape: [9, 3] } }, (base, x, w) => addLinear(base!, x!, w!, 0.5)));
+    test("embedding, an id twice", () => check({ w: { shape: [6, 5] } }, (w) => embedding(Int32Array.of(1, 3, 1, 5), w!)));
+    test("rmsNorm", () => check({ x: { shape: [7, 33] }, w: { shape: [33] } }, (x, w) => rmsNorm(x!, w!, 1e-5)));
+    test("siluMul", () => check({ gate: { shape: [7, 19] }, up: { shape: [7, 19] } }, (gate, up) => siluMul(gate!, up!)));
+    test("add", () => check({ a: { shape: [7, 5] }, b: { shape: [7, 5] } }, (a, b) => add(a!, b!)));
+    test("add of a tensor to itself", () => check({ a: { shape: [7, 5] } }, (a) => add(a!, a!)));
+    test("gatherRows, a row twice", () => check({ x: { shape: [7, 5] } }, (x) => gatherRows(x!, Int32Array.of(6, 0, 6))));
+    test("attention", () =>
+      check({ q: { shape: [7, 24] }, k: { shape: [7, 12] }, v: { shape: [7, 12] } }, (q, k, v) => attention(q!, k!, v!, segments, heads)));
+    test("attention with a window", () =>
+      check({ q: { shape: [7, 24] }, k: { shape: [7, 12] }, v: { shape: [7, 12] } }, (q, k, v) =>
+        attention(q!, k!, v!, segments, { ...heads, window: 2 }),
+      ));
+    test("attention that looks ahead", () =>
+      check({ q: { shape: [7, 24] }, k: { shape: [7, 12] }, v: { shape: [7, 12] } }, (q, k, v) =>
+        attention(q!, k!, v!, segments, { ...heads, causal: false }),
+      ));
+    test("rope", () => {
+      const table = Tensor.from(device, Float32Array.from({ length: 8 * 2 * 3 }, (_, i) => Math.cos(i)), [8, 2, 3]);
+      return check({ x: { shape: [4, 12] } }, (x) => rope(x!, table, Int32Array.of(0, 1, 2, 7), 6));
+    });
+    test("a value used by several ops", () =>
+      check({ x: { shape: [7, 5] }, w: { shape: [5, 5] } }, (x, w) => add(linear(x!, w!), add(x!, linear(linear(x!, w!), w!)))));
+    test("checkpoint", () =>
+      check({ x: { shape: [7, 5] }, w: { shape: [5, 5] }, n: { shape: [5] } }, (x, w, n) =>
+        checkpoint([x!], (h) => add(h, linear(rmsNorm(h, n!, 1e-5), w!))),
+      ));
+  });
+
+test("linearCrossEntropy: value, gradients and gradient of the weight", async () => {
+  const rng = new Rng(3);
+  const [rows, width, vocab] = [5, 7, 11];
+  const h = randomValues(rng, [rows, width]);
+  const w = randomValues(rng, [vocab, width]);
+  const targets = Int32Array.of(0, 10, 3, 3, 7);
+
+  const reference = { loss: 0, dh: new Float64Array(h.length), dw: new Float64Array(w.length) };
+  for (let r = 0; r < rows; r++) {
+    const logits = Array.from({ length: vocab }, (_, v) => Array.from({ length: width }, (_, c) => h[r * width + c]! * w[v * width + c]!).reduce((a, b) => a + b));
+    const lse = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit), 0));
+    reference.loss += lse - logits[targets[r]!]!;
+    for (let v = 0; v < vocab; v++) {
+      const d = Math.exp(logits[v]! - lse) - (v === targets[r] ? 1 : 0);
+      for (let c = 0; c < width; c++) {
+        reference.dh[r * width + c]! += d * w[v * width + c]!;
+        reference.dw[v * width + c]! += d * h[r * width + c]!;
+      }
+    }
+  }
+
+  const [hidden, weight] = [Tensor.from(device, h, [rows, width]), Tensor.from(device, w, [vocab, width])];
+  const plain = scope(() => linearCrossEntropy(hidden, weight, targets));
+  assert.ok(Math.abs((await plain.item()) - reference.loss) < 1e-4);
+  hidden.requiresGrad = weight.requiresGrad = true;
+  const loss = differentiate(() => linearCrossEntropy(hidden, weight, targets));
+  assert.ok(Math.abs((await loss.item()) - reference.loss) < 1e-4);
+  for (const [actual, expected] of [
+    [await hidden.grad!.read(), reference.dh],
+    [await weight.grad!.read(), reference.dw],
+  ] as const)
+    actual.forEach((value, i) => assert.ok(Math.abs(value - expected[i]!) < 1e-5));
+});
+
+test("a lazy loss cannot be fed to another op", () => {
+  const hidden = Tensor.from(device, [1, 2], [1, 2]);
+  const weight = Tensor.from(device, [1, 2, 3, 4], [2, 2]);
+  hidden.requiresGrad = true;
+  assert.throws(() => differentiate(() => add(linearCrossEntropy(hidden, weight, Int32Array.of(0)), Tensor.zeros(device, [1]))), ShapeError);
+});
+
+test("dropout keeps the expected share, scales it, and repeats its mask in backward and under checkpointing", async () => {
+  const shape = [1000, 100];
+  const ones = Tensor.from(device, new Float32Array(100_000).fill(1), shape);
+  const x = Tensor.from(device, new Float32Array(100_000).fill(1), shape);
+  x.requiresGrad = true;
+  const gradientOf = async (op: () => Tensor) => {
+    const sum = differentiate(() => weightedSum(op(), ones), new Rng(5));
+    const gradient = await x.grad!.read();
+    assert.ok(Math.abs((await sum.item()) - gradient.reduce((a, b) => a + b)) < 1, "x is all ones: the sum is that of the mask");
+    x.grad!.dispose();
+    x.grad = null;
+    return gradient;
+  };
+  const gradient = await gradientOf(() => dropout(x, 0.25));
+  assert.deepEqual(await gradientOf(() => checkpoint([x], (h) => dropout(h, 0.25))), gradient);
+  const kept = gradient.filter((g) => g !== 0);
+  assert.ok(Math.abs(kept.length / gradient.length - 0.75) < 0.01);
+  assert.ok(kept.every((g) => Math.abs(g - 1 / 0.75) < 1e-6));
+});
+
+test("shapes that do not fit are refused with both shapes named", () => {
+  const x = Tensor.zeros(device, [4, 6]);
+  const w = Tensor.zeros(device, [3, 5]);
+  assert.throws(() => linear(x, w), /expected x of shape \[\.\.\., 5\] \(the columns of weight\), got \[4, 6\]/);
+  assert.throws(() => rmsNorm(x, Tensor.zeros(device, [5]), 1e-5), /rmsNorm: expected weight of shape \[6\]/);
+  assert.throws(() => add(x, w), /add: expected b of shape \[4, 6\]/);
+  assert.throws(() => attention(x, x, x, segments, heads), /attention: expected q with 24 columns/);
+  assert.throws(() => rope(x, Tensor.zeros(device, [8, 2, 3]), Int32Array.of(1), 6), /expected 4 positions/);
+  assert.throws(() => linearCrossEntropy(x, w, Int32Array.of(1)), ShapeError);
+  assert.throws(() => linearCrossEntropy(x, Tensor.zeros(device, [3, 6]), Int32Array.of(1)), /expected 4 targets/);
+  assert.throws(() => siluMul(x, w), /siluMul: expected up of shape/);
+  assert.throws(() => embedding(Int32Array.of(9), Tensor.zeros(device, [3, 5])), RangeError);
+});
