@@ -1,7 +1,7 @@
 #include "cpu.h"
 
 #include <algorithm>
-#include <cerrno>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -111,22 +111,17 @@ std::string names_of_tiers() {
   return names;
 }
 
-const Tier* find_tier(const std::string& name) {
-  for (const Tier& t : tiers())
-    if (name == t.name) return &t;
-  return nullptr;
-}
-
 const Tier* first_tier() {
   const char* wanted = std::getenv("ATTUNE_ISA");
   if (!wanted || !*wanted) return &tiers().back();
-  if (const Tier* found = find_tier(wanted)) return found;
+  for (const Tier& t : tiers())
+    if (std::string(wanted) == t.name) return &t;
   throw std::invalid_argument(std::string("ATTUNE_ISA is \"") + wanted + "\", but this machine can run: " + names_of_tiers() +
                               ". Unset it to let attune choose.");
 }
 
-const Tier*& current_tier() {
-  static const Tier* current = first_tier();
+std::atomic<const Tier*>& current_tier() {
+  static std::atomic<const Tier*> current{first_tier()};
   return current;
 }
 
@@ -194,7 +189,7 @@ int cgroup_cpus() { return 0; }
 } // namespace
 
 const std::vector<Tier>& tiers() {
-  static const std::vector<Tier> runnable = [] {
+  static const std::vector<Tier>& runnable = *new std::vector<Tier>([] { // never destroyed: the stream's thread may outlive exit()
     [[maybe_unused]] const Features& f = features();
     std::vector<Tier> list{{"portable", &portable::table}};
 #if defined(ATTUNE_HAS_AVX2)
@@ -210,19 +205,15 @@ const std::vector<Tier>& tiers() {
     if (f.avx512_bf16 && f.amx_bf16) list.push_back({"amx", &amx::table});
 #endif
     return list;
-  }();
+  }());
   return runnable;
 }
 
-const Tier& tier() { return *current_tier(); }
+const Tier& tier() { return *current_tier().load(); }
 
-const KernelTable& kernels() { return *current_tier()->table; }
+const KernelTable& kernels() { return *current_tier().load()->table; }
 
-void set_tier(const std::string& name) {
-  const Tier* found = find_tier(name);
-  if (!found) throw std::invalid_argument("setIsa: \"" + name + "\" is not among the tiers that this machine can run: " + names_of_tiers());
-  current_tier() = found;
-}
+void set_tier(const Tier& tier) { current_tier() = &tier; }
 
 int default_threads() {
   if (const char* wanted = std::getenv("ATTUNE_THREADS"); wanted && *wanted) {

@@ -16,8 +16,8 @@ const std::vector<Tier>& tiers();
 /// The tier in use. At first ATTUNE_ISA if that is set, else the highest. Throws std::invalid_argument if ATTUNE_ISA names no runnable tier.
 const Tier& tier();
 
-/// Throws std::invalid_argument if this machine cannot run it. Only while the stream is idle.
-void set_tier(const std::string& name);
+/// Changes the tier to one of `tiers()`. Only on the stream's thread.
+void set_tier(const Tier& tier);
 
 /// ATTUNE_THREADS if that is set, else one for each core that this process may use. Throws std::invalid_argument.
 int default_threads();

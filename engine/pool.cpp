@@ -53,6 +53,7 @@ struct Pool {
   std::condition_variable wake;
   std::atomic<int> sleeping{0};
   std::atomic<bool> stop{false};
+  std::atomic<int> threads{1}; // for those who ask from elsewhere
   std::vector<std::thread> workers;
   std::vector<Scratch> own{1};
   Scratch shared[shared_scratch_slots];
@@ -90,7 +91,7 @@ struct Pool {
     }
   }
 
-  void resize(int threads) {
+  void resize(int wanted) {
     stop = true;
     {
       std::lock_guard<std::mutex> lock(mutex);
@@ -100,8 +101,9 @@ struct Pool {
     workers.clear();
     stop = false;
     for (auto& scratch : own) system_free(scratch.memory, scratch.bytes);
-    own.assign(threads, Scratch{});
-    for (int i = 1; i < threads; i++) workers.emplace_back([this, i] { worker(i); });
+    own.assign(wanted, Scratch{});
+    threads = wanted;
+    for (int i = 1; i < wanted; i++) workers.emplace_back([this, i] { worker(i); });
   }
 };
 
@@ -113,7 +115,7 @@ Pool& pool() {
 
 } // namespace
 
-int thread_count() { return static_cast<int>(pool().own.size()); }
+int thread_count() { return pool().threads; }
 
 void set_thread_count(int threads) { pool().resize(threads); }
 

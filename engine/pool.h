@@ -8,7 +8,7 @@ namespace attune {
 /// Threads that `parallel` uses, the caller's included.
 int thread_count();
 
-/// Changes the number of threads. Only on the stream's thread, like `parallel`.
+/// Changes the number of threads. Only on the stream's thread, like `parallel`, or before it starts.
 void set_thread_count(int threads);
 
 void parallel_tasks(int64_t tasks, void (*run)(const void* body, int64_t task, int thread), const void* body);

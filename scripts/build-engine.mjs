@@ -19,7 +19,16 @@ const isWindows = process.platform === "win32";
 
 // Never -ffast-math: NaN must stay NaN, and a sum its order. -fno-math-errno only lets sqrtf be an instruction.
 const flags = [
-  ...["-std=c++17", debug ? "-Og" : "-O3", "-g1", "-Wall", "-Wextra", "-fvisibility=hidden", "-fopenmp-simd", "-ffp-contract=fast"],
+  ...[
+    "-std=c++17",
+    debug ? "-Og" : "-O3",
+    "-g1",
+    "-Wall",
+    "-Wextra",
+    "-fvisibility=hidden",
+    "-fopenmp-simd",
+    "-ffp-contract=fast",
+  ],
   ...["-fno-math-errno", `-DNAPI_VERSION=8`, `-I${nodeApi.include_dir}`, ...(isWindows ? [] : ["-fPIC", "-pthread"])],
 ];
 
@@ -105,7 +114,10 @@ function findCompiler() {
   const candidates = process.env.CXX ? [process.env.CXX] : ["c++", "g++", "clang++"];
   for (const command of candidates) {
     try {
-      return { command, version: execFileSync(command, ["--version"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }) };
+      return {
+        command,
+        version: execFileSync(command, ["--version"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }),
+      };
     } catch {}
   }
   console.error(`engine: no C++ compiler found (tried ${candidates.join(", ")}). attune compiles its engine once, with GCC 9 or Clang 11 or newer:
@@ -119,7 +131,10 @@ Then run again; CXX=/path/to/compiler chooses one.`);
 
 function accepts(extra) {
   try {
-    execFileSync(compiler.command, [...extra, "-Werror", "-fsyntax-only", "-x", "c++", "-"], { input: "", stdio: ["pipe", "ignore", "ignore"] });
+    execFileSync(compiler.command, [...extra, "-Werror", "-fsyntax-only", "-x", "c++", "-"], {
+      input: "",
+      stdio: ["pipe", "ignore", "ignore"],
+    });
     return true;
   } catch {
     return false;

@@ -23,9 +23,9 @@ static inline void philox_group(uint64_t seed, uint64_t group, uint32_t words[4]
 }
 
 // An element is kept where its word is at least p · 2³².
-static void dropout(const float* x, float* y, float p, uint64_t seed, int64_t count, bool accumulate) {
-  const uint32_t threshold = static_cast<uint32_t>(static_cast<double>(p) * 4294967296.0); // p < 1
-  const float keep = 1.0f / (1.0f - p);
+static void dropout(const float* x, float* y, double p, uint64_t seed, int64_t count, bool accumulate) {
+  const uint32_t threshold = static_cast<uint32_t>(p * 4294967296.0); // p < 1
+  const float keep = static_cast<float>(1.0 / (1.0 - p));
   for_chunks(count, chunk_elements, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += 64) { // a chunk is whole groups
       uint32_t words[4][16];

@@ -12,7 +12,7 @@ struct ElementKernels {
   void (*scale)(const float* x, float* y, float scale, int64_t count, bool accumulate);
   void (*silu_mul)(const float* gate, const float* up, float* y, int64_t count);
   void (*silu_mul_grad)(const float* dy, const float* gate, const float* up, float* dgate, float* dup, int64_t count);
-  void (*dropout)(const float* x, float* y, float p, uint64_t seed, int64_t count, bool accumulate);
+  void (*dropout)(const float* x, float* y, double p, uint64_t seed, int64_t count, bool accumulate);
   void (*sum)(const float* x, float* y, int64_t count, bool accumulate);
   void (*sum_squares)(const float* x, float* y, int64_t count, bool accumulate);
 };

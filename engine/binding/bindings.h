@@ -1,0 +1,35 @@
+// What JavaScript may call; addon.cpp lists it all. Names, arguments and meaning: src/engine/kernels.ts.
+#pragma once
+#include "call.h"
+
+namespace attune {
+
+using Binding = napi_value(Call& call);
+
+// memory.cpp
+Binding bind_alloc, bind_free, bind_view, bind_write;
+// promises.cpp
+Binding bind_read, bind_sync;
+/// Prepares an environment (the main thread or a worker) for promises.
+void open_promises(napi_env env);
+
+// products.cpp
+Binding bind_matmul, bind_matmul_input_grad, bind_matmul_weight_grad;
+
+// layers.cpp
+Binding bind_embedding, bind_embedding_grad, bind_rms_norm, bind_rms_norm_grad, bind_rms_norm_weight_grad, bind_rope, bind_cross_entropy;
+
+// attention.cpp
+Binding bind_attention, bind_attention_grad;
+
+// elements.cpp
+Binding bind_fill, bind_copy, bind_convert, bind_add, bind_scale, bind_add_bias, bind_bias_grad, bind_silu_mul, bind_silu_mul_grad,
+    bind_dropout, bind_gather_rows, bind_scatter_rows, bind_sum, bind_sum_squares;
+
+// training.cpp
+Binding bind_adamw;
+
+// process.cpp
+Binding bind_info, bind_stats, bind_reset_peak, bind_set_isa, bind_set_threads, bind_profile;
+
+} // namespace attune

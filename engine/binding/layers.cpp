@@ -1,0 +1,86 @@
+#include "../kernel_table.h"
+#include "bindings.h"
+
+namespace attune {
+
+napi_value bind_embedding(Call& call) {
+  const DType type = call.dtype(2, "wType");
+  const int64_t cols = call.size(4, "cols"), vocab = call.size(5, "vocab");
+  Indices ids = call.indices(0, "ids", vocab, "vocab");
+  const void* w = call.elements(1, "w", type, {vocab, cols});
+  float* y = call.floats(3, "y", {ids.count, cols});
+  call.enqueue([=, ids = std::move(ids)] { kernels().rows.embedding(ids.data.get(), w, type, y, ids.count, cols); });
+  return nullptr;
+}
+
+napi_value bind_embedding_grad(Call& call) {
+  const int64_t cols = call.size(3, "cols"), vocab = call.size(4, "vocab");
+  Indices ids = call.indices(0, "ids", vocab, "vocab");
+  const float* dy = call.floats(1, "dy", {ids.count, cols});
+  float* dw = call.floats(2, "dw", {vocab, cols});
+  call.enqueue([=, ids = std::move(ids)] { kernels().rows.scatter_rows(dy, ids.data.get(), dw, ids.count, cols, true); });
+  return nullptr;
+}
+
+napi_value bind_rms_norm(Call& call) {
+  const int64_t rows = call.size(4, "rows"), cols = call.size(5, "cols");
+  const float eps = static_cast<float>(call.number(6, "eps"));
+  if (eps < 0) call.refuse(Refused::Range, "eps must be 0 or more, got " + std::to_string(eps));
+  const float* x = call.floats(0, "x", {rows, cols});
+  const float* w = call.floats(1, "w", {cols});
+  float* y = call.floats(2, "y", {rows, cols});
+  float* rstd = call.floats(3, "rstd", {rows});
+  call.enqueue([=] { kernels().rows.rms_norm(x, w, y, rstd, rows, cols, eps); });
+  return nullptr;
+}
+
+napi_value bind_rms_norm_grad(Call& call) {
+  const int64_t rows = call.size(5, "rows"), cols = call.size(6, "cols");
+  const bool accumulate = call.flag(7, "accumulate");
+  const float* dy = call.floats(0, "dy", {rows, cols});
+  const float* x = call.floats(1, "x", {rows, cols});
+  const float* w = call.floats(2, "w", {cols});
+  const float* rstd = call.floats(3, "rstd", {rows});
+  float* dx = call.floats(4, "dx", {rows, cols});
+  call.enqueue([=] { kernels().rows.rms_norm_grad(dy, x, w, rstd, dx, rows, cols, accumulate); });
+  return nullptr;
+}
+
+napi_value bind_rms_norm_weight_grad(Call& call) {
+  const int64_t rows = call.size(4, "rows"), cols = call.size(5, "cols");
+  const bool accumulate = call.flag(6, "accumulate");
+  const float* dy = call.floats(0, "dy", {rows, cols});
+  const float* x = call.floats(1, "x", {rows, cols});
+  const float* rstd = call.floats(2, "rstd", {rows});
+  float* dw = call.floats(3, "dw", {cols});
+  call.enqueue([=] { kernels().rows.rms_norm_weight_grad(dy, x, rstd, dw, rows, cols, accumulate); });
+  return nullptr;
+}
+
+napi_value bind_rope(Call& call) {
+  const int64_t table_rows = call.size(4, "tableRows"), heads = call.size(5, "heads"), head_dim = call.size(6, "headDim");
+  const bool inverse = call.flag(7, "inverse");
+  if (head_dim % 2 != 0) call.refuse(Refused::Range, "headDim must be even, got " + std::to_string(head_dim));
+  Indices positions = call.indices(3, "positions", table_rows, "tableRows");
+  const float* x = call.floats(0, "x", {positions.count, heads, head_dim});
+  float* y = call.floats(1, "y", {positions.count, heads, head_dim});
+  const float* table = call.floats(2, "table", {table_rows, head_dim});
+  call.enqueue([=, positions = std::move(positions)] {
+    kernels().rows.rope(x, y, table, positions.data.get(), positions.count, heads, head_dim, inverse);
+  });
+  return nullptr;
+}
+
+napi_value bind_cross_entropy(Call& call) {
+  const int64_t vocab = call.size(3, "vocab");
+  const bool gradient = call.flag(4, "gradient");
+  Indices targets = call.indices(1, "targets", vocab, "vocab");
+  float* logits = call.floats(0, "logits", {targets.count, vocab});
+  float* losses = call.floats(2, "losses", {targets.count});
+  call.enqueue([=, targets = std::move(targets)] {
+    kernels().rows.cross_entropy(logits, targets.data.get(), losses, targets.count, vocab, gradient);
+  });
+  return nullptr;
+}
+
+} // namespace attune

@@ -1,0 +1,78 @@
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { EngineError } from "../errors.js";
+import type { NativeEngine } from "./kernels.js";
+
+let engine: NativeEngine | undefined;
+
+/** The engine of this process (of this worker, too: they share one). Throws EngineError, with what to do, if it cannot be loaded. */
+export function loadEngine(): NativeEngine {
+  engine ??= load(join(packageRoot(), "build", "attune.node"));
+  return engine;
+}
+
+function load(path: string): NativeEngine {
+  if (!existsSync(path)) throw new EngineError(`${path} does not exist: the engine has not been built.\n${howToBuild()}`);
+  try {
+    return withEngineErrors(createRequire(import.meta.url)(path));
+  } catch (error) {
+    if (hasCode(error, "ENGINE")) throw new EngineError(error.message, { cause: error }); // loaded, but ATTUNE_ISA or ATTUNE_THREADS is wrong
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new EngineError(`${path} cannot be loaded: ${reason}\n${explain(reason)}\n${howToBuild()}`, { cause: error });
+  }
+}
+
+/** The folder of package.json, above both dist/src/engine and src/engine. */
+function packageRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, "package.json"))) {
+    const parent = dirname(folder);
+    if (parent === folder)
+      throw new EngineError(`no package.json above ${fileURLToPath(import.meta.url)}: attune is not installed whole`);
+    folder = parent;
+  }
+  return folder;
+}
+
+/** The addon throws plain errors with a code where it cannot do what it should; callers know EngineError. */
+function withEngineErrors(native: NativeEngine): NativeEngine {
+  const wrap =
+    <A extends unknown[], R>(call: (...args: A) => R) =>
+    (...args: A): R => {
+      try {
+        return call(...args);
+      } catch (error) {
+        throw hasCode(error, "ENGINE") ? new EngineError(error.message, { cause: error }) : error;
+      }
+    };
+  const read = (...args: Parameters<NativeEngine["read"]>): Promise<void> =>
+    native.read(...args).catch((error: unknown) => {
+      throw hasCode(error, "ENGINE") ? new EngineError(error.message, { cause: error }) : error;
+    });
+  return { ...native, alloc: wrap(native.alloc), write: wrap(native.write), read, setIsa: wrap(native.setIsa) };
+}
+
+function hasCode(error: unknown, code: string): error is Error {
+  return error instanceof Error && "code" in error && error.code === code;
+}
+
+function explain(reason: string): string {
+  if (/GLIBC|GLIBCXX|CXXABI/.test(reason)) return "It was built on a system with a newer C or C++ library than this one.";
+  if (/invalid ELF header|wrong ELF class|incompatible architecture|not a valid Win32|mach-o|Exec format/i.test(reason)) {
+    return `It was built for another system or processor than this one (${process.platform} ${process.arch}).`;
+  }
+  if (/did not self-register|NODE_MODULE_VERSION|napi/i.test(reason))
+    return `It does not suit this Node (${process.version}); attune needs 20.19 or newer.`;
+  return `This is ${process.platform} ${process.arch}, Node ${process.version}.`;
+}
+
+function howToBuild(): string {
+  const compiler: Partial<Record<NodeJS.Platform, string>> = {
+    darwin: "xcode-select --install",
+    win32: "winget install MartinStorsjo.LLVM-MinGW.UCRT",
+  };
+  const install = compiler[process.platform] ?? "sudo apt install g++ (Debian, Ubuntu) or sudo dnf install gcc-c++ (Fedora)";
+  return `Build it here with: npm run build\nThat takes a minute and a C++17 compiler. If there is none: ${install}`;
+}
