@@ -39,11 +39,43 @@ export interface Memory {
 /** Matrix products. W is (N, K) as Hugging Face stores Linear weights, in any DType with whole blocks in a row. */
 export interface Products {
   /** y (M, N) = scale · x (M, K) Wᵀ */
-  matmul(x: Id, w: Id, wType: DType, y: Id, m: number, n: number, k: number, scale: number, accumulate: boolean, compute: ComputeType): void;
+  matmul(
+    x: Id,
+    w: Id,
+    wType: DType,
+    y: Id,
+    m: number,
+    n: number,
+    k: number,
+    scale: number,
+    accumulate: boolean,
+    compute: ComputeType,
+  ): void;
   /** dx (M, K) = scale · dy (M, N) W */
-  matmulInputGrad(dy: Id, w: Id, wType: DType, dx: Id, m: number, n: number, k: number, scale: number, accumulate: boolean, compute: ComputeType): void;
+  matmulInputGrad(
+    dy: Id,
+    w: Id,
+    wType: DType,
+    dx: Id,
+    m: number,
+    n: number,
+    k: number,
+    scale: number,
+    accumulate: boolean,
+    compute: ComputeType,
+  ): void;
   /** dw (N, K) f32 = scale · dyᵀ x */
-  matmulWeightGrad(dy: Id, x: Id, dw: Id, m: number, n: number, k: number, scale: number, accumulate: boolean, compute: ComputeType): void;
+  matmulWeightGrad(
+    dy: Id,
+    x: Id,
+    dw: Id,
+    m: number,
+    n: number,
+    k: number,
+    scale: number,
+    accumulate: boolean,
+    compute: ComputeType,
+  ): void;
 }
 
 export interface Layers {
@@ -68,7 +100,19 @@ export interface Layers {
    */
   attention(q: Id, k: Id, v: Id, o: Id, lse: Id, segments: Int32Array, shape: AttentionShape): void;
   /** dq, dk, dv are replaced, not accumulated; rows in no segment become 0. */
-  attentionGrad(q: Id, k: Id, v: Id, o: Id, lse: Id, dout: Id, dq: Id, dk: Id, dv: Id, segments: Int32Array, shape: AttentionShape): void;
+  attentionGrad(
+    q: Id,
+    k: Id,
+    v: Id,
+    o: Id,
+    lse: Id,
+    dout: Id,
+    dq: Id,
+    dk: Id,
+    dv: Id,
+    segments: Int32Array,
+    shape: AttentionShape,
+  ): void;
   /** losses (rows) = −log softmax(logits (rows, vocab))[target]. With `gradient`, logits become softmax − onehot(target). */
   crossEntropy(logits: Id, targets: Int32Array, losses: Id, vocab: number, gradient: boolean): void;
 }
