@@ -54,8 +54,13 @@ interface Stages {
   readonly model: ((words: string[]) => string[]) & {
     readonly tokens_to_ids: ReadonlyMap<string, number>;
     readonly unk_token_id?: number;
+    /** Unknown tokens in a row become one, across words. */
+    readonly fuse_unk: boolean;
   };
 }
+
+const maxCachedWords = 100_000;
+const maxCachedWordChars = 64;
 
 interface Added {
   readonly content: string;
@@ -96,6 +101,7 @@ export class Tokenizer {
   readonly #files: readonly TextFile[];
   readonly #where: string;
   readonly #trusted: boolean;
+  readonly #wordCache = new Map<string, readonly number[]>();
 
   /** Throws ModelError when the file is damaged, hostile, or of a kind that is not supported. */
   constructor(parts: TokenizerParts) {
@@ -219,7 +225,7 @@ export class Tokenizer {
   #encodePlain(text: string, atStart: boolean, ids: number[]): void {
     if (text === "") return;
     const from = ids.length;
-    const { normalizer, model } = this.#stages;
+    const { normalizer } = this.#stages;
     for (const outer of this.#literal.split(text)) {
       if (outer.id !== undefined) {
         ids.push(outer.id);
@@ -232,15 +238,28 @@ export class Tokenizer {
           continue;
         }
         const words = this.#words(inner.text, atStart && outer.start === 0 ? 0 : 1, true);
-        for (const token of model(words)) {
-          const id = model.tokens_to_ids.get(token) ?? model.unk_token_id;
-          if (id !== undefined) ids.push(id);
-        }
+        if (this.#stages.model.fuse_unk) for (const id of this.#encodeWords(words)) ids.push(id);
+        else for (const word of words) for (const id of this.#encodeWord(word)) ids.push(id);
       }
     }
     for (let i = from; i < ids.length; i++) {
       if (this.controlIds.has(ids[i]!) && ids[i] !== this.unkId) this.#encodeBroken(text, atStart, ids, from);
     }
+  }
+
+  /** BPE looks at one word at a time, and text repeats its words. */
+  #encodeWord(word: string): readonly number[] {
+    const known = this.#wordCache.get(word);
+    if (known !== undefined) return known;
+    const ids = this.#encodeWords([word]);
+    if (this.#wordCache.size >= maxCachedWords) this.#wordCache.clear();
+    if (word.length <= maxCachedWordChars) this.#wordCache.set(word, ids);
+    return ids;
+  }
+
+  #encodeWords(words: string[]): number[] {
+    const { model } = this.#stages;
+    return model(words).flatMap((token) => model.tokens_to_ids.get(token) ?? model.unk_token_id ?? []);
   }
 
   /** Models that take whole words from the vocabulary would give a control token for its name: the name is encoded in two halves. */
