@@ -29,7 +29,6 @@ const TrainingState = z.strictObject({
     stepMs: z.number(),
     elapsedMs: z.number(),
     evalLoss: z.number().nullable(),
-    flops: z.number(),
   }),
 });
 

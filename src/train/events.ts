@@ -2,7 +2,15 @@
  * What a run tells the world while it works: one JSON object a line in `events.jsonl` of its folder. The terminal, the web page and
  * the API read only these.
  */
-export type RunEvent = StartEvent | StepEvent | EvalEvent | CheckpointEvent | NoticeEvent | EndEvent;
+export type RunEvent = ProgressEvent | StartEvent | StepEvent | EvalEvent | CheckpointEvent | NoticeEvent | EndEvent;
+
+/** How far a long preparation has come, such as a download. Shown, not kept. */
+export interface ProgressEvent {
+  readonly type: "progress";
+  readonly what: string;
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+}
 
 export interface StartEvent {
   readonly type: "start";

@@ -39,7 +39,6 @@ export interface Progress {
   stepMs: number;
   elapsedMs: number;
   evalLoss: number | null;
-  flops: number;
 }
 
 export const noProgress = (): Progress => ({
@@ -52,7 +51,6 @@ export const noProgress = (): Progress => ({
   stepMs: 0,
   elapsedMs: 0,
   evalLoss: null,
-  flops: 0,
 });
 
 export interface TrainWork {
