@@ -1,6 +1,6 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { z } from "zod";
+import type { z } from "zod";
 import { ModelError } from "../errors.js";
 import { namesIn, writeFileAtomic } from "./disk.js";
 import { pickleRefused, readJsonObject } from "./hf-folder.js";
@@ -37,7 +37,11 @@ function isUnused(key: string, value: unknown): boolean {
  * Checks an untrusted adapter config against the keys that a method understands. Other keys may be there as long as they say "not used".
  * Throws ModelError that names the key.
  */
-export function checkAdapterConfig<Known extends z.ZodObject>(where: string, config: AdapterConfig, known: Known): z.output<Known> {
+export function checkAdapterConfig<Known extends z.ZodObject>(
+  where: string,
+  config: AdapterConfig,
+  known: Known,
+): z.output<Known> {
   for (const [key, value] of Object.entries(config)) {
     if (Object.hasOwn(known.shape, key) || isUnused(key, value)) continue;
     const shown = JSON.stringify(key.slice(0, 100));
@@ -47,8 +51,9 @@ export function checkAdapterConfig<Known extends z.ZodObject>(where: string, con
   }
   const parsed = known.safeParse(config);
   if (parsed.success) return parsed.data;
-  const { path, message } = parsed.error.issues[0]!;
-  throw new ModelError(`${where}: ${path.map(String).join(".").slice(0, 200)}: ${message}.`);
+  const issue = parsed.error.issues[0]!;
+  const message = issue.code === "invalid_key" ? issue.issues[0]!.message : issue.message;
+  throw new ModelError(`${where}: ${issue.path.map(String).join(".").slice(0, 200)}: ${message}.`);
 }
 
 async function readAdapterConfig(path: string): Promise<AdapterConfig> {
