@@ -120,14 +120,19 @@ struct HardwareTiles {
     _tile_loadconfig(&config);
   }
   static void release() { _tile_release(); }
+  // GCC's intrinsics paste the tile's number as text, which a template cannot give them.
   template <int t>
-  void zero() { _tile_zero(t); }
+  void zero() { asm volatile("tilezero %%tmm%c0" ::"i"(t)); }
   template <int t>
-  void load(const void* from, int64_t stride) { _tile_loadd(t, from, stride); }
+  void load(const void* from, int64_t stride) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(t) : "memory");
+  }
   template <int t>
-  void store(void* to, int64_t stride) const { _tile_stored(t, to, stride); }
+  void store(void* to, int64_t stride) const {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(t) : "memory");
+  }
   template <int c, int a, int b>
-  void multiply_add() { _tile_dpbf16ps(c, a, b); }
+  void multiply_add() { asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b)); }
 };
 #endif
 

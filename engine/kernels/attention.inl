@@ -1,0 +1,368 @@
+// Softmax attention over tiles of queries × keys, after FlashAttention-2 (Dao 2023, arXiv:2307.08691) with grouped key/value heads: scores of one
+// tile at a time stand in scratch. All products run on the register tiles of gemm_tile.inl. What a query may see is one range of keys, so masks are
+// ranges too: products skip what no row of a register tile sees, and the rest of a score row is set to zero probability.
+#pragma once
+#include "gemm_dot.inl"
+
+constexpr int key_tile = 96;   // a multiple of every tier's tile_rows and tile_columns
+constexpr int query_tile = 96; // rows of scores at a time, in the backward pass; the forward pass splits them among the heads of a group
+
+/// For a left factor that is a score tile (rows of queries), and for one that is a score tile turned (rows of keys).
+static constexpr TileKernels<key_tile, 1> score_tiles;
+static constexpr TileKernels<1, key_tile> turned_score_tiles;
+
+struct KeyRange {
+  int64_t begin, end;
+};
+
+static inline KeyRange visible_keys(const AttentionShape& shape, const Segment& s, int64_t query) {
+  const int64_t seen = query + s.k_length - s.q_length + 1;
+  const int64_t end = !shape.causal ? s.k_length : larger(0, smaller(s.k_length, seen));
+  const int64_t last = shape.causal ? seen : s.k_length;
+  return {shape.window > 0 ? smaller(end, larger(0, last - shape.window)) : 0, end};
+}
+
+/// What queries [first, last) see between them, limited to the keys [begin, end) and counted from `begin`; {0, 0} if nothing.
+static inline KeyRange visible_keys(const AttentionShape& shape, const Segment& s, int64_t first, int64_t last, int64_t begin, int64_t end) {
+  const int64_t from = larger(begin, visible_keys(shape, s, first).begin), to = smaller(end, visible_keys(shape, s, last - 1).end);
+  return from < to ? KeyRange{from - begin, to - begin} : KeyRange{0, 0};
+}
+
+/// The queries among [first, last) that see any of the keys [begin, end), counted from `first`. Ranges move up with the query, so these adjoin.
+static inline KeyRange seeing_queries(const AttentionShape& shape, const Segment& s, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  while (first < last && visible_keys(shape, s, last - 1).begin >= end) last--;
+  int64_t from = first;
+  while (from < last && visible_keys(shape, s, from).end <= begin) from++;
+  return {from - first, last - first};
+}
+
+/// Rows of one head: those of `all` (rows, heads, headDim) as an operand whose lines are rows, or whose depths are.
+static inline Operand head_rows(const float* all, int64_t heads, int64_t head, int64_t head_dim, bool rows_are_lines) {
+  return {all + head * head_dim, F32, heads * head_dim, rows_are_lines};
+}
+
+template <int W>
+static inline void pack_f32(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, float* panels) {
+  pack<W, FORMAT_F32>(x, line, lines, depth, count, count, reinterpret_cast<uint32_t*>(panels));
+}
+
+/// A tile of scores (rows, key_tile) = scale · left · rightᵀ for panels packed `depth` deep; only where register tiles see anything.
+static void score_tile(const AttentionShape& shape, const Segment& s, const float* left, const float* right, int64_t depth, float scale,
+                       int64_t query, int64_t queries, int64_t key, int64_t keys, float* scores) {
+  for (int64_t i = 0; i < queries; i += tile_rows) {
+    const int rows = int(smaller(tile_rows, queries - i));
+    const KeyRange seen = visible_keys(shape, s, query + i, query + i + rows, key, key + keys);
+    for (int64_t j = seen.begin / tile_columns * tile_columns; j < seen.end; j += tile_columns)
+      packed_tiles.by_rows[rows - 1](depth, left + i * depth, right + j * depth, tile_columns, {scores + i * key_tile + j, key_tile, 1, scale, false},
+                                     tile_columns);
+  }
+}
+
+// Forward.
+
+struct AttentionTask {
+  int32_t segment, kv_head, query, queries;
+};
+
+/// Scores of a few rows by dot products with keys as they lie: packing the keys would cost more than it saves.
+static void score_few(const float* const* rows, int count, const float* k, int64_t k_stride, int64_t depth, float scale, int64_t keys, float* scores) {
+  for (int i = 0; i < count; i += dot_rows)
+    for (int64_t j = 0; j < keys; j += dot_columns)
+      dot_tile_for(int(smaller(dot_rows, count - i)), int(smaller(dot_columns, keys - j)))(depth, rows + i, k + j * k_stride, k_stride,
+                                                                                           {scores + i * key_tile + j, key_tile, 1, scale, false});
+}
+
+struct RunningSoftmax {
+  float max, sum;
+};
+
+/// Scores of a row become probabilities (before division by their sum); what was summed up under a smaller maximum is scaled down.
+static inline void soften_row(float* scores, KeyRange seen, RunningSoftmax& row, float* o, int64_t width) {
+  const int64_t begin = seen.begin / lanes * lanes, end = round_up(seen.end, lanes);
+  for (int64_t j = begin; j < seen.begin; j++) scores[j] = -INFINITY;
+  for (int64_t j = seen.end; j < end; j++) scores[j] = -INFINITY;
+  Vec most = broadcast(row.max);
+  for (int64_t j = begin; j < end; j += lanes) {
+    const Vec x = load(scores + j);
+    most = x > most ? x : most;
+  }
+  const float max = max_lanes(most);
+  if (max > row.max) {
+    const Vec shrink = exp(broadcast(row.max - max)); // 0 for the first keys
+    row.sum *= shrink[0];
+    row.max = max;
+    for (int64_t j = 0; j < width; j += lanes) store(o + j, load(o + j) * shrink);
+  }
+  Vec sum{};
+  for (int64_t j = begin; j < end; j += lanes) {
+    const Vec p = exp(load(scores + j) - max);
+    store(scores + j, p);
+    sum += p;
+  }
+  row.sum += sum_lanes(sum);
+}
+
+static void attend(const float* q, const float* k, const float* v, float* o, float* lse, const Segment& s, const AttentionShape& shape,
+                   const AttentionTask& task, int thread) {
+  const int64_t D = shape.head_dim, group = shape.heads / shape.kv_heads;
+  const int64_t width = round_up(D, tile_columns);
+  const int64_t slots = round_up(task.queries, tile_rows), rows = group * slots; // each head's rows begin with a panel
+  const int64_t kv_stride = shape.kv_heads * D, q_row = s.q_start + task.query, head0 = task.kv_head * group;
+  const bool few = group * task.queries <= 2 * dot_rows, v_as_it_lies = D % tile_columns == 0;
+
+  float* memory = static_cast<float*>(scratch(thread, size_t(rows * (D + key_tile + width) + 2 * key_tile * width + rows * 2 + 64) * 4));
+  float* left = memory;
+  float* scores = left + rows * D;
+  float* sums = scores + rows * key_tile;
+  float* keys_packed = sums + rows * width;
+  float* values_packed = keys_packed + key_tile * width;
+  RunningSoftmax* softmax = reinterpret_cast<RunningSoftmax*>(values_packed + key_tile * width);
+  const float* few_rows[2 * dot_rows];
+
+  memset(sums, 0, size_t(rows * width) * 4);
+  for (int64_t r = 0; r < rows; r++) softmax[r] = {-INFINITY, 0.0f};
+  for (int64_t h = 0; h < group; h++) {
+    if (few)
+      for (int64_t i = 0; i < task.queries; i++) few_rows[h * task.queries + i] = q + ((q_row + i) * shape.heads + head0 + h) * D;
+    else
+      pack_f32<tile_rows>(head_rows(q, shape.heads, head0 + h, D, true), q_row, task.queries, 0, D, left + h * slots * D);
+  }
+
+  const KeyRange all = visible_keys(shape, s, task.query, task.query + task.queries, 0, s.k_length);
+  for (int64_t key = all.begin / key_tile * key_tile; key < all.end; key += key_tile) {
+    const int64_t keys = smaller(key_tile, s.k_length - key), k_row = s.k_start + key;
+    if (!few) pack_f32<tile_columns>(head_rows(k, shape.kv_heads, task.kv_head, D, true), k_row, keys, 0, D, keys_packed);
+    if (!v_as_it_lies) pack_f32<tile_columns>(head_rows(v, shape.kv_heads, task.kv_head, D, false), 0, D, k_row, keys, values_packed);
+    if (few) {
+      // Rows of few lie head by head without gaps; their scores go where the packed rows' would.
+      for (int64_t h = 0; h < group; h++)
+        score_few(few_rows + h * task.queries, int(task.queries), k + k_row * kv_stride + task.kv_head * D, kv_stride, D, shape.scale, keys,
+                  scores + h * slots * key_tile);
+    }
+    for (int64_t h = 0; h < group; h++) {
+      const int64_t slot = h * slots;
+      if (!few) score_tile(shape, s, left + slot * D, keys_packed, D, shape.scale, task.query, task.queries, key, keys, scores + slot * key_tile);
+      for (int64_t i = 0; i < task.queries; i += tile_rows) {
+        const int tile = int(smaller(tile_rows, task.queries - i));
+        const int64_t query = task.query + i;
+        const KeyRange seen = visible_keys(shape, s, query, query + tile, key, key + keys);
+        if (seen.begin >= seen.end) continue;
+        for (int r = 0; r < tile; r++) {
+          float* row = scores + (slot + i + r) * key_tile;
+          const KeyRange own = visible_keys(shape, s, query + r, query + r + 1, key, key + keys);
+          if (own.begin < own.end) soften_row(row, own, softmax[slot + i + r], sums + (slot + i + r) * width, width);
+          for (int64_t j = seen.begin; j < own.begin; j++) row[j] = 0.0f;
+          for (int64_t j = larger(own.end, seen.begin); j < seen.end; j++) row[j] = 0.0f;
+        }
+        for (int64_t d = 0; d < width; d += tile_columns) {
+          const float* right = v_as_it_lies ? v + (k_row + seen.begin) * kv_stride + task.kv_head * D + d
+                                            : values_packed + d * keys + seen.begin * tile_columns;
+          score_tiles.by_rows[tile - 1](seen.end - seen.begin, scores + (slot + i) * key_tile + seen.begin, right,
+                                        v_as_it_lies ? kv_stride : tile_columns, {sums + (slot + i) * width + d, width, 1, 1.0f, true}, tile_columns);
+        }
+      }
+    }
+  }
+
+  for (int64_t h = 0; h < group; h++)
+    for (int64_t i = 0; i < task.queries; i++) {
+      const RunningSoftmax& row = softmax[h * slots + i];
+      const int64_t at = (q_row + i) * shape.heads + head0 + h;
+      const float* sum = sums + (h * slots + i) * width;
+      const float inverse = row.sum == 0.0f ? 0.0f : 1.0f / row.sum; // a query that sees no key gets 0
+      for (int64_t d = 0; d < D; d++) o[at * D + d] = sum[d] * inverse;
+      lse[at] = row.sum == 0.0f ? -INFINITY : row.max + logf(row.sum);
+    }
+}
+
+/// Fills y, but for the rows of the segments where these leave none out.
+static void fill_rows(float* y, float value, int64_t rows, int64_t columns, bool all_covered) {
+  if (all_covered) return;
+  parallel(ceil_div(rows, 64), [&](int64_t task, int) {
+    float* row = y + task * 64 * columns;
+    const int64_t count = smaller(64, rows - task * 64) * columns;
+    for (int64_t i = 0; i < count; i++) row[i] = value;
+  });
+}
+
+static void attention(const float* q, const float* k, const float* v, float* o, float* lse, const Segment* segments, int64_t segment_count,
+                      const AttentionShape& shape) {
+  int64_t covered = 0;
+  for (int64_t i = 0; i < segment_count; i++) covered += segments[i].q_length;
+  fill_rows(o, 0.0f, shape.q_rows, shape.heads * shape.head_dim, covered == shape.q_rows);
+  fill_rows(lse, -INFINITY, shape.q_rows, shape.heads, covered == shape.q_rows);
+
+  const int64_t group = shape.heads / shape.kv_heads;
+  const int64_t step = larger(tile_rows, larger(48, smaller(query_tile, 144 / group / tile_rows * tile_rows)));
+  int64_t tiles = 0;
+  for (int64_t i = 0; i < segment_count; i++) tiles += ceil_div(segments[i].q_length, step);
+  AttentionTask* tasks = static_cast<AttentionTask*>(shared_scratch(2, size_t(tiles * shape.kv_heads) * sizeof(AttentionTask)));
+  AttentionTask* next = tasks;
+  for (int64_t i = 0; i < segment_count; i++) {
+    const int64_t length = segments[i].q_length;
+    for (int64_t t = ceil_div(length, step) - 1; t >= 0; t--) // the longest first
+      for (int64_t h = 0; h < shape.kv_heads; h++) *next++ = {int32_t(i), int32_t(h), int32_t(t * step), int32_t(smaller(step, length - t * step))};
+  }
+  parallel(next - tasks, [&](int64_t i, int thread) { attend(q, k, v, o, lse, segments[tasks[i].segment], shape, tasks[i], thread); });
+}
+
+// Backward. With P = exp(S − lse), dP = dO Vᵀ and dS = P ∘ (dP − rowsum(dO ∘ O)):
+//   dV = Pᵀ dO     dK = scale · dSᵀ Q     dQ = scale · dS K
+// A segment is cut into chunks of queries and of keys. A task takes one chunk of each for one key/value head and adds to the gradients of both; tasks
+// run in rounds in which no chunk occurs twice, so sums have one order and need neither locks nor a second pass.
+
+struct AttentionGradTask {
+  int32_t segment, kv_head, query, key;
+};
+
+struct AttentionGradients {
+  const float *q, *k, *v, *dout, *lse, *delta;
+  float *dq, *dk, *dv;
+};
+
+/// Adds rows of width `width` to the rows of one head.
+static void add_rows(const float* from, int64_t width, float* to, int64_t to_stride, int64_t rows, int64_t columns) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t d = 0; d < columns; d++) to[i * to_stride + d] += from[i * width + d];
+}
+
+/// Scores and dP of a tile become P and scale · dS.
+static void score_gradients(const AttentionShape& shape, const Segment& s, int64_t query, int64_t queries, int64_t key, int64_t keys, const float* lse,
+                            const float* delta, int64_t stat_stride, float* p, float* ds) {
+  const int64_t used = round_up(keys, lanes);
+  for (int64_t i = 0; i < queries; i++, p += key_tile, ds += key_tile) {
+    const KeyRange seen = visible_keys(shape, s, query + i, query + i + 1, key, key + keys);
+    const int64_t begin = seen.begin / lanes * lanes, end = round_up(seen.end, lanes);
+    const float row_lse = lse[i * stat_stride], row_delta = delta[i * stat_stride];
+    for (int64_t j = begin; j < end; j += lanes) {
+      const Vec probability = exp(load(p + j) - row_lse);
+      store(ds + j, probability * (load(ds + j) - row_delta) * shape.scale);
+      store(p + j, probability);
+    }
+    for (int64_t j = 0; j < seen.begin; j++) p[j] = ds[j] = 0.0f;
+    for (int64_t j = seen.end; j < used; j++) p[j] = ds[j] = 0.0f;
+  }
+}
+
+static void attend_grad(const AttentionGradients& g, const Segment& s, const AttentionShape& shape, const AttentionGradTask& task, int64_t chunk,
+                        int thread) {
+  const int64_t D = shape.head_dim, group = shape.heads / shape.kv_heads;
+  const int64_t width = round_up(D, tile_columns), kv_stride = shape.kv_heads * D, q_stride = shape.heads * D;
+  const int64_t keys = smaller(chunk, s.k_length - task.key), queries = smaller(chunk, s.q_length - task.query);
+  const int64_t k_row = s.k_start + task.key, key_slots = round_up(keys, key_tile);
+
+  const int64_t panel = query_tile * width, scores = query_tile * key_tile;
+  float* memory = static_cast<float*>(scratch(thread, size_t(5 * key_slots * width + 5 * panel + 2 * scores) * 4));
+  float* k_lines = memory; // right factor of S = Q Kᵀ
+  float* v_lines = k_lines + key_slots * width;
+  float* k_depths = v_lines + key_slots * width; // right factor of dQ = dS K
+  float* dk = k_depths + key_slots * width;
+  float* dv = dk + key_slots * width;
+  float* q_lines = dv + key_slots * width;
+  float* dout_lines = q_lines + panel;
+  float* q_depths = dout_lines + panel;
+  float* dout_depths = q_depths + panel;
+  float* dq = dout_depths + panel;
+  float* p = dq + panel;
+  float* ds = p + scores;
+
+  memset(dk, 0, size_t(2 * key_slots * width) * 4);
+  for (int64_t j = 0; j < keys; j += key_tile) {
+    const int64_t many = smaller(key_tile, keys - j);
+    pack_f32<tile_columns>(head_rows(g.k, shape.kv_heads, task.kv_head, D, true), k_row + j, many, 0, D, k_lines + j * width);
+    pack_f32<tile_columns>(head_rows(g.v, shape.kv_heads, task.kv_head, D, true), k_row + j, many, 0, D, v_lines + j * width);
+    pack_f32<tile_columns>(head_rows(g.k, shape.kv_heads, task.kv_head, D, false), 0, D, k_row + j, many, k_depths + j * width);
+  }
+
+  for (int64_t i = 0; i < queries; i += query_tile) {
+    const int64_t rows = smaller(query_tile, queries - i), query = task.query + i, q_row = s.q_start + query;
+    const KeyRange all = visible_keys(shape, s, query, query + rows, task.key, task.key + keys);
+    if (all.begin >= all.end) continue;
+    for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; h++) {
+      pack_f32<tile_rows>(head_rows(g.q, shape.heads, h, D, true), q_row, rows, 0, D, q_lines);
+      pack_f32<tile_rows>(head_rows(g.dout, shape.heads, h, D, true), q_row, rows, 0, D, dout_lines);
+      pack_f32<tile_columns>(head_rows(g.q, shape.heads, h, D, false), 0, D, q_row, rows, q_depths);
+      pack_f32<tile_columns>(head_rows(g.dout, shape.heads, h, D, false), 0, D, q_row, rows, dout_depths);
+      memset(dq, 0, size_t(rows * width) * 4);
+
+      for (int64_t j = all.begin / key_tile * key_tile; j < all.end; j += key_tile) {
+        const int64_t many = smaller(key_tile, keys - j), key = task.key + j;
+        score_tile(shape, s, q_lines, k_lines + j * width, D, shape.scale, query, rows, key, many, p);
+        score_tile(shape, s, dout_lines, v_lines + j * width, D, 1.0f, query, rows, key, many, ds);
+        score_gradients(shape, s, query, rows, key, many, g.lse + q_row * shape.heads + h, g.delta + q_row * shape.heads + h, shape.heads, p, ds);
+
+        for (int64_t c = 0; c < many; c += tile_rows) { // rows of dK and dV
+          const int tile = int(smaller(tile_rows, many - c));
+          const KeyRange seeing = seeing_queries(shape, s, key + c, key + c + tile, query, query + rows);
+          if (seeing.begin >= seeing.end) continue;
+          const int64_t depth = seeing.end - seeing.begin;
+          for (int64_t d = 0; d < width; d += tile_columns) {
+            const int64_t right = d * rows + seeing.begin * tile_columns, to = (j + c) * width + d;
+            turned_score_tiles.by_rows[tile - 1](depth, p + seeing.begin * key_tile + c, dout_depths + right, tile_columns,
+                                                 {dv + to, width, 1, 1.0f, true}, tile_columns);
+            turned_score_tiles.by_rows[tile - 1](depth, ds + seeing.begin * key_tile + c, q_depths + right, tile_columns,
+                                                 {dk + to, width, 1, 1.0f, true}, tile_columns);
+          }
+        }
+        for (int64_t r = 0; r < rows; r += tile_rows) { // rows of dQ
+          const int tile = int(smaller(tile_rows, rows - r));
+          const KeyRange seen = visible_keys(shape, s, query + r, query + r + tile, key, key + many);
+          if (seen.begin >= seen.end) continue;
+          for (int64_t d = 0; d < width; d += tile_columns)
+            score_tiles.by_rows[tile - 1](seen.end - seen.begin, ds + r * key_tile + seen.begin,
+                                          k_depths + j * width + d * many + seen.begin * tile_columns, tile_columns,
+                                          {dq + r * width + d, width, 1, 1.0f, true}, tile_columns);
+        }
+      }
+      add_rows(dq, width, g.dq + q_row * q_stride + h * D, q_stride, rows, D);
+    }
+  }
+  add_rows(dk, width, g.dk + k_row * kv_stride + task.kv_head * D, kv_stride, keys, D);
+  add_rows(dv, width, g.dv + k_row * kv_stride + task.kv_head * D, kv_stride, keys, D);
+}
+
+static void attention_grad(const float* q, const float* k, const float* v, const float* o, const float* lse, const float* dout, float* dq, float* dk,
+                           float* dv, const Segment* segments, int64_t segment_count, const AttentionShape& shape) {
+  const int64_t D = shape.head_dim;
+  fill_rows(dq, 0.0f, shape.q_rows, shape.heads * D, false);
+  fill_rows(dk, 0.0f, shape.k_rows, shape.kv_heads * D, false);
+  fill_rows(dv, 0.0f, shape.k_rows, shape.kv_heads * D, false);
+
+  float* delta = static_cast<float*>(shared_scratch(3, size_t(shape.q_rows * shape.heads) * 4));
+  parallel(ceil_div(shape.q_rows, 16), [&](int64_t task, int) {
+    const int64_t end = smaller(shape.q_rows, (task + 1) * 16) * shape.heads;
+    for (int64_t i = task * 16 * shape.heads; i < end; i++) {
+      Vec sum{};
+      for_vectors(0, D, [&](auto at) { sum += at.load(dout + i * D) * at.load(o + i * D); });
+      delta[i] = sum_lanes(sum);
+    }
+  });
+
+  const int64_t chunk = D <= 64 ? 288 : 192; // what a chunk of keys packs should fit L2
+  int64_t rounds = 0, most = 0;
+  for (int64_t i = 0; i < segment_count; i++) {
+    const int64_t queries = ceil_div(segments[i].q_length, chunk), keys = ceil_div(segments[i].k_length, chunk);
+    rounds = larger(rounds, larger(queries, keys));
+    most += smaller(queries, keys);
+  }
+  AttentionGradTask* tasks = static_cast<AttentionGradTask*>(shared_scratch(2, size_t(most * shape.kv_heads) * sizeof(AttentionGradTask)));
+  const AttentionGradients gradients = {q, k, v, dout, lse, delta, dq, dk, dv};
+  for (int64_t round = 0; round < rounds; round++) {
+    AttentionGradTask* next = tasks;
+    for (int64_t i = 0; i < segment_count; i++) {
+      const Segment& s = segments[i];
+      const int64_t queries = ceil_div(s.q_length, chunk), keys = ceil_div(s.k_length, chunk), own_rounds = larger(queries, keys);
+      if (round >= own_rounds) continue;
+      for (int64_t j = 0; j < keys; j++) {
+        const int64_t query = (j + round) % own_rounds * chunk, key = j * chunk;
+        if (query >= s.q_length) continue;
+        const KeyRange seen = visible_keys(shape, s, query, smaller(query + chunk, s.q_length), key, smaller(key + chunk, s.k_length));
+        if (seen.begin >= seen.end) continue;
+        for (int64_t h = 0; h < shape.kv_heads; h++) *next++ = {int32_t(i), int32_t(h), int32_t(query), int32_t(key)};
+      }
+    }
+    parallel(next - tasks, [&](int64_t i, int thread) { attend_grad(gradients, segments[tasks[i].segment], shape, tasks[i], chunk, thread); });
+  }
+}
+
+static constexpr AttentionKernels attention_kernels = {attention, attention_grad};
