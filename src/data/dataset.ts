@@ -1,0 +1,315 @@
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { Rng } from "../core/rng.js";
+import { AttuneError, ConfigError, DataError } from "../errors.js";
+import { closest } from "../text/closest.js";
+import { type ChatFormat, renderConversation, type SupervisionOptions } from "../text/supervised.js";
+import { withTimeLimit } from "../text/work-limit.js";
+import { shuffled } from "./batches.js";
+import type { Example } from "./example.js";
+import { type Conversation, detectLayout, formatRows, type Layout, layoutOfEntry } from "./formats.js";
+import { type BadRow, readRows } from "./read-rows.js";
+
+export interface DatasetOptions {
+  /** Paths of files, or names in dataset_info.json: a list, or one text with commas. */
+  readonly dataset: string | readonly string[];
+  /** The folder of dataset_info.json; files are looked for in it too. */
+  readonly datasetDir?: string;
+  /** At most this many rows of each data set, the first ones. */
+  readonly maxSamples?: number;
+  /** What to do with a row that cannot be used: stop with an error that names it, or leave it out and report it. */
+  readonly onBadRow?: "error" | "skip";
+}
+
+export interface LoadedDataset {
+  readonly conversations: readonly Conversation[];
+  /** Rows left out because they cannot be used; with them, every row that was read is accounted for. */
+  readonly bad: readonly BadRow[];
+  readonly rowsRead: number;
+  readonly notices: readonly string[];
+}
+
+/**
+ * Reads data sets into conversations, one after the other in the order given.
+ * Throws DataError for a file or row that cannot be used, ConfigError for a name or an entry of dataset_info.json that is wrong.
+ */
+export async function loadDataset({
+  dataset,
+  datasetDir = "data",
+  maxSamples = Number.POSITIVE_INFINITY,
+  onBadRow = "error",
+}: DatasetOptions): Promise<LoadedDataset> {
+  const conversations: Conversation[] = [];
+  const bad: BadRow[] = [];
+  const notices: string[] = [];
+  for (const name of datasetNames(dataset)) {
+    const source = await locate(name, datasetDir);
+    const file = await readRows(source.path);
+    const first = file.rows[0];
+    if (first === undefined) throw new DataError(`${file.bad[0]!.where}: ${file.bad[0]!.reason}`);
+
+    const formatted = formatRows(file, source.layout ?? detectLayout(first));
+    if (formatted.bad.length > 0 && onBadRow === "error") {
+      const { where, reason } = formatted.bad[0]!;
+      const others = formatted.bad.length - 1;
+      const count = others === 0 ? "" : ` (${others} more rows of ${file.rows.length + file.bad.length} cannot be used either)`;
+      throw new DataError(`${where}: ${reason}${count}`);
+    }
+    if (formatted.conversations.length === 0)
+      throw new DataError(`${name}: no row can be used. ${formatted.bad[0]?.where}: ${formatted.bad[0]?.reason}`);
+
+    const limit = Math.min(maxSamples, source.maxRows);
+    for (const conversation of formatted.conversations.slice(0, limit)) conversations.push(conversation);
+    for (const row of formatted.bad) bad.push(row);
+    for (const notice of formatted.notices) notices.push(`${name}: ${notice}`);
+    const unfilled = placeholders(formatted.conversations);
+    if (unfilled > 0)
+      notices.push(
+        `${name}: ${unfilled} rows hold {{name}} or {{author}}, to be replaced in the file; they are learned as they stand.`,
+      );
+  }
+  if (bad.length > 0) notices.push(`${bad.length} rows are left out, the first ${bad[0]!.where}: ${bad[0]!.reason}`);
+  return { conversations, bad, rowsRead: conversations.length + bad.length, notices };
+}
+
+interface Source {
+  readonly path: string;
+  readonly layout?: Layout;
+  readonly maxRows: number;
+}
+
+function datasetNames(dataset: string | readonly string[]): string[] {
+  const list = typeof dataset === "string" ? (existsSync(dataset) ? [dataset] : dataset.split(",")) : dataset;
+  const names = list.map((name) => name.trim()).filter((name) => name !== "");
+  if (names.length === 0) throw new ConfigError("dataset: name a file, or an entry of dataset_info.json.");
+  return names;
+}
+
+/** A name in dataset_info.json, or else a path from here, or else a path in the folder of data sets. */
+async function locate(name: string, datasetDir: string): Promise<Source> {
+  const infoPath = join(datasetDir, "dataset_info.json");
+  const info = await readDatasetInfo(infoPath);
+  if (info !== undefined && Object.hasOwn(info, name)) return entrySource(info[name], name, datasetDir, infoPath);
+  for (const path of [name, join(datasetDir, name)]) if (existsSync(path)) return { path, maxRows: Number.POSITIVE_INFINITY };
+
+  const known = Object.keys(info ?? {});
+  const guess = closest(name, known);
+  const hint = guess === undefined ? "" : ` Did you mean "${guess}"?`;
+  const registry = info === undefined ? `there is no ${infoPath}` : `${infoPath} has no such entry`;
+  throw new ConfigError(
+    `dataset "${name}": there is no such file (looked in ${resolve(".")} and ${resolve(datasetDir)}), and ${registry}.${hint}`,
+  );
+}
+
+async function readDatasetInfo(path: string): Promise<Record<string, unknown> | undefined> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    if (error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ENOTDIR")) return undefined;
+    throw new ConfigError(`${path}: cannot be read: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+  }
+  try {
+    const info: unknown = JSON.parse(text);
+    if (typeof info === "object" && info !== null && !Array.isArray(info)) return info as Record<string, unknown>;
+  } catch (error) {
+    throw new ConfigError(`${path}: not valid JSON: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+  }
+  throw new ConfigError(`${path}: expected an object that maps names to data sets.`);
+}
+
+function entrySource(entry: unknown, name: string, datasetDir: string, infoPath: string): Source {
+  const where = `${infoPath}, "${name}"`;
+  if (typeof entry !== "object" || entry === null || Array.isArray(entry))
+    throw new ConfigError(`${where}: expected an object with a file_name.`);
+  const { file_name, script_url, num_samples, ...rest } = entry as Record<string, unknown>;
+  if (script_url !== undefined)
+    throw new ConfigError(
+      `${where}: script_url runs a downloaded program, which attune never does. Save the data as JSON and give its file_name.`,
+    );
+  if (typeof file_name !== "string") {
+    const hub = rest.hf_hub_url ?? rest.ms_hub_url ?? rest.cloud_file_name;
+    if (typeof hub !== "string") throw new ConfigError(`${where}: there is no file_name.`);
+    throw new ConfigError(
+      `${where}: the data is on a hub, which attune does not download from. Fetch it (hf download --repo-type dataset ${hub}), save it as JSON lines, and give its path.`,
+    );
+  }
+  const layout = layoutOfEntry(rest, where);
+  if (num_samples !== undefined && num_samples !== null && !(Number.isInteger(num_samples) && Number(num_samples) > 0))
+    throw new ConfigError(`${where}: num_samples has to be a whole number from 1.`);
+  return {
+    path: join(datasetDir, file_name),
+    ...(layout === undefined ? {} : { layout }),
+    maxRows: typeof num_samples === "number" ? num_samples : Number.POSITIVE_INFINITY,
+  };
+}
+
+function placeholders(conversations: readonly Conversation[]): number {
+  return conversations.filter(({ messages }) => messages.some(({ content }) => /\{\{(name|author)\}\}/.test(content))).length;
+}
+
+export interface TokenizeOptions extends SupervisionOptions {
+  /** Longest row, in tokens. */
+  readonly cutoffLen: number;
+  /** What to do with longer rows: cut their end off, leave them out, or stop. */
+  readonly onOverlong?: "truncate" | "drop" | "error";
+}
+
+export interface TokenizeReport {
+  readonly rows: number;
+  /** Rows that became examples; with those left out, every row is accounted for. */
+  readonly examples: number;
+  readonly tokens: number;
+  readonly supervisedTokens: number;
+  /** Rows whose end was cut off, and how many of them lost part of an answer, and with it the token that ends it. */
+  readonly truncated: number;
+  readonly answersCut: number;
+  /** Rows left out: too long (`drop`), or with nothing to learn from in their first `cutoffLen` tokens. */
+  readonly leftOut: readonly BadRow[];
+  /** Rows whose last answer does not end with a token at which generation stops. */
+  readonly withoutEnd: number;
+  /** Rows by length before cutting: [up to this many tokens, rows], in powers of two. */
+  readonly lengthHistogram: readonly (readonly [upTo: number, rows: number])[];
+  readonly longest: number;
+  readonly notices: readonly string[];
+}
+
+const rowsAtOnce = 64;
+const chunkLimitMs = 30_000;
+
+/**
+ * Conversations as training examples. Rows longer than `cutoffLen` lose their end (LLaMA-Factory cuts prompt and answer in
+ * proportion; a row cut at its end still reads as text that a model has seen).
+ * Throws DataError that names the row when one cannot be rendered or has nothing to learn from, or when all are left out.
+ */
+export async function tokenizeDataset(
+  conversations: readonly Conversation[],
+  chat: ChatFormat,
+  options: TokenizeOptions,
+): Promise<{ examples: Example[]; report: TokenizeReport }> {
+  const { cutoffLen, onOverlong = "truncate" } = options;
+  const examples: Example[] = [];
+  const leftOut: BadRow[] = [];
+  const lengths: number[] = [];
+  let [truncated, answersCut, withoutEnd] = [0, 0, 0];
+
+  for (let from = 0; from < conversations.length; from += rowsAtOnce) {
+    const rows = conversations.slice(from, from + rowsAtOnce);
+    for (const { ids, supervised, endsTurn, where } of renderRows(rows, chat, options)) {
+      lengths.push(ids.length);
+      if (!endsTurn) withoutEnd++;
+      if (ids.length <= cutoffLen) {
+        examples.push({ ids, supervised, where });
+        continue;
+      }
+      const reason = `the row has ${ids.length} tokens, more than cutoff_len = ${cutoffLen}`;
+      if (onOverlong === "error") throw new DataError(`${where}: ${reason}.`);
+      const kept = supervised.slice(0, cutoffLen);
+      if (onOverlong === "drop" || !kept.includes(1)) {
+        leftOut.push({ where, reason: onOverlong === "drop" ? `${reason}.` : `${reason}; no answer begins in what is kept.` });
+        continue;
+      }
+      truncated++;
+      if (supervised.includes(1, cutoffLen)) answersCut++;
+      examples.push({ ids: ids.slice(0, cutoffLen), supervised: kept, where });
+    }
+    await new Promise(setImmediate); // signals and timers get their turn
+  }
+
+  if (examples.length === 0)
+    throw new DataError(
+      leftOut.length === 0
+        ? "The data set has no rows."
+        : `No row is left to train on. ${leftOut[0]!.where}: ${leftOut[0]!.reason} Raise cutoff_len.`,
+    );
+  const report: Omit<TokenizeReport, "notices"> = {
+    rows: conversations.length,
+    examples: examples.length,
+    tokens: examples.reduce((total, { ids }) => total + ids.length, 0),
+    supervisedTokens: examples.reduce((total, { supervised }) => total + count(supervised), 0),
+    truncated,
+    answersCut,
+    leftOut,
+    withoutEnd,
+    lengthHistogram: histogram(lengths),
+    longest: lengths.reduce((most, length) => Math.max(most, length), 0),
+  };
+  return { examples, report: { ...report, notices: noticesOf(report, cutoffLen) } };
+}
+
+interface RenderedRow extends Example {
+  readonly endsTurn: boolean;
+}
+
+/** One time limit for many rows: a limit for each would cost more than the rows themselves. */
+function renderRows(rows: readonly Conversation[], chat: ChatFormat, options: SupervisionOptions): RenderedRow[] {
+  let current = "";
+  const render = ({ messages, where }: Conversation): RenderedRow => {
+    current = where;
+    try {
+      return { ...renderConversation(chat, messages, options), where };
+    } catch (error) {
+      if (error instanceof AttuneError) throw new DataError(`${where}: ${error.message}`, { cause: error });
+      throw error;
+    }
+  };
+  return withTimeLimit(
+    chunkLimitMs,
+    () => rows.map(render),
+    () =>
+      new DataError(`${current}: rendering took over ${chunkLimitMs / 1000} s; the chat template or the tokenizer never ends.`),
+  );
+}
+
+function noticesOf(report: Omit<TokenizeReport, "notices">, cutoffLen: number): string[] {
+  const { rows, truncated, answersCut, leftOut, withoutEnd, longest } = report;
+  const notices: string[] = [];
+  if (truncated > 0)
+    notices.push(
+      `${truncated} of ${rows} rows are longer than cutoff_len = ${cutoffLen} and are cut (the longest has ${longest} tokens); ${answersCut} of them lose the end of an answer.`,
+    );
+  if (leftOut.length > 0)
+    notices.push(`${leftOut.length} of ${rows} rows are left out, the first ${leftOut[0]!.where}: ${leftOut[0]!.reason}`);
+  if (withoutEnd > 0)
+    notices.push(
+      `In ${withoutEnd} of ${rows} rows the last answer has no end-of-turn token: a model trained on them does not learn to stop. Check \`template:\`.`,
+    );
+  return notices;
+}
+
+function histogram(lengths: readonly number[]): [number, number][] {
+  const rows = new Map<number, number>();
+  for (const length of lengths) {
+    const upTo = 2 ** Math.ceil(Math.log2(Math.max(1, length)));
+    rows.set(upTo, (rows.get(upTo) ?? 0) + 1);
+  }
+  return [...rows].sort(([a], [b]) => a - b);
+}
+
+function count(supervised: Uint8Array): number {
+  let total = 0;
+  for (const label of supervised) total += label;
+  return total;
+}
+
+export interface Split<T> {
+  readonly train: readonly T[];
+  readonly heldOut: readonly T[];
+}
+
+/**
+ * Holds rows out for evaluation: a share of them when `valSize` is below 1, else that many. Which ones, the seed alone decides;
+ * both parts keep the order of the rows. Throws ConfigError when nothing would be left on a side.
+ */
+export function splitHoldout<T>(rows: readonly T[], valSize: number, seed: number): Split<T> {
+  if (valSize === 0) return { train: rows, heldOut: [] };
+  const isShare = valSize > 0 && valSize < 1;
+  if (!isShare && !(Number.isInteger(valSize) && valSize >= 1))
+    throw new ConfigError(`val_size: ${valSize} is neither a share between 0 and 1 nor a number of rows.`);
+  const wanted = isShare ? Math.max(1, Math.round(rows.length * valSize)) : valSize;
+  if (wanted >= rows.length)
+    throw new ConfigError(`val_size: ${valSize} would hold out ${wanted} of ${rows.length} rows and leave none to train on.`);
+  const chosen = new Set(shuffled(Array.from(rows.keys()), Rng.for(seed, "hold-out")).slice(0, wanted));
+  return { train: rows.filter((_, i) => !chosen.has(i)), heldOut: rows.filter((_, i) => chosen.has(i)) };
+}
