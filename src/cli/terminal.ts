@@ -75,7 +75,7 @@ export function formatCount(count: number): string {
 function withUnit(value: number, units: readonly string[]): string {
   let unit = 0;
   let scaled = value;
-  while (scaled >= 999.95 && unit < units.length - 1) {
+  while (scaled >= (unit === 0 ? 999.5 : 999.95) && unit < units.length - 1) {
     scaled /= 1000;
     unit++;
   }

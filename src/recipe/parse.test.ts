@@ -62,7 +62,7 @@ test("every kind of mistake is reported with its line and what to write", () => 
   const cases: [text: string, expected: RegExp][] = [
     [
       "learning_rte: 1",
-      /^recipe\.yaml:4: unknown setting "learning_rte"\. Did you mean "learning_rate"\?\nSettings: .*lora_rank.*seed/,
+      /^recipe\.yaml:4: unknown setting "learning_rte"\. Did you mean "learning_rate"\?\nSettings: .*seed.*lora_rank/,
     ],
     ["\nzzzzzz: 1", /^recipe\.yaml:5: unknown setting "zzzzzz"\.\nSettings: /],
     ["__proto__: 1", /^recipe\.yaml:4: unknown setting "__proto__"/],

@@ -167,7 +167,7 @@ function check(layers: readonly Setting[][], file: string, methods: Methods): Pa
     name,
     keys: config ? keySchemas(config) : {},
   }));
-  const known: Keys = Object.assign({}, ...allMethods.map(({ keys }) => keys), commonKeys);
+  const known: Keys = Object.assign({}, commonKeys, ...allMethods.map(({ keys }) => keys));
 
   const given = resolveNames(layers, known, report);
   const tuner = choose("finetuning_type", methods.tuners, knownTuners);

@@ -1,0 +1,138 @@
+import { createInterface } from "node:readline";
+import { Writable } from "node:stream";
+import { AttuneError } from "../errors.js";
+import type { Message } from "../text/chat-template.js";
+import { numberOption, requiredOption } from "./options.js";
+import type { Chat, Parts, ReplyOptions } from "./parts.js";
+import { escapeControls, type Io, isInteractive, styleFor } from "./terminal.js";
+
+const help = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.";
+
+/** `attune chat`: a conversation on a terminal, or one turn for every line of the input. */
+export async function chat(options: Record<string, string>, parts: Parts, io: Io): Promise<number> {
+  const { adapter, system } = options;
+  const model = requiredOption("model", options.model);
+  const sampling = {
+    maxNewTokens: numberOption("max-new-tokens", options.maxNewTokens ?? "", { from: 1, whole: true }),
+    temperature: numberOption("temperature", options.temperature ?? "", { from: 0 }),
+    topP: numberOption("top-p", options.topP ?? "", { from: 0, to: 1 }),
+  };
+  const opened = await parts.openChat({ model, ...(adapter === undefined ? {} : { adapter }) });
+  try {
+    const conversation = new Conversation(opened, sampling, system, io);
+    if (io.stdin.isTTY === true && isInteractive(io.stdout, io.env)) await talk(conversation, io);
+    else await answerLines(conversation, io);
+    return 0;
+  } finally {
+    opened.close();
+  }
+}
+
+class Conversation {
+  #messages: Message[] = [];
+  #answering: AbortController | undefined;
+  readonly #chat: Chat;
+  readonly #sampling: Omit<ReplyOptions, "signal">;
+  readonly #system: readonly Message[];
+  readonly #io: Io;
+
+  constructor(chat: Chat, sampling: Omit<ReplyOptions, "signal">, system: string | undefined, io: Io) {
+    this.#chat = chat;
+    this.#sampling = sampling;
+    this.#system = system === undefined ? [] : [{ role: "system", content: system }];
+    this.#io = io;
+  }
+
+  get isAnswering(): boolean {
+    return this.#answering !== undefined;
+  }
+
+  reset(): void {
+    this.#messages = [];
+  }
+
+  stopAnswer(): void {
+    this.#answering?.abort();
+  }
+
+  /** Prints the answer as it comes. After an error the conversation is as it was before. */
+  async answer(content: string): Promise<void> {
+    const messages: Message[] = [...this.#messages, { role: "user", content }];
+    this.#answering = new AbortController();
+    let answer = "";
+    try {
+      const { signal } = this.#answering;
+      for await (const part of this.#chat.reply([...this.#system, ...messages], { ...this.#sampling, signal })) {
+        answer += part;
+        this.#io.stdout.write(escapeControls(part));
+      }
+    } finally {
+      this.#answering = undefined;
+      this.#io.stdout.write("\n");
+    }
+    this.#messages = [...messages, { role: "assistant", content: answer }];
+  }
+}
+
+async function answerLines(conversation: Conversation, { stdin }: Io): Promise<void> {
+  for await (const line of createInterface({ input: stdin, crlfDelay: Number.POSITIVE_INFINITY })) {
+    const command = line.trim();
+    if (command === "/quit") return;
+    if (command === "/reset") conversation.reset();
+    else if (command !== "") await conversation.answer(line);
+  }
+}
+
+async function talk(conversation: Conversation, { stdin, stdout, env }: Io): Promise<void> {
+  const style = styleFor(stdout, env);
+  // Keys pressed during an answer are kept for the next turn, but not shown in the middle of it.
+  const output = new Writable({
+    write(chunk, encoding, done) {
+      if (conversation.isAnswering) done();
+      else stdout.write(chunk, encoding, () => done());
+    },
+  });
+  const readline = createInterface({ input: stdin, output, terminal: true, historySize: 1000, prompt: style.bold("> ") });
+  let leaving = false;
+  readline.on("SIGINT", () => {
+    if (conversation.isAnswering) {
+      conversation.stopAnswer();
+    } else if (leaving || readline.line === "") {
+      if (leaving) return readline.close();
+      leaving = true;
+      stdout.write(`\n${style.dim("Ctrl-C again, /quit or Ctrl-D leaves.")}\n`);
+      readline.prompt();
+    } else {
+      readline.write(null, { ctrl: true, name: "e" });
+      readline.write(null, { ctrl: true, name: "u" }); // empties the line
+    }
+  });
+
+  stdout.write(`${style.dim(help)}\n`);
+  readline.prompt();
+  for await (const line of readline) {
+    leaving = false;
+    const command = line.trim();
+    if (command === "/quit" || command === "/exit") break;
+    if (command === "/reset") {
+      conversation.reset();
+      stdout.write(`${style.dim("The conversation begins anew.")}\n`);
+    } else if (command.startsWith("/")) {
+      stdout.write(`${style.dim(help)}\n`);
+    } else if (command !== "") {
+      await answerOrExplain(line);
+    }
+    readline.prompt();
+  }
+  readline.close();
+
+  /** A conversation that grew too long, for instance, is no reason to leave. */
+  async function answerOrExplain(line: string): Promise<void> {
+    try {
+      await conversation.answer(line);
+    } catch (error) {
+      if (!(error instanceof AttuneError)) throw error;
+      stdout.write(`${style.red("attune:")} ${escapeControls(error.message)}\n`);
+    }
+  }
+}

@@ -1,0 +1,367 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PassThrough, Readable } from "node:stream";
+import test, { after, before } from "node:test";
+import { fileURLToPath } from "node:url";
+import { DivergedError, DoesNotFitError, ModelError, NoSpaceError } from "../errors.js";
+import type { Recipe } from "../recipe/schema.js";
+import type { RunEvent, RunResults } from "../train/events.js";
+import { main } from "./main.js";
+import type { ChatOptions, Parts, PreviewOptions, ReplyOptions } from "./parts.js";
+import type { Io } from "./terminal.js";
+
+const results: RunResults = {
+  ...{ epoch: 1, train_loss: 1.5, eval_loss: 1.25, train_runtime: 83, train_samples_per_second: 3, train_steps_per_second: 1 },
+  ...{
+    total_flos: 1e12,
+    tokens_per_second: 512.4,
+    num_input_tokens_seen: 600,
+    num_supervised_tokens: 60,
+    peak_memory_bytes: 1.2e9,
+  },
+  ...{ trainable_params: 10, all_params: 100, isa: "avx2", threads: 2, dtype: "f32", seconds_to_first_step: 1.5 },
+};
+
+async function* fakeRun(recipe: Recipe, { signal }: { signal: AbortSignal }): AsyncGenerator<RunEvent> {
+  const totalSteps = 25;
+  yield {
+    ...{ type: "start", outputDir: recipe.output_dir, model: recipe.model_name_or_path, method: "lora", objective: "sft" },
+    ...{ trainRows: 12, evalRows: 4, totalSteps, resumedFromStep: 0, trainableParams: 2.4e6, allParams: 134.5e6 },
+    ...{ isa: "avx2", threads: 2, dtype: "f32", predictedPeakBytes: 1e9, availableBytes: 4e9 },
+  };
+  yield { type: "notice", level: "warning", message: "row 3 was cut\x1b[31m" };
+  for (let step = 1; step <= totalSteps && !signal.aborted; step++) {
+    yield {
+      ...{
+        type: "step",
+        step,
+        totalSteps,
+        epoch: step / totalSteps,
+        loss: 3 / step,
+        gradNorm: 1,
+        learningRate: 1e-4,
+        tokens: 100,
+      },
+      ...{
+        supervisedTokens: 10,
+        tokensPerSecond: 512,
+        elapsedMs: step * 200,
+        remainingMs: (totalSteps - step) * 200,
+        peakMemoryBytes: 1.2e9,
+      },
+    };
+  }
+  yield { type: "eval", step: totalSteps, epoch: 1, evalLoss: 1.25, elapsedMs: 5000 };
+  yield { type: "checkpoint", step: totalSteps, path: join(recipe.output_dir, `checkpoint-${totalSteps}`) };
+  yield { type: "end", interrupted: signal.aborted, results };
+}
+
+interface Calls {
+  recipe?: Recipe;
+  chat?: ChatOptions;
+  replies: { contents: string[]; options: ReplyOptions }[];
+  preview?: PreviewOptions;
+  isClosed?: boolean;
+}
+
+function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
+  return {
+    runRecipe(recipe, options) {
+      calls.recipe = recipe;
+      return fakeRun(recipe, options);
+    },
+    async openChat(options) {
+      calls.chat = options;
+      return {
+        async *reply(messages, replyOptions) {
+          calls.replies.push({ contents: messages.map(({ role, content }) => `${role}: ${content}`), options: replyOptions });
+          yield* ["echo ", messages.at(-1)!.content];
+        },
+        close() {
+          calls.isClosed = true;
+        },
+      };
+    },
+    async *previewData(options) {
+      calls.preview = options;
+      yield {
+        where: "a.jsonl:1",
+        tokens: 9,
+        supervisedTokens: 2,
+        pieces: [
+          { text: "two teas\n", supervised: false },
+          { text: "{}", supervised: true },
+        ],
+      };
+    },
+    ...changes,
+  };
+}
+
+interface Outcome {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+  readonly calls: Calls;
+}
+
+interface Surroundings {
+  readonly env?: Record<string, string>;
+  readonly input?: string;
+  readonly columns?: number;
+  readonly parts?: Partial<Parts>;
+}
+
+/** Runs the CLI in this process; `columns` makes its output a terminal. */
+async function run(args: readonly string[], { env = {}, input = "", columns, parts }: Surroundings = {}): Promise<Outcome> {
+  const output = () =>
+    Object.assign(new PassThrough({ encoding: "utf8" }), columns === undefined ? {} : { isTTY: true, columns });
+  const [stdout, stderr] = [output(), output()];
+  const calls: Calls = { replies: [] };
+  const io: Io = { stdin: Readable.from([input]), stdout, stderr, env: { LANG: "C.UTF-8", ...env } };
+  const code = await main(args, fakeParts(calls, parts), io);
+  return { code, out: stdout.read() ?? "", err: stderr.read() ?? "", calls };
+}
+
+let folder: string;
+let recipe: string;
+
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), "attune-cli-"));
+  recipe = join(folder, "recipe.yaml");
+  await writeFile(
+    recipe,
+    `model_name_or_path: base\ndataset: a.jsonl\noutput_dir: ${JSON.stringify(join(folder, "my run"))}\nbf16: true\n`,
+  );
+});
+after(() => rm(folder, { recursive: true }));
+
+test("without a command, and with --help, a newcomer learns what there is", async () => {
+  const { code, out } = await run(["--help"]);
+  assert.equal(code, 0);
+  for (const word of ["train", "chat", "data preview", "doctor", "Examples:", "attune train recipe.yaml"])
+    assert.ok(out.includes(word), word);
+  assert.ok(out.split("\n").length < 30, "short");
+  assert.equal((await run([])).out, out);
+  for (const command of [["train"], ["chat"], ["data"], ["data", "preview"], ["doctor"]]) {
+    const help = await run([...command, "--help"]);
+    assert.equal(help.code, 0, help.err);
+    assert.match(help.out, new RegExp(`^Usage: attune ${command.join(" ")}`));
+  }
+  assert.match((await run(["--version"])).out, /^\d+\.\d+\.\d+\n$/);
+});
+
+test("a slip in a command or an option is answered with what was probably meant, and code 2", async () => {
+  const cases: [args: string[], expected: RegExp][] = [
+    [["tran"], /^attune: unknown command 'tran'\n\(Did you mean train\?\)/],
+    [["data", "previw"], /Did you mean preview\?/],
+    [["chat", "--modl", "x"], /^attune: unknown option '--modl'\n\(Did you mean --model\?\)/],
+    [["chat"], /^attune: --model is missing/],
+    [["chat", "-m", "x", "-t", "hot"], /^attune: --temperature: expected a number from 0, got "hot"\n$/],
+    [["chat", "-m", "x", "--top-p", "1.5"], /^attune: --top-p: expected a number from 0 to 1, got "1\.5"\n$/],
+    [["data", "preview", "f", "-m", "x", "-n", "0"], /^attune: --rows: expected a whole number from 1, got "0"\n$/],
+    [["train"], /^attune: expected a recipe/],
+    [["train", "no.yaml"], /^attune: no\.yaml: no such file\n$/],
+    [["train", tmpdir()], /: a folder; expected a YAML file\n$/],
+  ];
+  for (const [args, expected] of cases) {
+    const { code, err, out } = await run(args);
+    assert.match(err, expected);
+    assert.equal(code, 2, args.join(" "));
+    assert.equal(out, "");
+  }
+});
+
+test("mistakes in a recipe name file and line; overrides reach the run", async () => {
+  const wrong = join(folder, "wrong.yaml");
+  await writeFile(wrong, "model_name_or_path: base\nlearning_rte: 1\n");
+  const { code, err } = await run(["train", wrong]);
+  assert.equal(code, 2);
+  assert.ok(err.startsWith(`attune: ${wrong}:2: unknown setting "learning_rte". Did you mean "learning_rate"?\n`), err);
+  await writeFile(wrong, Buffer.from([0xff, 0xfe, 0x41]));
+  assert.match((await run(["train", wrong])).err, /not UTF-8 text; expected a YAML file\n$/);
+
+  const { calls } = await run(["train", recipe, "seed=7", "--max-steps", "-1", "--packing", "--lora-rank=4"]);
+  assert.deepEqual(
+    [calls.recipe?.seed, calls.recipe?.max_steps, calls.recipe?.packing, calls.recipe?.tuner.lora_rank],
+    [7, -1, true, 4],
+  );
+  const { calls: flagsOnly } = await run(["train", "model_name_or_path=m", "dataset=d", "--output_dir", "o"]);
+  assert.equal(flagsOnly.recipe?.output_dir, "o");
+});
+
+test("piped, a run prints plain lines, one every logging_steps", async () => {
+  const { code, out, err } = await run(["train", recipe]);
+  assert.equal(code, 0);
+  assert.equal(err, "");
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: there must be none
+  assert.doesNotMatch(out, /[\x1b\r]/);
+  assert.match(
+    out,
+    /^.*recipe\.yaml:4: bf16 is not needed: .*\nbase lora, sft\n {2}2\.4 M of 134\.5 M weights train \(1\.8 %\), f32 on avx2/,
+  );
+  assert.match(out, /\nwarning: row 3 was cut\\u001b\[31m\n/);
+  assert.deepEqual(
+    [...out.matchAll(/^step (\d+)\/25 {2}loss .* 512 tokens\/s {2}.* left {2}1\.2 GB$/gm)].map(([, step]) => step),
+    ["10", "20", "25"],
+  );
+  assert.match(out, /\nstep 25: held-out loss 1\.250\n/);
+  assert.match(out, /\nDone after 1m 23s: mean loss 1\.500, held-out 1\.250; 512 tokens\/s, 1\.2 GB at most\.\n/);
+  assert.match(out, /[⠁-⣿]{3}/, "a sketch of the loss");
+  assert.match(out, /\nNext\n {2}attune chat --model '[^\n]*my run'\n$/);
+});
+
+test("on a terminal, a bar is drawn in place and colours are used unless NO_COLOR", async () => {
+  const { out } = await run(["train", recipe], { columns: 70 });
+  assert.match(out, /\r100% ━+ 25\/25 · loss [\d.]+ · 0s left/);
+  assert.doesNotMatch(out, /^step 10\/25/m);
+  assert.ok(out.includes("\x1b[32mDone\x1b[39m"));
+  const plain = await run(["train", recipe], { columns: 70, env: { NO_COLOR: "1" } });
+  assert.match(plain.out, /\nDone after/);
+  const dumb = await run(["train", recipe], { columns: 70, env: { TERM: "dumb" } });
+  assert.doesNotMatch(dumb.out, /\r/);
+});
+
+test("an adapter in the output folder changes the next command", async () => {
+  const outputDir = join(folder, "adapter");
+  const withAdapter: Partial<Parts> = {
+    async *runRecipe(settings, options) {
+      const { mkdir } = await import("node:fs/promises");
+      await mkdir(outputDir);
+      await writeFile(join(outputDir, "adapter_config.json"), "{}");
+      yield* fakeRun(settings, options);
+    },
+  };
+  const { out } = await run(["train", recipe, `output_dir=${outputDir}`], { parts: withAdapter });
+  assert.ok(out.endsWith(`\n  attune chat --model base --adapter ${outputDir}\n`), out);
+  assert.ok(out.includes(`\n  Adapter  ${outputDir}\n`));
+});
+
+test("an error that ends a run becomes one line and its exit code; the stack needs ATTUNE_DEBUG", async () => {
+  const failing = (error: Error): Surroundings => ({
+    parts: {
+      async *runRecipe(settings, options) {
+        for await (const event of fakeRun(settings, options)) {
+          if (event.type === "step" && event.step === 3) throw error;
+          yield event;
+        }
+      },
+    },
+  });
+  const cases: [error: Error, code: number][] = [
+    [new ModelError("model.safetensors: truncated"), 2],
+    [new DivergedError("step 3: the loss is NaN"), 3],
+    [new NoSpaceError("No space left"), 4],
+    [new DoesNotFitError("needs 20 GB"), 5],
+  ];
+  for (const [error, code] of cases) {
+    const outcome = await run(["train", recipe], failing(error));
+    assert.equal(outcome.code, code);
+    assert.equal(outcome.err, `attune: ${error.message}\n`);
+  }
+  const bug = await run(["train", recipe], failing(new TypeError("x is not a function\x1b[2J")));
+  assert.equal(bug.code, 1);
+  assert.match(bug.err, /^attune: this is a bug in attune: x is not a function\\u001b\[2J\nSet ATTUNE_DEBUG=1/);
+  const debug = await run(["train", recipe], { ...failing(new ModelError("bad")), env: { ATTUNE_DEBUG: "1" } });
+  assert.match(debug.err, /^attune: bad\nModelError: bad\n {4}at /);
+});
+
+test("piped into chat, each line is a turn of one conversation", async () => {
+  const { code, out, calls } = await run(["chat", "-m", "base", "-a", "ad", "-s", "be brief", "-t", "0.5"], {
+    input: "one\n\ntwo\n/reset\nthree \x1b[2J\n/quit\nfour\n",
+  });
+  assert.equal(code, 0);
+  assert.equal(out, "echo one\necho two\necho three \\u001b[2J\n");
+  assert.deepEqual(calls.chat, { model: "base", adapter: "ad" });
+  assert.deepEqual(
+    calls.replies.map(({ contents }) => contents),
+    [
+      ["system: be brief", "user: one"],
+      ["system: be brief", "user: one", "assistant: echo one", "user: two"],
+      ["system: be brief", "user: three \x1b[2J"],
+    ],
+  );
+  const { maxNewTokens, temperature, topP } = calls.replies[0]!.options;
+  assert.deepEqual({ maxNewTokens, temperature, topP }, { maxNewTokens: 512, temperature: 0.5, topP: 1 });
+  assert.equal(calls.isClosed, true);
+});
+
+test("data preview marks what is learnt", async () => {
+  const { out, calls } = await run(["data", "preview", "a.jsonl", "-m", "base", "-n", "1"]);
+  assert.deepEqual(calls.preview, { file: "a.jsonl", model: "base", rows: 1 });
+  assert.match(out, /^a\.jsonl:1 {2}9 tokens, 2 of them learnt\ntwo teas\n⟦\{\}⟧\n/);
+  assert.ok((await run(["data", "preview", "a", "-m", "b"], { columns: 80 })).out.includes("\x1b[32m{}\x1b[39m"));
+});
+
+test("doctor reports without a hub, and names what it looked at", async () => {
+  const { code, out } = await run(["doctor"], { env: { HF_HUB_OFFLINE: "1", HF_TOKEN: "hf_secret" } });
+  for (const name of ["node", "cpu", "features", "engine", "memory", "compiler", "models", "hub", "python", "disk"]) {
+    assert.match(out, new RegExp(`^[✓✗] {2}${name} `, "m"));
+  }
+  assert.match(out, /not asked, HF_HUB_OFFLINE is set, HF_TOKEN is set/);
+  assert.doesNotMatch(out, /hf_secret/);
+  const isBuilt = !/engine +cannot be loaded/.test(out);
+  assert.equal(code, isBuilt ? 0 : 1);
+  assert.match(out, isBuilt ? /This machine can train\.\n$/ : /npm run build[\s\S]*Nothing can train here yet\.\n$/);
+});
+
+/** A process of its own that trains in steps of 20 ms, until it is told to stop. `patient` runs finish their step after a signal. */
+function spawnTraining(patient: boolean) {
+  const cli = new URL("./main.js", import.meta.url).href;
+  const script = `
+    import { main } from ${JSON.stringify(cli)};
+    const results = ${JSON.stringify(results)};
+    const parts = { async *runRecipe(recipe, { signal }) {
+      for (let step = 1; !signal.aborted || ${!patient}; step++) {
+        yield { type: "step", step, totalSteps: 100000, epoch: 0, loss: 1, gradNorm: 1, learningRate: 1, tokens: 1, supervisedTokens: 1,
+                tokensPerSecond: 1, elapsedMs: 1, remainingMs: 1, peakMemoryBytes: 1 };
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      yield { type: "end", interrupted: true, results };
+    } };
+    process.exitCode = await main(["train", "model_name_or_path=m", "dataset=d", "output_dir=o", "logging_steps=1"], parts, process);`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+  let out = "";
+  const waiting: { pattern: RegExp; resolve: () => void }[] = [];
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    out += text;
+    for (const { pattern, resolve } of waiting) if (pattern.test(out)) resolve();
+  });
+  const shows = (pattern: RegExp) => new Promise<void>((resolve) => waiting.push({ pattern, resolve }));
+  const exit = new Promise<number | null>((resolve) => child.on("close", resolve));
+  return { child, shows, exit, output: () => out };
+}
+
+const hasSignals = process.platform !== "win32";
+
+test("the first Ctrl-C finishes the step, the code is 130 and the way to go on is told", { skip: !hasSignals }, async () => {
+  const { child, shows, exit, output } = spawnTraining(true);
+  await shows(/step 2\//);
+  child.kill("SIGINT");
+  assert.equal(await exit, 130);
+  assert.match(output(), /Stopping after this step; Ctrl-C again stops at once\.\n/);
+  assert.match(output(), /\nStopped after 1m 23s/);
+  assert.match(output(), /\n {2}attune train recipe\.yaml resume_from_checkpoint=true\n/);
+});
+
+test("the second Ctrl-C stops at once", { skip: !hasSignals }, async () => {
+  const { child, shows, exit, output } = spawnTraining(false);
+  await shows(/step 2\//);
+  child.kill("SIGINT");
+  await shows(/Stopping after this step/);
+  child.kill("SIGINT");
+  assert.equal(await exit, 130);
+  assert.doesNotMatch(output(), /Stopped after/);
+});
+
+test("bin/attune.js starts the CLI", async () => {
+  const bin = fileURLToPath(new URL("../../../bin/attune.js", import.meta.url));
+  const child = spawn(process.execPath, [bin, "train", "no.yaml"], { stdio: ["ignore", "ignore", "pipe"] });
+  const err = await child.stderr.setEncoding("utf8").reduce((all, text) => all + text, "");
+  const code = child.exitCode ?? (await new Promise((resolve) => child.on("close", resolve)));
+  assert.equal(err, "attune: no.yaml: no such file\n");
+  assert.equal(code, 2);
+});

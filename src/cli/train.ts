@@ -1,0 +1,190 @@
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { ConfigError } from "../errors.js";
+import { systemErrorCode } from "../io/disk.js";
+import { parseRecipe, type RecipeSource } from "../recipe/parse.js";
+import type { Recipe } from "../recipe/schema.js";
+import type { EndEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "../train/events.js";
+import { watchInterrupts } from "./interrupts.js";
+import type { Parts } from "./parts.js";
+import { ProgressBar } from "./progress-bar.js";
+import { type CurvePoint, sketchLoss } from "./sketch.js";
+import {
+  escapeControls,
+  formatBytes,
+  formatCount,
+  formatDuration,
+  formatLoss,
+  formatRate,
+  hasUnicode,
+  type Io,
+  type Style,
+  styleFor,
+  widthOf,
+} from "./terminal.js";
+
+const interruptedCode = 130;
+
+/** `attune train [RECIPE] [key=value …]`: runs a recipe and shows what its events say. */
+export async function train(args: readonly string[], parts: Parts, io: Io): Promise<number> {
+  const [first] = args;
+  const hasFile = first !== undefined && !first.startsWith("--") && !/^[A-Za-z][\w-]*=/.test(first);
+  if (args.length === 0) throw new ConfigError("expected a recipe: attune train recipe.yaml. See attune train --help");
+  const source = hasFile ? await readRecipe(first) : undefined;
+  const { recipe, notices } = parseRecipe(source, hasFile ? args.slice(1) : args);
+
+  const view = new TrainingView(recipe, io);
+  for (const message of notices) view.show({ type: "notice", level: "info", message });
+  const interrupts = watchInterrupts(() => view.say("Stopping after this step; Ctrl-C again stops at once."));
+  try {
+    for await (const event of parts.runRecipe(recipe, { signal: interrupts.signal })) view.show(event);
+  } finally {
+    interrupts.stop();
+    view.leaveBar();
+  }
+  if (view.end === undefined) throw new Error("the run ended without its last event");
+  view.summarize(view.end, hasFile ? first : "recipe.yaml");
+  return view.end.interrupted ? interruptedCode : 0;
+}
+
+async function readRecipe(path: string): Promise<RecipeSource> {
+  let bytes: Buffer;
+  try {
+    bytes = await readFile(path);
+  } catch (error) {
+    const code = systemErrorCode(error);
+    const why =
+      code === "ENOENT" ? "no such file" : code === "EISDIR" ? "a folder; expected a YAML file" : `cannot be read (${code})`;
+    throw new ConfigError(`${path}: ${why}`, { cause: error });
+  }
+  try {
+    return { text: new TextDecoder("utf-8", { fatal: true }).decode(bytes), file: path };
+  } catch (error) {
+    throw new ConfigError(`${path}: not UTF-8 text; expected a YAML file`, { cause: error });
+  }
+}
+
+/** What a run shows while it works: a bar on a terminal, a line every `logging_steps` otherwise. */
+class TrainingView {
+  end: EndEvent | undefined;
+  readonly #recipe: Recipe;
+  readonly #io: Io;
+  readonly #style: Style;
+  readonly #bar: ProgressBar;
+  readonly #losses: CurvePoint[] = [];
+  #smoothLoss: number | undefined;
+  #tokensSinceLine = 0;
+  #msSinceLine = 0;
+
+  constructor(recipe: Recipe, io: Io) {
+    this.#recipe = recipe;
+    this.#io = io;
+    this.#style = styleFor(io.stdout, io.env);
+    this.#bar = new ProgressBar(io);
+  }
+
+  say(line: string): void {
+    this.#bar.print(line);
+  }
+
+  leaveBar(): void {
+    this.#bar.end();
+  }
+
+  show(event: RunEvent): void {
+    switch (event.type) {
+      case "start":
+        this.#showStart(event);
+        break;
+      case "step":
+        this.#showStep(event);
+        break;
+      case "eval":
+        this.say(`step ${event.step}: held-out loss ${this.#style.bold(formatLoss(event.evalLoss))}`);
+        break;
+      case "checkpoint":
+        this.say(this.#style.dim(`step ${event.step}: saved ${escapeControls(event.path)}`));
+        break;
+      case "notice":
+        this.#showNotice(event);
+        break;
+      case "end":
+        this.end = event;
+    }
+  }
+
+  #showNotice({ level, message }: NoticeEvent): void {
+    const text = escapeControls(message);
+    this.say(level === "warning" ? `${this.#style.yellow("warning:")} ${text}` : this.#style.dim(text));
+  }
+
+  #showStart(event: StartEvent): void {
+    const { model, method, objective, trainableParams, allParams, trainRows, evalRows, totalSteps, resumedFromStep } = event;
+    const share = allParams > 0 ? ` (${((100 * trainableParams) / allParams).toPrecision(2)} %)` : "";
+    this.say(`${this.#style.bold(escapeControls(model))} ${method}, ${objective}`);
+    this.say(
+      `  ${formatCount(trainableParams)} of ${formatCount(allParams)} weights train${share}, ${event.dtype} on ${event.isa}, threads: ${event.threads}`,
+    );
+    const heldOut = evalRows > 0 ? `, ${evalRows} held out` : "";
+    const resumed = resumedFromStep > 0 ? `, going on from step ${resumedFromStep}` : "";
+    this.say(`  ${trainRows} rows${heldOut}; ${totalSteps} steps${resumed}`);
+    this.say(`  about ${formatBytes(event.predictedPeakBytes)} of memory needed, ${formatBytes(event.availableBytes)} available`);
+  }
+
+  #showStep(event: StepEvent): void {
+    const { step, totalSteps, loss, tokens, tokensPerSecond, remainingMs, peakMemoryBytes } = event;
+    this.#losses.push({ step, loss });
+    this.#smoothLoss = this.#smoothLoss === undefined ? loss : 0.9 * this.#smoothLoss + 0.1 * loss;
+    this.#bar.update({ step, totalSteps, loss: this.#smoothLoss, tokensPerSecond, remainingMs, peakMemoryBytes });
+    if (this.#bar.isLive) return;
+
+    this.#tokensSinceLine += tokens;
+    this.#msSinceLine += (1000 * tokens) / tokensPerSecond;
+    if (step % this.#recipe.logging_steps !== 0 && step !== totalSteps) return;
+    const rate = (1000 * this.#tokensSinceLine) / this.#msSinceLine;
+    [this.#tokensSinceLine, this.#msSinceLine] = [0, 0];
+    const parts = [
+      `step ${step}/${totalSteps}`,
+      `loss ${formatLoss(this.#smoothLoss)}`,
+      `lr ${event.learningRate.toExponential(2)}`,
+    ];
+    this.say(
+      [...parts, `${formatRate(rate)} tokens/s`, `${formatDuration(remainingMs)} left`, formatBytes(peakMemoryBytes)].join("  "),
+    );
+  }
+
+  summarize({ interrupted, results }: EndEvent, recipeFile: string): void {
+    const { stdout, env } = this.#io;
+    const style = this.#style;
+    const { output_dir, model_name_or_path } = this.#recipe;
+    const unicode = hasUnicode(env);
+    const sketch = sketchLoss(this.#losses, { width: Math.min(76, widthOf(stdout) - 1), height: 9, unicode });
+    if (sketch !== "") this.say(`\n${sketch}`);
+
+    const heldOut = results.eval_loss === undefined ? "" : `, held-out ${formatLoss(results.eval_loss)}`;
+    const speed = `${formatRate(results.tokens_per_second)} tokens/s, ${formatBytes(results.peak_memory_bytes)} at most`;
+    const verb = interrupted ? style.yellow("Stopped") : style.green("Done");
+    this.say(
+      `\n${verb} after ${formatDuration(1000 * results.train_runtime)}: mean loss ${formatLoss(results.train_loss)}${heldOut}; ${speed}.`,
+    );
+
+    const isAdapter = existsSync(join(output_dir, "adapter_config.json"));
+    this.say(`  ${isAdapter ? "Adapter" : "Model"}  ${output_dir}`);
+    const picture = join(output_dir, "training_loss.png");
+    if (existsSync(picture)) this.say(`  ${"Loss".padEnd(isAdapter ? 7 : 5)}  ${picture}`);
+
+    const asked = isAdapter ? ["--model", model_name_or_path, "--adapter", output_dir] : ["--model", output_dir];
+    const next = [
+      ...(interrupted ? [["attune", "train", recipeFile, "resume_from_checkpoint=true"]] : []),
+      ["attune", "chat", ...asked],
+    ];
+    this.say(`\n${style.bold("Next")}`);
+    for (const command of next) this.say(`  ${command.map(shellWord).join(" ")}`);
+  }
+}
+
+/** Quoted for a POSIX shell where it must be. */
+function shellWord(word: string): string {
+  return /^[\w@%+=:,./~-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
