@@ -82,7 +82,7 @@ const openAiRoles = {
 export function detectLayout({ value, where }: Row): Layout {
   if ("chosen" in value && "rejected" in value)
     throw new DataError(
-      `${where}: the rows hold "chosen" and "rejected" answers: preference data, which stage dpo learns from. For sft, name one answer: ${mappingHint({ response: "chosen" })}`,
+      `${where}: the rows hold "chosen" and "rejected" answers: preference data, which stage dpo learns from. For sft, write the chosen answer into the conversation and drop both columns.`,
     );
 
   for (const column of ["messages", "conversations", "conversation"]) {
@@ -288,7 +288,7 @@ const tagKeys = ["role_tag", "content_tag", "user_tag", "assistant_tag", "observ
 export function layoutOfEntry(entry: Readonly<Record<string, unknown>>, where: string): Layout | undefined {
   const columns = names(entry.columns, "columns", [...columnKeys, ...rankingKeys, ...mediaKeys], where);
   const tags = names(entry.tags, "tags", tagKeys, where);
-  if (entry.ranking === true || rankingKeys.some((key) => columns[key] !== undefined && key !== "chosen") || "chosen" in columns)
+  if (entry.ranking === true || rankingKeys.some((key) => columns[key] !== undefined))
     throw new ConfigError(
       `${where}: this is preference data (ranking), which stages dpo and kto learn from; sft needs one answer for each question.`,
     );

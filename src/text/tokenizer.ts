@@ -1,5 +1,6 @@
 import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
 import { ModelError } from "../errors.js";
+import { byteCharacters, byteOfCharacter } from "./byte-characters.js";
 import { hasOnlyKnownPatterns } from "./pre-tokenizers.js";
 import { checkTokenizerJson, type TokenizerJson } from "./tokenizer-json.js";
 import { withTimeLimit } from "./work-limit.js";
@@ -385,16 +386,6 @@ class TokenBytes {
 }
 
 const utf8Encoder = new TextEncoder();
-
-/** GPT-2's spelling of the 256 bytes as visible characters: printable Latin-1 as is, the others from U+0100 on. */
-const byteCharacters: readonly string[] = (() => {
-  let next = 0x100;
-  return Array.from({ length: 256 }, (_, byte) => {
-    const isVisible = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-    return String.fromCharCode(isVisible ? byte : next++);
-  });
-})();
-const byteOfCharacter: ReadonlyMap<string, number> = new Map(byteCharacters.map((character, byte) => [character, byte]));
 
 /** The bytes of ordinary UTF-8 text: without control characters, the planes that Unicode leaves empty, and bytes it never uses. */
 const textBytes: readonly number[] = byteCharacters
