@@ -53,6 +53,8 @@ static const Export exports[] = {
     {"setIsa", bind_set_isa},
     {"setThreads", bind_set_threads},
     {"profile", bind_profile},
+    {"peakFlops", bind_peak_flops},
+    {"emulateAmx", bind_emulate_amx},
 };
 
 /// Node unloads an addon with the last worker that used it, but the engine's threads live as long as the process.

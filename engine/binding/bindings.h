@@ -14,7 +14,7 @@ Binding bind_read, bind_sync;
 void open_promises(napi_env env);
 
 // products.cpp
-Binding bind_matmul, bind_matmul_input_grad, bind_matmul_weight_grad;
+Binding bind_matmul, bind_matmul_input_grad, bind_matmul_weight_grad, bind_emulate_amx, bind_peak_flops;
 
 // layers.cpp
 Binding bind_embedding, bind_embedding_grad, bind_rms_norm, bind_rms_norm_grad, bind_rms_norm_weight_grad, bind_rope, bind_cross_entropy;

@@ -1,7 +1,13 @@
+#include <algorithm>
+#include <chrono>
+
 #include "../kernel_table.h"
 #include "bindings.h"
 
 namespace attune {
+
+// For tests: "bf16" takes AMX's path over emulated tile instructions, on whatever machine.
+static bool emulates_amx = false;
 
 struct ProductSizes {
   int64_t m, n, k;
@@ -11,12 +17,13 @@ struct ProductSizes {
 };
 
 static ProductSizes read_sizes(const Call& call, int first) {
+  const int compute = call.compute(first + 5);
   return {call.size(first, "m"),
           call.size(first + 1, "n"),
           call.size(first + 2, "k"),
           static_cast<float>(call.number(first + 3, "scale")),
           call.flag(first + 4, "accumulate"),
-          call.compute(first + 5)};
+          compute == COMPUTE_BF16 && emulates_amx ? COMPUTE_EMULATED_AMX : compute};
 }
 
 napi_value bind_matmul(Call& call) {
@@ -46,6 +53,27 @@ napi_value bind_matmul_weight_grad(Call& call) {
   float* dw = call.floats(2, "dw", {s.n, s.k});
   call.enqueue([=] { kernels().gemm.matmul_weight_grad(dy, x, dw, s.m, s.n, s.k, s.scale, s.accumulate, s.compute); });
   return nullptr;
+}
+
+napi_value bind_emulate_amx(Call& call) {
+  emulates_amx = call.flag(0, "on");
+  return nullptr;
+}
+
+napi_value bind_peak_flops(Call& call) {
+  double flops = 0;
+  run_on_stream([&] {
+    for (int64_t rounds = 1 << 14;; rounds *= 2) {
+      const auto start = std::chrono::steady_clock::now();
+      const double operations = kernels().gemm.fma_limit(rounds);
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      flops = std::max(flops, operations / seconds);
+      if (seconds > 0.02) break; // long enough for the clock to settle
+    }
+  });
+  napi_value value;
+  if (napi_create_double(call.env(), flops, &value) != napi_ok) throw PendingException{};
+  return value;
 }
 
 } // namespace attune

@@ -117,7 +117,15 @@ static Product transposed(const Product& p) {
   return t;
 }
 
+/// A sum of nothing.
+static void clear(const Product& p) {
+  if (p.out.accumulate) return;
+  for (int64_t i = 0; i < p.rows; i++)
+    for (int64_t j = 0; j < p.columns; j++) p.out.at[i * p.out.row + j * p.out.column] = 0.0f;
+}
+
 static void multiply(const Product& given, int compute) {
+  if (given.depth == 0) return clear(given);
   const Product p = given.columns < given.rows && given.columns <= few_lines ? transposed(given) : given;
   const bool rounded = compute != COMPUTE_F32;
   if (is_dot_product(p)) return rounded ? multiply_dot<true>(p) : multiply_dot<false>(p);
@@ -144,4 +152,20 @@ static void matmul_weight_grad(const float* dy, const float* x, float* dw, int64
   multiply({{dy, F32, n, false}, {x, F32, k, false}, n, k, m, {dw, k, 1, scale, accumulate}}, compute);
 }
 
-static constexpr GemmKernels gemm_kernels = {matmul, matmul_input_grad, matmul_weight_grad};
+static double fma_limit(int64_t rounds) {
+  constexpr int chains = 2 * tile_rows; // as many as a tile has: enough to hide an instruction's latency
+  parallel(thread_count(), [=](int64_t, int) {
+    Vec sum[chains] = {};
+    const Vec x = broadcast(0.5f);
+    for (int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 32
+      for (int i = 0; i < chains; i++) {
+        sum[i] += sum[i] * x;
+        asm volatile("" : ATTUNE_IN_VECTOR_REGISTER(sum[i])); // or the compiler would find a shorter way
+      }
+    }
+  });
+  return 2.0 * lanes * chains * static_cast<double>(rounds) * thread_count();
+}
+
+static constexpr GemmKernels gemm_kernels = {matmul, matmul_input_grad, matmul_weight_grad, fma_limit};

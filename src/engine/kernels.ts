@@ -216,4 +216,6 @@ export interface NativeEngine extends Kernels {
   setThreads(threads: number): void;
   /** Time by kernel since the last call; empty unless ATTUNE_PROFILE=1. */
   profile(): KernelProfile[];
+  /** Waits for the stream, then measures what all threads can do at most: f32 operations a second, fused ones counted as two. */
+  peakFlops(): number;
 }
