@@ -63,6 +63,7 @@ function explain(reason: string): string {
   if (/invalid ELF header|wrong ELF class|incompatible architecture|not a valid Win32|mach-o|Exec format/i.test(reason)) {
     return `It was built for another system or processor than this one (${process.platform} ${process.arch}).`;
   }
+  if (/file too short|truncated/i.test(reason)) return "The file is damaged.";
   if (/did not self-register|NODE_MODULE_VERSION|napi/i.test(reason))
     return `It does not suit this Node (${process.version}); attune needs 20.19 or newer.`;
   return `This is ${process.platform} ${process.arch}, Node ${process.version}.`;

@@ -1,0 +1,198 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { loadEngine } from "./load.js";
+import { Blocks, randomFloats, testKernel } from "./testing.js";
+
+const counts = [0, 1, 7, 63, 65, 16385, 1000003];
+const roundoff = 2e-7;
+
+const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
+
+for (const count of counts) {
+  const x = randomFloats(count, 1);
+  const y = randomFloats(count, 2);
+  const d = randomFloats(count, 3);
+
+  testKernel(`fill, copy and add of ${count}`, {
+    async run(engine, blocks) {
+      const a = blocks.of(x);
+      const b = blocks.of(y);
+      const filled = blocks.empty(count * 4);
+      const copied = blocks.empty(count * 4);
+      engine.fill(filled, 0.375, count);
+      engine.copy(a, copied, count);
+      engine.add(a, b, b, count);
+      return [await blocks.read(filled, count), await blocks.read(copied, count), await blocks.read(b, count)];
+    },
+    expected: () => [new Float32Array(count).fill(0.375), x, x.map((value, i) => value + y[i]!)],
+    tolerance: 0,
+  });
+
+  testKernel(`scale of ${count}`, {
+    async run(engine, blocks) {
+      const a = blocks.of(x);
+      const b = blocks.of(y);
+      const c = blocks.empty(count * 4);
+      engine.scale(a, c, -2.5, count, false);
+      engine.scale(a, b, -2.5, count, true);
+      return [await blocks.read(c, count), await blocks.read(b, count)];
+    },
+    expected: () => [x.map((value) => value * -2.5), Array.from(x, (value, i) => y[i]! - 2.5 * value)],
+    tolerance: roundoff,
+  });
+
+  testKernel(`siluMul of ${count}`, {
+    async run(engine, blocks) {
+      const gate = blocks.of(x);
+      const up = blocks.of(y);
+      const dy = blocks.of(d);
+      const out = blocks.empty(count * 4);
+      engine.siluMul(gate, up, out, count);
+      engine.siluMulGrad(dy, gate, up, gate, up, count); // in place
+      return [await blocks.read(out, count), await blocks.read(gate, count), await blocks.read(up, count)];
+    },
+    expected: () => [
+      Array.from(x, (g, i) => g * sigmoid(g) * y[i]!),
+      Array.from(x, (g, i) => d[i]! * y[i]! * sigmoid(g) * (1 + g * (1 - sigmoid(g)))),
+      Array.from(x, (g, i) => d[i]! * g * sigmoid(g)),
+    ],
+    tolerance: roundoff,
+  });
+
+  testKernel(`sum and sumSquares of ${count}`, {
+    async run(engine, blocks) {
+      const a = blocks.of(x);
+      const sum = blocks.of(Float32Array.of(3));
+      const squares = blocks.empty(4);
+      engine.sum(a, sum, count, true);
+      engine.sumSquares(a, squares, count, false);
+      return [await blocks.read(sum, 1), await blocks.read(squares, 1)];
+    },
+    expected: () => [
+      [x.reduce((total, value) => total + value, 3)].map(Math.fround),
+      [x.reduce((total, value) => total + value * value, 0)].map(Math.fround),
+    ],
+    tolerance: roundoff,
+  });
+
+  testKernel(`dropout of ${count}`, {
+    async run(engine, blocks) {
+      const a = blocks.of(x);
+      const b = blocks.of(y);
+      const c = blocks.empty(count * 4);
+      engine.dropout(a, c, 0.3, 0xfedc_ba98_7654_3210n, count, false);
+      engine.dropout(a, b, 0.3, 0xfedc_ba98_7654_3210n, count, true);
+      return [await blocks.read(c, count), await blocks.read(b, count)];
+    },
+    expected: () => {
+      const dropped = Array.from(x, (value, i) => (philoxWord(0x7654_3210, 0xfedc_ba98, i) >= 0.3 * 2 ** 32 ? value / 0.7 : 0));
+      return [dropped, dropped.map((value, i) => value + y[i]!)];
+    },
+    tolerance: roundoff,
+  });
+}
+
+/** The word of element i, as dropout.inl lays it out. Checked against the paper's known answer below. */
+function philoxWord(key0: number, key1: number, i: number): number {
+  const group = Math.floor(i / 64);
+  return philox([group * 16 + (i % 16), 0, 0, 0], [key0, key1])[Math.floor(i / 16) % 4]!;
+}
+
+function philox(counter: [number, number, number, number], key: [number, number]): [number, number, number, number] {
+  let [c0, c1, c2, c3] = counter;
+  let [k0, k1] = key;
+  for (let round = 0; round < 10; round++) {
+    const [high0, low0] = multiply(c0, 0xd2511f53);
+    const [high1, low1] = multiply(c2, 0xcd9e8d57);
+    [c0, c1, c2, c3] = [(high1 ^ c1 ^ k0) >>> 0, low1, (high0 ^ c3 ^ k1) >>> 0, low0];
+    k0 = (k0 + 0x9e3779b9) >>> 0;
+    k1 = (k1 + 0xbb67ae85) >>> 0;
+  }
+  return [c0, c1, c2, c3];
+}
+
+/** High and low word of a 32 × 32 bit product. */
+function multiply(a: number, b: number): [number, number] {
+  const low = Math.imul(a, b) >>> 0;
+  const carry = (a & 0xffff) * (b & 0xffff);
+  const middle = (a >>> 16) * (b & 0xffff) + Math.floor(carry / 65536);
+  const other = (a & 0xffff) * (b >>> 16) + (middle % 65536);
+  return [((a >>> 16) * (b >>> 16) + Math.floor(middle / 65536) + Math.floor(other / 65536)) >>> 0, low];
+}
+
+test("the reference Philox gives the known answers of Random123", () => {
+  assert.deepEqual(philox([0, 0, 0, 0], [0, 0]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
+  const ones = 0xffffffff;
+  assert.deepEqual(philox([ones, ones, ones, ones], [ones, ones]), [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
+});
+
+test("dropout keeps everything at p = 0 and about 1 − p of it otherwise", async () => {
+  const engine = loadEngine();
+  const blocks = new Blocks(engine);
+  const count = 100_000;
+  const x = blocks.of(new Float32Array(count).fill(1));
+  const y = blocks.empty(count * 4);
+  engine.dropout(x, y, 0, 1n, count, false);
+  assert.ok((await blocks.read(y, count)).every((value) => value === 1));
+  engine.dropout(x, y, 0.1, 1n, count, false);
+  const kept = (await blocks.read(y, count)).filter((value) => value !== 0).length;
+  assert.ok(Math.abs(kept / count - 0.9) < 0.005, `kept ${kept}`);
+  blocks.freeAll();
+});
+
+testKernel("siluMul at the edges of f32", {
+  async run(engine, blocks) {
+    const gate = blocks.of(Float32Array.of(-1000, -104, -88, -1e-30, 0, 1e-30, 88, 1000));
+    const up = blocks.of(new Float32Array(8).fill(1));
+    engine.siluMul(gate, up, up, 8);
+    return [await blocks.read(up, 8)];
+  },
+  expected: () => [Array.from([-1000, -104, -88, -1e-30, 0, 1e-30, 88, 1000], (g) => g * sigmoid(g))],
+  tolerance: roundoff,
+});
+
+test("siluMul: an element's value does not depend on its neighbours or its place", async () => {
+  const engine = loadEngine();
+  const blocks = new Blocks(engine);
+  const values = randomFloats(37, 5, 4);
+  const whole = blocks.of(values);
+  const one = blocks.of(new Float32Array(37).fill(1));
+  const y = blocks.empty(37 * 4);
+  engine.siluMul(whole, one, y, 37);
+  const together = await blocks.read(y, 37);
+  for (let i = 0; i < 37; i++) {
+    engine.siluMul(blocks.of(values.subarray(i, i + 1)), one, y, 1);
+    assert.equal((await blocks.read(y, 1))[0], together[i]);
+  }
+  blocks.freeAll();
+});
+
+for (const [rows, cols] of [
+  [0, 5],
+  [1, 1],
+  [3, 65],
+  [130, 7],
+  [200, 1000],
+] as const) {
+  const y = randomFloats(rows * cols, 6);
+  const bias = randomFloats(cols, 7);
+  testKernel(`addBias and biasGrad of ${rows} × ${cols}`, {
+    async run(engine, blocks) {
+      const a = blocks.of(y);
+      const b = blocks.of(bias);
+      const grad = blocks.empty(cols * 4);
+      engine.biasGrad(a, grad, rows, cols, false);
+      engine.biasGrad(a, b, rows, cols, true);
+      const grads = [await blocks.read(grad, cols), await blocks.read(b, cols)];
+      engine.write(b, 0, bias);
+      engine.addBias(a, b, rows, cols);
+      return [...grads, await blocks.read(a, rows * cols)];
+    },
+    expected: () => {
+      const sums = new Float64Array(cols);
+      for (let i = 0; i < y.length; i++) sums[i % cols]! += y[i]!;
+      return [sums, sums.map((sum, j) => sum + bias[j]!), y.map((value, i) => value + bias[i % cols]!)];
+    },
+    tolerance: 1e-6,
+  });
+}

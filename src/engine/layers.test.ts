@@ -1,0 +1,250 @@
+import { randomFloats, randomIndices, testKernel } from "./testing.js";
+
+const shapes = [
+  [1, 3],
+  [2, 7],
+  [33, 63],
+  [5, 65],
+  [300, 576],
+] as const;
+
+for (const [rows, cols] of shapes) {
+  const x = randomFloats(rows * cols, 1);
+  const w = randomFloats(cols, 2);
+  const dy = randomFloats(rows * cols, 3);
+  const before = randomFloats(rows * cols, 4);
+  const eps = 1e-5;
+  const rstd = Float64Array.from({ length: rows }, (_, row) => {
+    let squares = 0;
+    for (let j = 0; j < cols; j++) squares += x[row * cols + j]! ** 2;
+    return 1 / Math.sqrt(squares / cols + eps);
+  });
+
+  testKernel(`rmsNorm of ${rows} × ${cols}`, {
+    async run(engine, blocks) {
+      const y = blocks.empty(rows * cols * 4);
+      const r = blocks.empty(rows * 4);
+      engine.rmsNorm(blocks.of(x), blocks.of(w), y, r, rows, cols, eps);
+      return [await blocks.read(y, rows * cols), await blocks.read(r, rows)];
+    },
+    expected: () => [Array.from(x, (value, i) => value * rstd[Math.floor(i / cols)]! * w[i % cols]!), rstd],
+    tolerance: 1e-6,
+  });
+
+  testKernel(`rmsNormGrad and rmsNormWeightGrad of ${rows} × ${cols}`, {
+    async run(engine, blocks) {
+      const [d, a, weight, r] = [blocks.of(dy), blocks.of(x), blocks.of(w), blocks.of(Float32Array.from(rstd))] as const;
+      const dx = blocks.empty(rows * cols * 4);
+      const added = blocks.of(before);
+      const dw = blocks.empty(cols * 4);
+      const dwAdded = blocks.of(w);
+      engine.rmsNormGrad(d, a, weight, r, dx, rows, cols, false);
+      engine.rmsNormGrad(d, a, weight, r, added, rows, cols, true);
+      engine.rmsNormWeightGrad(d, a, r, dw, rows, cols, false);
+      engine.rmsNormWeightGrad(d, a, r, dwAdded, rows, cols, true);
+      return [
+        await blocks.read(dx, rows * cols),
+        await blocks.read(added, rows * cols),
+        await blocks.read(dw, cols),
+        await blocks.read(dwAdded, cols),
+      ];
+    },
+    expected: () => {
+      const dx = new Float64Array(rows * cols);
+      const dw = new Float64Array(cols);
+      for (let row = 0; row < rows; row++) {
+        const r = rstd[row]!;
+        let mean = 0;
+        for (let j = 0; j < cols; j++) mean += (dy[row * cols + j]! * w[j]! * x[row * cols + j]!) / cols;
+        for (let j = 0; j < cols; j++) {
+          const i = row * cols + j;
+          dx[i] = r * dy[i]! * w[j]! - x[i]! * r ** 3 * mean;
+          dw[j]! += dy[i]! * x[i]! * r;
+        }
+      }
+      return [dx, dx.map((value, i) => value + before[i]!), dw, dw.map((value, j) => value + w[j]!)];
+    },
+    tolerance: 2e-6,
+  });
+}
+
+for (const [rows, heads, headDim] of [
+  [1, 1, 2],
+  [7, 3, 6],
+  [65, 9, 64],
+  [40, 2, 34],
+] as const) {
+  const tableRows = 80;
+  const half = headDim / 2;
+  const x = randomFloats(rows * heads * headDim, 1);
+  const positions = randomIndices(rows, tableRows, 2);
+  const table = new Float32Array(tableRows * headDim);
+  for (let position = 0; position < tableRows; position++) {
+    for (let i = 0; i < half; i++) {
+      const angle = position / 10000 ** (i / half);
+      table[position * headDim + i] = Math.cos(angle);
+      table[position * headDim + half + i] = Math.sin(angle);
+    }
+  }
+  const rotate = (sign: number) => {
+    const y = new Float64Array(x.length);
+    for (let row = 0; row < rows; row++) {
+      for (let head = 0; head < heads; head++) {
+        for (let i = 0; i < half; i++) {
+          const at = (row * heads + head) * headDim + i;
+          const cosine = table[positions[row]! * headDim + i]!;
+          const sine = sign * table[positions[row]! * headDim + half + i]!;
+          y[at] = x[at]! * cosine - x[at + half]! * sine;
+          y[at + half] = x[at + half]! * cosine + x[at]! * sine;
+        }
+      }
+    }
+    return y;
+  };
+
+  testKernel(`rope of ${rows} × ${heads} × ${headDim}`, {
+    async run(engine, blocks) {
+      const input = blocks.of(x);
+      const angles = blocks.of(table);
+      const inverse = blocks.empty(x.byteLength);
+      engine.rope(input, inverse, angles, positions, tableRows, heads, headDim, true);
+      engine.rope(input, input, angles, positions, tableRows, heads, headDim, false); // in place
+      return [await blocks.read(inverse, x.length), await blocks.read(input, x.length)];
+    },
+    expected: () => [rotate(-1), rotate(1)],
+    tolerance: 2e-7,
+  });
+}
+
+for (const [rows, vocab] of [
+  [1, 1],
+  [1, 7],
+  [9, 63],
+  [33, 4097],
+  [3, 49152],
+] as const) {
+  const logits = randomFloats(rows * vocab, 1, 5);
+  const targets = randomIndices(rows, vocab, 2);
+  const softmax = (row: number) => {
+    const x = logits.subarray(row * vocab, (row + 1) * vocab);
+    const max = x.reduce((a, b) => Math.max(a, b), -Infinity);
+    const sum = x.reduce((total, value) => total + Math.exp(value - max), 0);
+    return { probabilities: Array.from(x, (value) => Math.exp(value - max) / sum), log: Math.log(sum) + max };
+  };
+
+  testKernel(`crossEntropy of ${rows} × ${vocab}`, {
+    async run(engine, blocks) {
+      const x = blocks.of(logits);
+      const losses = blocks.empty(rows * 4);
+      engine.crossEntropy(x, targets, losses, vocab, false);
+      const lossesOnly = await blocks.read(losses, rows);
+      const untouched = await blocks.read(x, rows * vocab);
+      engine.crossEntropy(x, targets, losses, vocab, true);
+      return [lossesOnly, untouched, await blocks.read(losses, rows), await blocks.read(x, rows * vocab)];
+    },
+    expected: () => {
+      const losses = Array.from(targets, (target, row) => softmax(row).log - logits[row * vocab + target]!);
+      const grads = Array.from(targets, (target, row) => softmax(row).probabilities.map((p, j) => p - (j === target ? 1 : 0)));
+      return [losses, logits, losses, grads.flat()];
+    },
+    tolerance: 1e-6,
+  });
+}
+
+testKernel("crossEntropy of logits far from 0, and of hopeless ones", {
+  async run(engine, blocks) {
+    const x = blocks.of(Float32Array.of(1e4, 1e4, -1e4, 1e4, 0, -3e4));
+    const losses = blocks.empty(8);
+    engine.crossEntropy(x, Int32Array.of(0, 2), losses, 3, true);
+    return [await blocks.read(losses, 2), await blocks.read(x, 6)];
+  },
+  expected: () => [
+    [Math.LN2, 4e4],
+    [-0.5, 0.5, 0, 1, 0, -1],
+  ],
+  tolerance: 1e-6,
+});
+
+for (const [rows, cols] of [
+  [0, 8],
+  [1, 1],
+  [20, 7],
+  [9, 65],
+  [500, 64],
+] as const) {
+  const tableRows = 11;
+  const table = randomFloats(tableRows * cols, 1);
+  const x = randomFloats(rows * cols, 2);
+  const ids = randomIndices(rows, tableRows, 3); // repeats, where rows > 11
+
+  testKernel(`embedding and rows of ${rows} × ${cols}`, {
+    async run(engine, blocks) {
+      const w = blocks.of(table);
+      const input = blocks.of(x);
+      const y = blocks.empty(rows * cols * 4);
+      const gathered = blocks.empty(rows * cols * 4);
+      engine.embedding(ids, w, "f32", y, cols, tableRows);
+      engine.gatherRows(w, ids, gathered, tableRows, cols);
+      const outputs = [await blocks.read(y, rows * cols), await blocks.read(gathered, rows * cols)];
+      const added = blocks.of(table);
+      engine.embeddingGrad(ids, input, w, cols, tableRows);
+      engine.scatterRows(input, ids, added, tableRows, cols, true);
+      outputs.push(await blocks.read(w, tableRows * cols), await blocks.read(added, tableRows * cols));
+      const replaced = blocks.of(table);
+      engine.scatterRows(input, ids, replaced, tableRows, cols, false);
+      return [...outputs, await blocks.read(replaced, tableRows * cols)];
+    },
+    expected: () => {
+      const taken = Array.from(x, (_, i) => table[ids[Math.floor(i / cols)]! * cols + (i % cols)]!);
+      const added = Float64Array.from(table);
+      const replaced = Float64Array.from(table);
+      for (let i = 0; i < x.length; i++) {
+        const at = ids[Math.floor(i / cols)]! * cols + (i % cols);
+        added[at]! += x[i]!;
+        replaced[at] = x[i]!;
+      }
+      return [taken, taken, added, added, replaced];
+    },
+    tolerance: 1e-6,
+  });
+}
+
+const bf16 = randomFloats(6 * 65, 9).map((value) => {
+  const bits = new Uint32Array(Float32Array.of(value).buffer);
+  return new Float32Array(new Uint32Array([bits[0]! & 0xffff0000]).buffer)[0]!;
+});
+testKernel("embedding of bf16 rows", {
+  async run(engine, blocks) {
+    const w = blocks.of(Uint16Array.from(new Uint32Array(bf16.buffer), (bits) => bits >>> 16));
+    const y = blocks.empty(3 * 65 * 4);
+    engine.embedding(Int32Array.of(5, 0, 5), w, "bf16", y, 65, 6);
+    return [await blocks.read(y, 3 * 65)];
+  },
+  expected: () => [[...bf16.slice(5 * 65), ...bf16.slice(0, 65), ...bf16.slice(5 * 65)]],
+  tolerance: 0,
+});
+
+for (const count of [1, 7, 65, 40000]) {
+  const [p, g, m] = [randomFloats(count, 1), randomFloats(count, 2), randomFloats(count, 3, 0.1)] as const;
+  const v = randomFloats(count, 4, 0.1).map(Math.abs);
+  const step = { lr: 3e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.1, gradScale: 0.25 };
+  const corrections = { correction1: 1 - 0.9 ** 3, correction2: 1 - 0.999 ** 3 };
+  testKernel(`adamw of ${count}`, {
+    async run(engine, blocks) {
+      const ids = [p, g, m, v].map((values) => blocks.of(values)) as [number, number, number, number];
+      engine.adamw(...ids, count, { ...step, ...corrections });
+      return [await blocks.read(ids[0], count), await blocks.read(ids[2], count), await blocks.read(ids[3], count)];
+    },
+    expected: () => {
+      const grads = Array.from(g, (value) => value * step.gradScale);
+      const m1 = grads.map((grad, i) => step.beta1 * m[i]! + (1 - step.beta1) * grad);
+      const v1 = grads.map((grad, i) => step.beta2 * v[i]! + (1 - step.beta2) * grad * grad);
+      const p1 = Array.from(p, (value, i) => {
+        const update = m1[i]! / corrections.correction1 / (Math.sqrt(v1[i]! / corrections.correction2) + step.eps);
+        return value - step.lr * step.weightDecay * value - step.lr * update;
+      });
+      return [p1, m1, v1];
+    },
+    tolerance: 3e-7,
+  });
+}
