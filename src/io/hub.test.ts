@@ -203,9 +203,11 @@ test("downloads that are cut at any byte go on where they stopped", async (t) =>
     response.write(content.subarray(start, start + 1 + random(1600)), () => response.destroy());
     return true;
   };
-  await resolveModel(repository, options);
-  assert(cuts >= Math.min(wantedCuts, 60));
-  assertCacheIsSound(cache);
+  while (cuts < wantedCuts) {
+    rmSync(cache, { recursive: true, force: true });
+    await resolveModel(repository, options);
+    assertCacheIsSound(cache);
+  }
 });
 
 test("a killed download is continued by the next process, not begun again", async (t) => {
