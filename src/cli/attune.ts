@@ -1,19 +1,5 @@
 import { main } from "./main.js";
-import type { Parts } from "./parts.js";
-
-const parts: Parts = {
-  async *runRecipe() {
-    yield* [];
-    throw new Error("not wired");
-  },
-  async openChat() {
-    throw new Error("not wired");
-  },
-  async *previewData() {
-    yield* [];
-    throw new Error("not wired");
-  },
-};
+import { parts } from "./parts.js";
 
 // A reader that has seen enough, such as `head`, is no error.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {

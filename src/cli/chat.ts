@@ -1,25 +1,35 @@
 import { createInterface } from "node:readline";
 import { Writable } from "node:stream";
 import { AttuneError } from "../errors.js";
+import type { ReplyOptions } from "../generate/chat.js";
 import type { Message } from "../text/chat-template.js";
 import { numberOption, requiredOption } from "./options.js";
-import type { Chat, Parts, ReplyOptions } from "./parts.js";
+import type { Parts } from "./parts.js";
+import { ProgressBar } from "./progress-bar.js";
 import { escapeControls, type Io, isInteractive, styleFor } from "./terminal.js";
+
+type Chat = Awaited<ReturnType<Parts["openChat"]>>;
 
 const help = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.";
 
 /** `attune chat`: a conversation on a terminal, or one turn for every line of the input. */
 export async function chat(options: Record<string, string>, parts: Parts, io: Io): Promise<number> {
-  const { adapter, system } = options;
+  const { adapter, system, template } = options;
   const model = requiredOption("model", options.model);
-  const sampling = {
+  const replyOptions: ReplyOptions = {
     maxNewTokens: numberOption("max-new-tokens", options.maxNewTokens ?? "", { from: 1, whole: true }),
     temperature: numberOption("temperature", options.temperature ?? "", { from: 0 }),
     topP: numberOption("top-p", options.topP ?? "", { from: 0, to: 1 }),
   };
-  const opened = await parts.openChat({ model, ...(adapter === undefined ? {} : { adapter }) });
+  const bar = new ProgressBar(io);
+  const opened = await parts.openChat({
+    ...{ model, adapter, template },
+    onNotice: (message) => io.stderr.write(`${styleFor(io.stderr, io.env).dim(escapeControls(message))}\n`),
+    onProgress: (doneBytes, totalBytes) => bar.showBytes(`downloading ${model}`, doneBytes, totalBytes),
+  });
+  bar.clear();
   try {
-    const conversation = new Conversation(opened, sampling, system, io);
+    const conversation = new Conversation(opened, replyOptions, system, io);
     if (io.stdin.isTTY === true && isInteractive(io.stdout, io.env)) await talk(conversation, io);
     else await answerLines(conversation, io);
     return 0;
@@ -31,14 +41,16 @@ export async function chat(options: Record<string, string>, parts: Parts, io: Io
 class Conversation {
   #messages: Message[] = [];
   #answering: AbortController | undefined;
+  /** Of the next answer: the same question twice may be answered twice, and a whole conversation can be repeated. */
+  #seed = 0;
   readonly #chat: Chat;
-  readonly #sampling: Omit<ReplyOptions, "signal">;
+  readonly #options: ReplyOptions;
   readonly #system: readonly Message[];
   readonly #io: Io;
 
-  constructor(chat: Chat, sampling: Omit<ReplyOptions, "signal">, system: string | undefined, io: Io) {
+  constructor(chat: Chat, options: ReplyOptions, system: string | undefined, io: Io) {
     this.#chat = chat;
-    this.#sampling = sampling;
+    this.#options = options;
     this.#system = system === undefined ? [] : [{ role: "system", content: system }];
     this.#io = io;
   }
@@ -62,7 +74,11 @@ class Conversation {
     let answer = "";
     try {
       const { signal } = this.#answering;
-      for await (const part of this.#chat.reply([...this.#system, ...messages], { ...this.#sampling, signal })) {
+      for await (const part of this.#chat.reply([...this.#system, ...messages], {
+        ...this.#options,
+        seed: this.#seed++,
+        signal,
+      })) {
         answer += part;
         this.#io.stdout.write(escapeControls(part));
       }

@@ -6,11 +6,13 @@ import { join } from "node:path";
 import { PassThrough, Readable } from "node:stream";
 import test, { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
+import type { RunOptions } from "../backends/backend.js";
 import { DivergedError, DoesNotFitError, ModelError, NoSpaceError } from "../errors.js";
+import type { ChatOptions, ReplyOptions } from "../generate/chat.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { RunEvent, RunResults } from "../train/events.js";
 import { main } from "./main.js";
-import type { ChatOptions, Parts, PreviewOptions, ReplyOptions } from "./parts.js";
+import type { Parts } from "./parts.js";
 import type { Io } from "./terminal.js";
 
 const results: RunResults = {
@@ -25,8 +27,10 @@ const results: RunResults = {
   ...{ trainable_params: 10, all_params: 100, isa: "avx2", threads: 2, dtype: "f32", seconds_to_first_step: 1.5 },
 };
 
-async function* fakeRun(recipe: Recipe, { signal }: { signal: AbortSignal }): AsyncGenerator<RunEvent> {
+async function* fakeRun(recipe: Recipe, { signal, notices = [] }: RunOptions): AsyncGenerator<RunEvent> {
   const totalSteps = 25;
+  for (const message of notices) yield { type: "notice", level: "info", message };
+  yield { type: "progress", what: "downloading model.safetensors", doneBytes: 5e6, totalBytes: 10e6 };
   yield {
     ...{ type: "start", outputDir: recipe.output_dir, model: recipe.model_name_or_path, method: "lora", objective: "sft" },
     ...{ trainRows: 12, evalRows: 4, totalSteps, resumedFromStep: 0, trainableParams: 2.4e6, allParams: 134.5e6 },
@@ -63,7 +67,6 @@ interface Calls {
   recipe?: Recipe;
   chat?: ChatOptions;
   replies: { contents: string[]; options: ReplyOptions }[];
-  preview?: PreviewOptions;
   isClosed?: boolean;
 }
 
@@ -76,25 +79,13 @@ function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
     async openChat(options) {
       calls.chat = options;
       return {
-        async *reply(messages, replyOptions) {
+        async *reply(messages, replyOptions = {}) {
           calls.replies.push({ contents: messages.map(({ role, content }) => `${role}: ${content}`), options: replyOptions });
           yield* ["echo ", messages.at(-1)!.content];
         },
         close() {
           calls.isClosed = true;
         },
-      };
-    },
-    async *previewData(options) {
-      calls.preview = options;
-      yield {
-        where: "a.jsonl:1",
-        tokens: 9,
-        supervisedTokens: 2,
-        pieces: [
-          { text: "two teas\n", supervised: false },
-          { text: "{}", supervised: true },
-        ],
       };
     },
     ...changes,
@@ -162,7 +153,7 @@ test("a slip in a command or an option is answered with what was probably meant,
     [["chat"], /^attune: --model is missing/],
     [["chat", "-m", "x", "-t", "hot"], /^attune: --temperature: expected a number from 0, got "hot"\n$/],
     [["chat", "-m", "x", "--top-p", "1.5"], /^attune: --top-p: expected a number from 0 to 1, got "1\.5"\n$/],
-    [["data", "preview", "f", "-m", "x", "-n", "0"], /^attune: --rows: expected a whole number from 1, got "0"\n$/],
+    [["data", "preview", "f", "-n", "0"], /^attune: --rows: expected a whole number from 1, got "0"\n$/],
     [["train"], /^attune: expected a recipe/],
     [["train", "no.yaml"], /^attune: no\.yaml: no such file\n$/],
     [["train", tmpdir()], /: a folder; expected a YAML file\n$/],
@@ -216,6 +207,7 @@ test("piped, a run prints plain lines, one every logging_steps", async () => {
 
 test("on a terminal, a bar is drawn in place and colours are used unless NO_COLOR", async () => {
   const { out } = await run(["train", recipe], { columns: 70 });
+  assert.ok(out.includes("\r 50% 5.0 MB of 10.0 MB downloading model.safetensors\x1b[K\r\x1b[K"));
   assert.match(out, /\r100% ━+ 25\/25 · loss [\d.]+ · 0s left/);
   assert.doesNotMatch(out, /^step 10\/25/m);
   assert.ok(out.includes("\x1b[32mDone\x1b[39m"));
@@ -275,7 +267,7 @@ test("piped into chat, each line is a turn of one conversation", async () => {
   });
   assert.equal(code, 0);
   assert.equal(out, "echo one\necho two\necho three \\u001b[2J\n");
-  assert.deepEqual(calls.chat, { model: "base", adapter: "ad" });
+  assert.deepEqual([calls.chat?.model, calls.chat?.adapter, calls.chat?.template], ["base", "ad", undefined]);
   assert.deepEqual(
     calls.replies.map(({ contents }) => contents),
     [
@@ -289,11 +281,21 @@ test("piped into chat, each line is a turn of one conversation", async () => {
   assert.equal(calls.isClosed, true);
 });
 
-test("data preview marks what is learnt", async () => {
-  const { out, calls } = await run(["data", "preview", "a.jsonl", "-m", "base", "-n", "1"]);
-  assert.deepEqual(calls.preview, { file: "a.jsonl", model: "base", rows: 1 });
-  assert.match(out, /^a\.jsonl:1 {2}9 tokens, 2 of them learnt\ntwo teas\n⟦\{\}⟧\n/);
-  assert.ok((await run(["data", "preview", "a", "-m", "b"], { columns: 80 })).out.includes("\x1b[32m{}\x1b[39m"));
+test("data preview marks what is learnt, and reports the rows that cannot be used", async () => {
+  const file = join(folder, "orders.jsonl");
+  const row = (input: string, output: string) => JSON.stringify({ instruction: "as JSON", input, output });
+  await writeFile(file, `${row("two teas", "{}\x1b[2J")}\n${row("one pie", "[]")}\n{"instruction": 3}\n`);
+  const { code, out } = await run(["data", "preview", file, "-n", "1"]);
+  assert.equal(code, 0);
+  assert.ok(out.startsWith("orders.jsonl:1\n"), out);
+  assert.match(out, /two teas[^⟦]*assistant\n⟦\{\}\\u001b\[2J<\|im_end\|>⟧/);
+  assert.doesNotMatch(out, /one pie/);
+  assert.match(out, /\nwarning: 1 rows? .*orders\.jsonl:3/);
+  assert.match(out, /\n3 rows\. The model learns/);
+  assert.ok((await run(["data", "preview", file], { columns: 80 })).out.includes("\x1b[32m[]<|im_end|>\x1b[39m"));
+  const missing = await run(["data", "preview", "none.jsonl"]);
+  assert.equal(missing.code, 2);
+  assert.match(missing.err, /^attune: dataset "none\.jsonl": there is no such file/);
 });
 
 test("doctor reports without a hub, and names what it looked at", async () => {
@@ -330,8 +332,13 @@ function spawnTraining(patient: boolean) {
     out += text;
     for (const { pattern, resolve } of waiting) if (pattern.test(out)) resolve();
   });
-  const shows = (pattern: RegExp) => new Promise<void>((resolve) => waiting.push({ pattern, resolve }));
   const exit = new Promise<number | null>((resolve) => child.on("close", resolve));
+  const shown = (pattern: RegExp) => new Promise<void>((resolve) => waiting.push({ pattern, resolve }));
+  const shows = async (pattern: RegExp) => {
+    const ended = exit.then((code) => assert.fail(`ended with code ${code} before ${pattern}: ${out}`));
+    await Promise.race([shown(pattern), ended]);
+    ended.catch(() => {});
+  };
   return { child, shows, exit, output: () => out };
 }
 

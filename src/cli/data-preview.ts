@@ -1,29 +1,45 @@
-import { numberOption, requiredOption } from "./options.js";
-import type { Parts } from "./parts.js";
-import { escapeControls, type Io, styleFor } from "./terminal.js";
+import { loadDataset } from "../data/dataset.js";
+import { byteChat, previewRow } from "../data/preview.js";
+import { resolveModel } from "../io/resolve.js";
+import { loadTokenizer } from "../text/load-tokenizer.js";
+import type { ChatFormat } from "../text/supervised.js";
+import { chooseTemplate } from "../text/templates.js";
+import { numberOption } from "./options.js";
+import { escapeControls, hasColours, hasUnicode, type Io, styleFor } from "./terminal.js";
 
-/** `attune data preview FILE`: rows as the model will see them. Without colours, what is learnt stands between ⟦ and ⟧. */
-export async function previewRows(
-  file: string,
-  options: Record<string, string>,
-  parts: Parts,
-  { stdout, env }: Io,
-): Promise<number> {
+/**
+ * `attune data preview FILE`: rows as the model will see them. Without colours, what is learnt stands in brackets.
+ * Throws DataError for data that cannot be read; a row that cannot be used is only reported.
+ */
+export async function previewData(file: string, options: Record<string, string>, { stdout, env }: Io): Promise<number> {
   const style = styleFor(stdout, env);
-  const hasColours = style.green("") !== "";
-  const learnt = (text: string) => (hasColours ? style.green(text) : `⟦${text}⟧`);
+  const [open, close] = hasUnicode(env) ? ["⟦", "⟧"] : ["[[", "]]"];
+  const isColoured = hasColours(stdout, env);
+  const learnt = (text: string) => (isColoured ? style.green(text) : `${open}${text}${close}`);
   const rows = numberOption("rows", options.rows ?? "", { from: 1, whole: true });
-  const model = requiredOption("model", options.model);
-  const { template } = options;
+  const { model, template, datasetDir = "data" } = options;
 
-  for await (const row of parts.previewData({ file, model, rows, ...(template === undefined ? {} : { template }) })) {
-    const share = `${row.tokens} tokens, ${row.supervisedTokens} of them learnt`;
-    stdout.write(`${style.bold(escapeControls(row.where))}${style.dim(`  ${share}`)}\n`);
-    const text = row.pieces.map((piece) => (piece.supervised ? learnt : style.dim)(escapeControls(piece.text))).join("");
+  const chat =
+    model === undefined ? byteChat() : await chatOf(model, template, (message) => stdout.write(`${style.dim(message)}\n`));
+  const { conversations, rowsRead, notices } = await loadDataset({ dataset: [file], datasetDir, onBadRow: "skip" });
+  for (const conversation of conversations.slice(0, rows)) {
+    const { where, tokens, supervisedTokens, pieces } = previewRow(conversation, chat);
+    const size = model === undefined ? "" : `  ${tokens} tokens, ${supervisedTokens} of them learnt`;
+    stdout.write(`${style.bold(escapeControls(where))}${style.dim(size)}\n`);
+    const text = pieces.map((piece) => (piece.supervised ? learnt : style.dim)(escapeControls(piece.text))).join("");
     stdout.write(`${text}${text.endsWith("\n") ? "" : "\n"}\n`);
   }
+  for (const notice of notices) stdout.write(`${style.yellow("warning:")} ${escapeControls(notice)}\n`);
   stdout.write(
-    `The model learns to write what is ${hasColours ? style.green("green") : "between ⟦ and ⟧"}; the rest is given to it.\n`,
+    `${rowsRead} rows. The model learns to write what is ${isColoured ? style.green("green") : `in ${open} ${close}`}; the rest is given to it.\n`,
   );
+  if (model === undefined) stdout.write(style.dim("Shown in ChatML; with --model MODEL, as that model writes chats.\n"));
   return 0;
+}
+
+async function chatOf(model: string, templateName: string | undefined, onNotice: (message: string) => void): Promise<ChatFormat> {
+  const tokenizer = await loadTokenizer(await resolveModel(model, { onNotice }));
+  const { template, notices } = chooseTemplate(tokenizer, { name: templateName });
+  for (const notice of notices) onNotice(notice);
+  return { tokenizer, template };
 }

@@ -69,7 +69,7 @@ Examples:
   attune train recipe.yaml                       train as the recipe says
   attune train recipe.yaml learning_rate=1e-4    the same with another setting
   attune chat --model MODEL --adapter runs/mine  talk to the result
-  attune data preview orders.jsonl --model MODEL
+  attune data preview orders.jsonl               see what a model would learn
   attune doctor                                  check this machine
 
 MODEL is a folder, a GGUF file, or a name on the hub such as HuggingFaceTB/SmolLM2-135M-Instruct.
@@ -112,6 +112,7 @@ All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5
     .option("-m, --model <model>", "a folder, a GGUF file, or a name on the hub")
     .option("-a, --adapter <folder>", "the output_dir of a run, or any PEFT LoRA adapter")
     .option("-s, --system <text>", "a system message")
+    .option("--template <name>", "another chat template than the adapter's or the model's own")
     .option("-n, --max-new-tokens <count>", "longest answer", "512")
     .option("-t, --temperature <number>", "0: always the likeliest token", "0")
     .option("--top-p <number>", "sample from the likeliest tokens of this total probability", "1")
@@ -139,14 +140,15 @@ Examples:
     .command("preview")
     .summary("rows as the model will see them")
     .description("Print rows as the model will see them, the part it learns from in colour.")
-    .usage("FILE --model MODEL")
-    .argument("<file>", "JSON or JSONL")
-    .option("-m, --model <model>", "whose tokenizer and chat template to use")
+    .usage("FILE [--model MODEL]")
+    .argument("<file>", "JSON or JSONL, or a name in dataset_info.json")
+    .option("-m, --model <model>", "whose tokenizer and chat template to use; without one, ChatML")
     .option("--template <name>", "another chat template than the model's own")
+    .option("--dataset-dir <folder>", "where dataset_info.json is", "data")
     .option("-n, --rows <count>", "how many rows", "3")
     .action(async (file: string, options: Record<string, string>) => {
-      const { previewRows } = await import("./data-preview.js");
-      setExitCode(await previewRows(file, options, parts, io));
+      const { previewData } = await import("./data-preview.js");
+      setExitCode(await previewData(file, options, io));
     });
 
   program

@@ -1,4 +1,5 @@
 import {
+  escapeControls,
   formatBytes,
   formatDuration,
   formatLoss,
@@ -66,14 +67,28 @@ export class ProgressBar {
     return this.#isLive;
   }
 
-  update(progress: TrainingProgress): void {
+  showTraining(progress: TrainingProgress): void {
+    this.#draw(progress.step === progress.totalSteps, (width) => renderProgress(progress, width, { unicode: this.#unicode }));
+  }
+
+  showBytes(what: string, doneBytes: number, totalBytes: number): void {
+    const share = totalBytes > 0 ? `${Math.floor((100 * doneBytes) / totalBytes)}%` : "";
+    const text = `${share.padStart(4)} ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)} ${escapeControls(what)}`;
+    this.#draw(doneBytes === totalBytes, (width) => text.slice(0, width));
+  }
+
+  /** `render` gets one column less than there is: a full line wraps on some terminals. */
+  #draw(isLast: boolean, render: (width: number) => string): void {
     if (!this.#isLive) return;
-    const isLast = progress.step === progress.totalSteps;
-    if (!isLast && performance.now() - this.#drawnAtMs < 50) return; // fast steps would only make it flicker
+    if (!isLast && performance.now() - this.#drawnAtMs < 50) return; // more would only flicker
     this.#drawnAtMs = performance.now();
-    // One column is left free: a full line wraps on some terminals.
-    this.#line = renderProgress(progress, widthOf(this.#output) - 1, { unicode: this.#unicode });
+    this.#line = render(widthOf(this.#output) - 1);
     this.#output.write(`\r${this.#line}\x1b[K`);
+  }
+
+  clear(): void {
+    if (this.#line !== "") this.#output.write("\r\x1b[K");
+    this.#line = "";
   }
 
   /** Prints a line above the bar. */

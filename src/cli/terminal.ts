@@ -36,10 +36,15 @@ export interface Style {
   cyan(text: string): string;
 }
 
-/** Colours, or none: NO_COLOR (no-color.org) wins, then FORCE_COLOR, then whether the output is a terminal. */
+/** NO_COLOR (no-color.org) wins, then FORCE_COLOR, then whether the output is a terminal. */
+export function hasColours(output: Output, env: Io["env"]): boolean {
+  const isForced = env.FORCE_COLOR !== undefined && env.FORCE_COLOR !== "0";
+  return !env.NO_COLOR && (isForced || isInteractive(output, env));
+}
+
+/** Colours where the output has them. */
 export function styleFor(output: Output, env: Io["env"]): Style {
-  const forced = env.FORCE_COLOR !== undefined && env.FORCE_COLOR !== "0";
-  const colours = !env.NO_COLOR && (forced || isInteractive(output, env));
+  const colours = hasColours(output, env);
   const paint = (on: number, off: number) => (text: string) => (colours ? `\x1b[${on}m${text}\x1b[${off}m` : text);
   return {
     bold: paint(1, 22),

@@ -35,10 +35,9 @@ export async function train(args: readonly string[], parts: Parts, io: Io): Prom
   const { recipe, notices } = parseRecipe(source, hasFile ? args.slice(1) : args);
 
   const view = new TrainingView(recipe, io);
-  for (const message of notices) view.show({ type: "notice", level: "info", message });
   const interrupts = watchInterrupts(() => view.say("Stopping after this step; Ctrl-C again stops at once."));
   try {
-    for await (const event of parts.runRecipe(recipe, { signal: interrupts.signal })) view.show(event);
+    for await (const event of parts.runRecipe(recipe, { signal: interrupts.signal, notices })) view.show(event);
   } finally {
     interrupts.stop();
     view.leaveBar();
@@ -94,7 +93,11 @@ class TrainingView {
 
   show(event: RunEvent): void {
     switch (event.type) {
+      case "progress":
+        this.#bar.showBytes(event.what, event.doneBytes, event.totalBytes);
+        break;
       case "start":
+        this.#bar.clear();
         this.#showStart(event);
         break;
       case "step":
@@ -136,7 +139,7 @@ class TrainingView {
     const { step, totalSteps, loss, tokens, tokensPerSecond, remainingMs, peakMemoryBytes } = event;
     this.#losses.push({ step, loss });
     this.#smoothLoss = this.#smoothLoss === undefined ? loss : 0.9 * this.#smoothLoss + 0.1 * loss;
-    this.#bar.update({ step, totalSteps, loss: this.#smoothLoss, tokensPerSecond, remainingMs, peakMemoryBytes });
+    this.#bar.showTraining({ step, totalSteps, loss: this.#smoothLoss, tokensPerSecond, remainingMs, peakMemoryBytes });
     if (this.#bar.isLive) return;
 
     this.#tokensSinceLine += tokens;

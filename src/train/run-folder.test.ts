@@ -60,6 +60,7 @@ const evaluation = (n: number, evalLoss: number): RunEvent => ({
 });
 const checkpoint = (n: number): RunEvent => ({ type: "checkpoint", step: n, path: `checkpoint-${n}` });
 const notice: RunEvent = { type: "notice", level: "info", message: "the model came from elsewhere" };
+const progress: RunEvent = { type: "progress", what: "downloading", doneBytes: 1, totalBytes: 2 };
 const end: RunEvent = { type: "end", interrupted: false, results };
 
 const wholeRun = [
@@ -186,7 +187,7 @@ test("a resumed run continues the logs as if it had never stopped", () =>
 test("a new run in the folder of an old one starts its files anew", () =>
   withFolder(async (outputDir) => {
     await record(outputDir, wholeRun);
-    await record(outputDir, [start(), step(1), step(2)]);
+    await record(outputDir, [progress, start(), step(1), step(2)]); // progress is shown, not kept
     assert.equal((await readLines(outputDir, "events.jsonl")).length, 3);
     assert.equal((await readLines(outputDir, "trainer_log.jsonl")).length, 1);
     assert.equal((await readJson(outputDir, "trainer_state.json")).global_step, 2);

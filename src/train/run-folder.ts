@@ -57,6 +57,7 @@ export class RunFolder {
    * fail. Throws NoSpaceError on a full disk.
    */
   async write(event: RunEvent): Promise<NoticeEvent | undefined> {
+    if (event.type === "progress") return undefined;
     if (event.type === "start") await this.#open(event);
     if (this.#events === undefined) {
       this.#early.push(event);
