@@ -75,7 +75,7 @@ test("every kind of mistake is reported with its line and what to write", () => 
     ["cutoff_len: 1.5", /^recipe\.yaml:4: cutoff_len: expected a whole number from 2, got 1\.5$/],
     ["learning_rate: -1", /^recipe\.yaml:4: learning_rate: expected a number above 0, got -1$/],
     ["learning_rate: .nan", /^recipe\.yaml:4: learning_rate: expected a number above 0, got NaN$/],
-    ["warmup_ratio: 1.5", /^recipe\.yaml:4: warmup_ratio: expected a number from 0 and up to 1, got 1\.5$/],
+    ["warmup_ratio: 1.5", /^recipe\.yaml:4: warmup_ratio: expected a number from 0 to 1, got 1\.5$/],
     ["adam_beta1: 1", /^recipe\.yaml:4: adam_beta1: expected a number from 0 and below 1, got 1$/],
     ["val_size: 1.5", /^recipe\.yaml:4: val_size: expected a number from 0 and below 1, or a whole number from 1, got 1\.5$/],
     ["max_steps: 0", /^recipe\.yaml:4: max_steps: expected a whole number from 1, or -1, got 0$/],
@@ -275,6 +275,7 @@ test("the JSON schema has every setting, its description and the methods' names"
   for (const [key, property] of Object.entries(keySchemas(RecipeKeys))) {
     assert.ok(property.description, `${key} has no description`);
     assert.doesNotMatch(expectation(property), /undefined|object/);
+    assert.equal("default" in property, !schema.required.includes(key), key);
   }
 });
 

@@ -37,7 +37,7 @@ const data = {
     .min(1)
     .default("data")
     .describe("the folder of `dataset_info.json`, and where files are looked for second"),
-  eval_dataset: wordList.nullable().default(null).describe("held-out data, named like `dataset`"),
+  eval_dataset: wordList.nullable().prefault(null).describe("held-out data, named like `dataset`"),
   val_size: z
     .union([z.number().min(0).lt(1), count])
     .default(0)
@@ -163,7 +163,9 @@ export function keySchemas(schema: z.ZodType): Record<string, KeySchema> {
 }
 
 /** JSON Schema (draft 2020-12) of recipe files, with the settings of every method: for editors, forms and documentation. */
-export function recipeJsonSchema(methods: Methods): Record<string, unknown> {
+export function recipeJsonSchema(
+  methods: Methods,
+): Record<string, unknown> & { readonly properties: Readonly<Record<string, KeySchema>> } {
   const properties: Record<string, KeySchema> = keySchemas(RecipeKeys);
   properties.finetuning_type = { ...properties.finetuning_type, enum: methods.tuners.map((tuner) => tuner.name) };
   properties.stage = { ...properties.stage, enum: methods.objectives.map((objective) => objective.name) };
@@ -194,10 +196,13 @@ export function expectation(schema: KeySchema): string {
 }
 
 function range(schema: KeySchema): string {
+  const { minimum, maximum } = schema;
+  if (minimum !== undefined && maximum !== undefined && maximum !== Number.MAX_SAFE_INTEGER)
+    return ` from ${minimum} to ${maximum}`;
   const bounds: string[] = [];
   if (schema.exclusiveMinimum !== undefined) bounds.push(`above ${schema.exclusiveMinimum}`);
-  else if (schema.minimum !== undefined && schema.minimum !== Number.MIN_SAFE_INTEGER) bounds.push(`from ${schema.minimum}`);
+  else if (minimum !== undefined && minimum !== Number.MIN_SAFE_INTEGER) bounds.push(`from ${minimum}`);
   if (schema.exclusiveMaximum !== undefined) bounds.push(`below ${schema.exclusiveMaximum}`);
-  else if (schema.maximum !== undefined && schema.maximum !== Number.MAX_SAFE_INTEGER) bounds.push(`up to ${schema.maximum}`);
+  else if (maximum !== undefined && maximum !== Number.MAX_SAFE_INTEGER) bounds.push(`up to ${maximum}`);
   return bounds.length === 0 ? "" : ` ${bounds.join(" and ")}`;
 }

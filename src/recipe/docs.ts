@@ -1,0 +1,87 @@
+import { aliases, missing, unneeded } from "./foreign-keys.js";
+import { everyMethod } from "./parse.js";
+import { expectation, type KeySchema, keySchemas, recipeGroups, recipeJsonSchema } from "./schema.js";
+
+/** docs/recipe.md: every setting with what it takes, its default and its meaning, made from the schemas. */
+export function recipeDocs(methods = everyMethod): string {
+  const { properties } = recipeJsonSchema(methods);
+  const groups = Object.entries(recipeGroups).map(([title, shape]) => {
+    const keys = Object.keys(shape).map((key) => [key, properties[key]!] as const);
+    return `### ${title}\n\n${table(Object.fromEntries(keys))}`;
+  });
+  const ofMethods = (key: string, all: typeof methods.tuners) =>
+    all.map(({ name, config }) => {
+      const keys = config ? keySchemas(config) : {};
+      const body = Object.keys(keys).length > 0 ? table(keys) : "No settings of its own.";
+      return `### \`${key}: ${name}\`\n\n${body}`;
+    });
+  const sections = [
+    intro,
+    "## Settings",
+    ...groups,
+    ...ofMethods("finetuning_type", methods.tuners),
+    ...ofMethods("stage", methods.objectives),
+    foreignIntro,
+    "### Other names",
+    rows(
+      ["Name", "Is read as"],
+      Object.entries(aliases).map(([name, key]) => [code(name), code(key)]),
+    ),
+    "### Not needed\n\nAccepted, and explained by one line when the run starts.",
+    rows(
+      ["Setting", "Why"],
+      Object.entries(unneeded).map(([name, why]) => [code(name), why]),
+    ),
+    "### Not there yet\n\nRefused unless the value asks for what attune does anyway.",
+    rows(
+      ["Setting", "What to know"],
+      Object.entries(missing).map(([name, { advice }]) => [code(name), advice]),
+    ),
+  ];
+  return `${sections.join("\n\n")}\n`;
+}
+
+const intro = `<!-- Made by scripts/make-recipe-docs.mjs from src/recipe/. Change it there. -->
+
+# Recipes
+
+A recipe is a YAML (or JSON) file of settings under LLaMA-Factory's names. Three are enough:
+
+\`\`\`yaml
+model_name_or_path: HuggingFaceTB/SmolLM2-135M-Instruct
+dataset: orders.jsonl
+output_dir: runs/orders
+\`\`\`
+
+\`attune train recipe.yaml\` runs it. Settings on the command line win over the file, as \`learning_rate=1e-4\` or \`--learning-rate 1e-4\`.
+Dashes in names are underscores, and \`null\` means not set. A setting that attune does not know is an error that names the line.
+Numbers are written as YAML has them: \`1e-4\`, not \`"1e-4"\`; \`1000\`, not \`1_000\`. Paths are relative to the folder where attune is started.`;
+
+const foreignIntro = `## Settings of other trainers
+
+Recipes of LLaMA-Factory, axolotl and TRL bring along settings of their own. None is quietly obeyed otherwise than it says.`;
+
+function table(keys: Readonly<Record<string, KeySchema>>): string {
+  const defaultOf = (schema: KeySchema) => {
+    if (!("default" in schema)) return "needed";
+    const value = schema.default;
+    if (value === null) return "not set";
+    return code(typeof value === "number" && value > 0 && value < 1e-3 ? value.toExponential() : String(value));
+  };
+  const cells = Object.entries(keys).map(([name, schema]) => [
+    code(name),
+    expectation(schema),
+    defaultOf(schema),
+    schema.description ?? "",
+  ]);
+  return rows(["Setting", "Takes", "Default", "Meaning"], cells);
+}
+
+function rows(head: readonly string[], cells: readonly (readonly string[])[]): string {
+  const line = (row: readonly string[]) => `| ${row.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+  return [line(head), line(head.map(() => "---")), ...cells.map(line)].join("\n");
+}
+
+function code(text: string): string {
+  return `\`${text}\``;
+}
