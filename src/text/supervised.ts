@@ -179,7 +179,10 @@ function spanByPrefix({ template, messages, addGenerationPrompt, text }: Renderi
   }
 }
 
-/** The turn as what changes when other words are put in its place. Throws DataError when these are not the words of the message. */
+/**
+ * The turn as what changes when other words are put in its place, with the blanks that the template writes between the generation
+ * prompt and them. Throws DataError when what changes is not the words of the message.
+ */
 function spanByProbe({ template, messages, addGenerationPrompt, text }: Rendering, index: number): Span {
   const { role, content } = messages[index]!;
   const words = content.trim();
@@ -197,23 +200,43 @@ function spanByProbe({ template, messages, addGenerationPrompt, text }: Renderin
   while (tail < shorter - head && text[text.length - 1 - tail] === probed[probed.length - 1 - tail]) tail++;
 
   const found = text.slice(head, text.length - tail);
-  if (probed.slice(head, probed.length - tail) !== probe || !content.includes(found.trim()) || (found === "") !== (words === ""))
+  const isVerbatim = content.includes(found.trim()) && (found === "") === (words === "");
+  if (!isVerbatim || probed.slice(head, probed.length - tail) !== probe)
     throw new DataError(
       `${template.origin}: this chat template rewrites what the assistant says (message ${index + 1}), so it is not known which tokens to learn. Set another with \`template:\`.`,
     );
-  return [head, text.length - tail];
+  return [promptEnd(template, messages.slice(0, index), text, head), text.length - tail];
 }
 
 /**
- * Ends a turn right after its end-of-turn token: what follows (ChatML's line break) is never generated. Spans found by a probe
- * stop before that token.
+ * Where the generation prompt ends: at `head` or before some of the blanks in front of it, wherever the text so far ends most like
+ * the prompt that the template writes for the messages before.
+ */
+function promptEnd(template: ChatTemplate, before: readonly Message[], text: string, head: number): number {
+  let prompt: string;
+  try {
+    prompt = template.render(before, { addGenerationPrompt: true });
+  } catch {
+    return head; // messages that the template takes only with the answer
+  }
+  let [best, mostShared] = [head, 0];
+  for (let end = head; end > 0; end--) {
+    let shared = 0;
+    while (shared < Math.min(end, prompt.length) && text[end - 1 - shared] === prompt[prompt.length - 1 - shared]) shared++;
+    if (shared > mostShared) [best, mostShared] = [end, shared];
+    if (text[end - 1]!.trim() !== "") break;
+  }
+  return best;
+}
+
+/**
+ * Ends a turn right after its first end-of-turn token: generation stops there, so what follows (ChatML's line break) is never
+ * generated. Spans found by a probe stop before that token.
  */
 function cutAfterEnd([from, to]: Span, text: string, pieces: readonly Piece[], tokenizer: Tokenizer): Span {
-  const ends = pieces.filter(({ id, start }) => id !== undefined && start >= from && tokenizer.stopIds.has(id));
-  const last = ends.findLast(({ start }) => start < to) ?? ends[0];
-  if (last === undefined) return [from, to];
-  const end = last.start + last.text.length;
-  return text.slice(Math.min(end, to), Math.max(last.start, to)).trim() === "" ? [from, end] : [from, to];
+  const end = pieces.find(({ id, start }) => id !== undefined && start >= from && tokenizer.stopIds.has(id));
+  if (end === undefined || text.slice(to, end.start).trim() !== "") return [from, to];
+  return [from, end.start + end.text.length];
 }
 
 /**

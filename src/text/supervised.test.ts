@@ -1,0 +1,143 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import fc from "fast-check";
+import { DataError, ModelError } from "../errors.js";
+import { ChatTemplate, type Message } from "./chat-template.js";
+import { type ChatFormat, renderConversation, renderPrompt } from "./supervised.js";
+import { byteLevel, chatOf, type GoldenCase, readFixture, sentencepiece, talk, templates } from "./test-support.js";
+
+const golden = readFixture<GoldenCase[]>("golden.json");
+const names = Object.keys(templates);
+
+function textOf(chat: ChatFormat, ids: Iterable<number>): string {
+  return chat.tokenizer.decode(ids, { special: true });
+}
+
+function learned(chat: ChatFormat, messages: readonly Message[], options = {}): string[] {
+  const { ids, supervised } = renderConversation(chat, messages, options);
+  const runs: number[][] = [];
+  ids.forEach((id, i) => {
+    if (supervised[i] === 0) return;
+    if (i === 0 || supervised[i - 1] === 0) runs.push([]);
+    runs.at(-1)!.push(id);
+  });
+  return runs.map((run) => textOf(chat, run));
+}
+
+test("ids, masks and prompts are those of transformers, for every template and both kinds of tokenizer", () => {
+  assert.equal(golden.length, 120);
+  for (const { tokenizer, template, messages, ids, mask, error } of golden) {
+    const chat = chatOf(tokenizer === "byte-level" ? byteLevel : sentencepiece, template);
+    const label = `${tokenizer}, ${template}: ${JSON.stringify(messages)}`;
+    if (error !== undefined) {
+      assert.throws(() => renderConversation(chat, messages), ModelError, label);
+      continue;
+    }
+    const rendered = renderConversation(chat, messages);
+    assert.deepEqual([...rendered.ids], ids, label);
+    assert.deepEqual([...rendered.supervised], mask, label);
+    assert.ok(rendered.endsTurn, label);
+  }
+});
+
+test("prompts are those of transformers", () => {
+  for (const { tokenizer, template, messages, prompt, error } of golden) {
+    if (error !== undefined) continue;
+    const chat = chatOf(tokenizer === "byte-level" ? byteLevel : sentencepiece, template);
+    assert.deepEqual([...renderPrompt(chat, messages.slice(0, -1))], prompt, `${tokenizer}, ${template}`);
+  }
+});
+
+test("the ids up to a turn are the prompt that generates it, whatever the answer begins with", () => {
+  for (const template of ["chatml", "llama3", "vicuna", "deepseek", "llama2"]) {
+    const chat = chatOf(byteLevel, template);
+    for (const answer of ["Sure", " sure", "\nsure", "\n\n  sure", "🙂", "'s"]) {
+      const messages = talk("Hello", "Hi ", "and\n", answer);
+      const { ids, supervised } = renderConversation(chat, messages, { maskHistory: true });
+      const start = supervised.indexOf(1);
+      assert.deepEqual(
+        [...renderPrompt(chat, messages.slice(0, 3))],
+        [...ids.subarray(0, start)],
+        `${template}: ${JSON.stringify(answer)}`,
+      );
+    }
+  }
+});
+
+test("only what the assistant says is learned, with the token that ends the turn", () => {
+  const chat = chatOf(byteLevel, "chatml");
+  const messages = talk("Hello", "Hi!", "Bye", "See you");
+  assert.deepEqual(learned(chat, messages), ["Hi!<|im_end|>", "See you<|im_end|>"]);
+  assert.deepEqual(learned(chat, messages, { maskHistory: true }), ["See you<|im_end|>"]);
+  const { supervised } = renderConversation(chat, messages, { trainOnPrompt: true });
+  assert.deepEqual([supervised[0], supervised.subarray(1).includes(0)], [0, false]);
+});
+
+test("a template that drops old thoughts is followed: what is left of each turn is learned", () => {
+  const chat = chatOf(byteLevel, "qwen3");
+  const messages = talk("Hello", "<think>\nhm\n</think>\n\nHi!", "Bye", "<think>\nwell\n</think>\n\nSee you");
+  assert.deepEqual(learned(chat, messages), ["Hi!<|im_end|>", "<think>\nwell\n</think>\n\nSee you<|im_end|>"]);
+});
+
+test("a system message that moves into the last user message does not confuse the turns", () => {
+  const chat = chatOf(byteLevel, "mistral");
+  const messages = [{ role: "system", content: "Be brief." }, ...talk("Hello", "Hi!", "Bye", "See you")];
+  assert.deepEqual(learned(chat, messages), [" Hi!</s>", " See you</s>"]);
+});
+
+test("text that looks like a control token stays text and moves no mask", () => {
+  const controls = [...byteLevel.controlIds].map((id) => byteLevel.decode([id], { special: true }));
+  const piece = fc.oneof(
+    fc.constantFrom(...controls, "<|im_", "end|>", "\uFDD0", "\uFDD01\uFDD1", "system\n"),
+    fc.string({ unit: "grapheme", maxLength: 6 }),
+  );
+  const content = fc.array(piece, { minLength: 1, maxLength: 6 }).map((parts) => `a${parts.join("")}z`);
+  for (const name of ["chatml", "llama3", "llama2", "zephyr", "phi3", "gemma"]) {
+    const chat = chatOf(byteLevel, name);
+    const harmless = renderConversation(chat, talk("aaz", "aaz", "aaz", "aaz"));
+    const controlsOf = (ids: Int32Array) => [...ids].filter((id) => byteLevel.controlIds.has(id));
+    fc.assert(
+      fc.property(fc.tuple(content, content, content, content), (texts) => {
+        const { ids, supervised } = renderConversation(chat, talk(...texts));
+        assert.deepEqual(controlsOf(ids), controlsOf(harmless.ids));
+        const answers = learned(chat, talk(...texts));
+        assert.equal(answers.length, 2);
+        for (const [i, answer] of answers.entries()) assert.ok(answer.includes(texts[2 * i + 1]!), `${name}: ${answer}`);
+        assert.equal(supervised[0], 0);
+      }),
+      { numRuns: 150 },
+    );
+  }
+});
+
+test("there is never more than one begin-of-sequence token in front", () => {
+  const doubled = new ChatTemplate(`{{ bos_token }}${templates.llama3}`, { roles: byteLevel.roles, origin: "doubled" });
+  const chat = { tokenizer: byteLevel, template: doubled };
+  const [first, second] = renderPrompt(chat, talk("Hello"));
+  assert.equal(first, byteLevel.bosId);
+  assert.notEqual(second, byteLevel.bosId);
+  assert.deepEqual(learned(chat, talk("Hello", "Hi")), ["Hi<|eot_id|>"]);
+});
+
+test("answers without an end-of-turn token are told", () => {
+  const plain =
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+  const chat = { tokenizer: byteLevel, template: new ChatTemplate(plain, { roles: {}, origin: "plain" }) };
+  assert.equal(renderConversation(chat, talk("Hello", "Hi")).endsTurn, false);
+  assert.deepEqual(learned(chat, talk("Hello", "Hi")), ["Hi\n"]);
+});
+
+test("nothing to learn, and words that the template rewrites, are errors", () => {
+  const chat = chatOf(byteLevel, "chatml");
+  assert.throws(() => renderConversation(chat, talk("Hello")), { code: "DATA", message: /no assistant message/ });
+  assert.throws(() => renderConversation(chat, talk("Hello", "  ")), DataError);
+  assert.throws(() => renderConversation(chat, talk("Hello", "Hi", "Bye", ""), { maskHistory: true }), DataError);
+  const shouting =
+    "{% for m in messages %}{{ m.content | upper }}{% if not loop.last %}|{{ messages | length }}{% endif %}{% endfor %}";
+  const rewriting = { tokenizer: byteLevel, template: new ChatTemplate(shouting, { roles: {}, origin: "shouting" }) };
+  assert.throws(() => renderConversation(rewriting, talk("Hello", "Hi", "Bye", "You")), {
+    code: "DATA",
+    message: /rewrites what the assistant says/,
+  });
+  assert.equal(names.length, 10);
+});
