@@ -213,7 +213,7 @@ function findModel(nameOrPath: string, signal: AbortSignal, emit: Emit): Promise
   return resolveModel(nameOrPath, {
     signal,
     onNotice: (message) => emit(info(message)),
-    onProgress: ({ file, doneBytes, totalBytes }) => emit({ type: "progress", what: `downloading ${file}`, doneBytes, totalBytes }),
+    onProgress: (doneBytes, totalBytes) => emit({ type: "progress", what: `downloading ${nameOrPath}`, doneBytes, totalBytes }),
   });
 }
 
@@ -237,21 +237,22 @@ async function prepareData(recipe: Recipe, files: ModelFiles, emit: Emit): Promi
     const loaded = await loadDataset({
       dataset,
       datasetDir: recipe.dataset_dir,
-      maxSamples: recipe.max_samples,
-      onBadRecord: recipe.on_bad_record,
+      onBadRow: recipe.on_bad_record,
+      ...(recipe.max_samples === null ? {} : { maxSamples: recipe.max_samples }),
     });
-    const tokenized = tokenizeDataset(loaded.conversations, chat, {
+    const { examples, report } = await tokenizeDataset(loaded.conversations, chat, {
       cutoffLen: recipe.cutoff_len,
       trainOnPrompt: recipe.train_on_prompt,
       maskHistory: recipe.mask_history,
-      onBadRecord: recipe.on_bad_record,
     });
-    for (const message of [...loaded.notices, ...tokenized.notices]) emit(warning(message));
-    return tokenized.examples;
+    for (const message of [...loaded.notices, ...report.notices]) emit(warning(message));
+    return examples;
   };
   const all = await rowsOf(recipe.dataset);
-  const [trainRows, evalRows] =
-    recipe.eval_dataset === null ? splitHoldout(all, recipe.val_size, recipe.seed) : [all, await rowsOf(recipe.eval_dataset)];
+  const { train: trainRows, heldOut: evalRows } =
+    recipe.eval_dataset === null
+      ? splitHoldout(all, recipe.val_size, recipe.seed)
+      : { train: all, heldOut: await rowsOf(recipe.eval_dataset) };
   if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
 
   const shape = {

@@ -22,15 +22,14 @@ export interface ChatOptions {
   readonly template?: string | undefined;
   readonly compute?: ComputeType;
   readonly onNotice?: (message: string) => void;
-  readonly onProgress?: (progress: { file: string; doneBytes: number; totalBytes: number }) => void;
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   readonly signal?: AbortSignal;
 }
 
-export interface ReplyOptions {
+/** Without sampling options, the most likely token is taken each time. */
+export interface ReplyOptions extends Partial<SamplingOptions> {
   /** Default 512. */
   readonly maxNewTokens?: number;
-  /** Default: greedy. */
-  readonly sampling?: Partial<SamplingOptions>;
   readonly seed?: number;
   /** Ends the answer early. */
   readonly signal?: AbortSignal | undefined;
@@ -95,12 +94,17 @@ export class Chat {
     this.#model.dispose();
   }
 
-  #request(messages: readonly Message[], { maxNewTokens = 512, sampling, seed = 0 }: ReplyOptions): Request {
+  #request(messages: readonly Message[], { maxNewTokens = 512, seed = 0, ...sampling }: ReplyOptions): Request {
     return {
       prompt: renderPrompt(this.#format, messages),
       maxNewTokens,
       stopIds: this.#format.tokenizer.stopIds,
-      sampling: { ...greedy, ...sampling },
+      sampling: {
+        temperature: sampling.temperature ?? greedy.temperature,
+        topP: sampling.topP ?? greedy.topP,
+        topK: sampling.topK ?? greedy.topK,
+        repetitionPenalty: sampling.repetitionPenalty ?? greedy.repetitionPenalty,
+      },
       seed,
     };
   }

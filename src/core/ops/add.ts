@@ -6,9 +6,9 @@ export function add(a: Tensor, b: Tensor): Tensor {
   checkFloat("add", { a, b });
   checkShape("add", "b", b, a.shape, "the shape of a");
   const { size } = a;
-  const bId = b.id;
+  const [aId, bId] = [a.id, b.id]; // a may be b
   const y = b.reuse();
-  a.device.kernels.add(a.id, bId, y.id, size);
+  a.device.kernels.add(aId, bId, y.id, size);
 
   return record(y, [a, b], [], (dy, grads) => {
     grads.pass(a, dy);

@@ -25,7 +25,7 @@ export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Int3
 
   const sum = Tensor.empty(hidden.device, [1]);
   const run = (grads: Gradients | null) => {
-    const losses = Tensor.empty(hidden.device, [rows]);
+    const losses = Tensor.empty(hidden.device, [rows, 1]);
     const dhidden = grads !== null && hidden.requiresGrad ? Tensor.empty(hidden.device, hidden.shape) : null;
     for (let start = 0; start < rows; start += chunkRows) {
       const count = Math.min(chunkRows, rows - start);

@@ -1,0 +1,45 @@
+/**
+ * attune: fine-tuning of language models in TypeScript. Everything a program outside may import.
+ *
+ * @module
+ */
+import { native } from "./backends/native.js";
+import type { RunEvent, RunResults } from "./train/events.js";
+import { checkRecipe, parseRecipe } from "./recipe/parse.js";
+import { readFile } from "node:fs/promises";
+
+export * from "./errors.js";
+export { Chat, type ChatOptions, type ReplyOptions } from "./generate/chat.js";
+export type { SamplingOptions } from "./generate/sampling.js";
+export { attuneHome, pythonPackageModel } from "./io/python-package.js";
+export { resolveModel } from "./io/resolve.js";
+export type { ModelFiles } from "./io/model-files.js";
+export type { Message } from "./text/chat-template.js";
+export type * from "./train/events.js";
+
+/** A recipe under LLaMA-Factory's key names, as an object, or the path of a YAML or JSON file. See docs/recipe.md. */
+export type RecipeInput = string | Readonly<Record<string, unknown>>;
+
+export interface TrainOptions {
+  /** Called with every event, in order. */
+  readonly onEvent?: (event: RunEvent) => void;
+  /** Ends the run after the step that is under way; what was trained is saved. */
+  readonly signal?: AbortSignal;
+}
+
+/** Runs a recipe and resolves when it is done and saved. Throws AttuneError: bad input, divergence, no space, does not fit. */
+export async function train(recipe: RecipeInput, { onEvent = () => {}, signal }: TrainOptions = {}): Promise<RunResults> {
+  let results: RunResults | null = null;
+  for await (const event of trainEvents(recipe, signal)) {
+    onEvent(event);
+    if (event.type === "end") results = event.results;
+  }
+  return results!;
+}
+
+/** The same as a stream of events; the run waits while an event is being handled. */
+export async function* trainEvents(recipe: RecipeInput, signal: AbortSignal = new AbortController().signal): AsyncGenerator<RunEvent> {
+  const parsed =
+    typeof recipe === "string" ? parseRecipe({ text: await readFile(recipe, "utf8"), file: recipe }, []) : checkRecipe(recipe);
+  yield* native.run(parsed.recipe, { signal, notices: parsed.notices });
+}

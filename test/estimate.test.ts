@@ -1,0 +1,78 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { estimateStep, smallestRemedy, type StepWork } from "../src/advise/estimate.js";
+import { Rng } from "../src/core/rng.js";
+import { differentiate } from "../src/core/tape.js";
+import { sft } from "../src/objectives/sft/sft.js";
+import { AdamW } from "../src/optim/adamw.js";
+import { gradientSquares } from "../src/optim/clip.js";
+import { tuners } from "../src/tuners/index.js";
+import { engine } from "./support/gradient-check.js";
+import { exampleOf, loadTinyLlama, reference } from "./support/tiny-llama.js";
+
+const rows = Array.from({ length: 16 }, (_, i) => exampleOf(reference.sequences[i % 2]!));
+
+for (const tuner of tuners)
+  for (const gradientCheckpointing of [false, true])
+    test(`${tuner.name}${gradientCheckpointing ? ", checkpointed" : ""}: the symbolic step has the engine's peak, byte by byte`, async () => {
+      const before = engine.stats().liveBytes;
+      const { model, files } = await loadTinyLlama("untied");
+      const tunerConfig = tuner.config.parse({});
+      model.gradientCheckpointing = gradientCheckpointing;
+      tuner.apply(model, tunerConfig, new Rng(0));
+      const parameters = model.trainableParameters();
+      const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
+      const batch = sft.collate(rows);
+      engine.resetPeak();
+      differentiate(() => sft.loss(model, batch), new Rng(0)).dispose();
+      gradientSquares(parameters.values()).dispose();
+      optimizer.update(1e-4, 1);
+      await engine.sync();
+      const measured = engine.stats().peakLiveBytes - before;
+      const work: StepWork = { files, tuner, tunerConfig, objective: sft, gradientCheckpointing, rows, compute: "f32" };
+      assert.equal(estimateStep(work).peakBytes, measured);
+      optimizer.dispose();
+      model.dispose();
+    });
+
+test("FLOPs of a LoRA step: twice the weights forward, as much for the inputs' gradients, and what the adapters add", async () => {
+  const { model, files } = await loadTinyLlama("tied");
+  const [lora] = tuners;
+  const work: StepWork = {
+    files,
+    tuner: lora!,
+    tunerConfig: lora!.config.parse({}),
+    objective: sft,
+    gradientCheckpointing: false,
+    rows,
+    compute: "f32",
+  };
+  const linears = 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 80); // two layers
+  const tokens = rows.reduce((sum, { ids }) => sum + ids.length, 0);
+  const supervised = rows.reduce((sum, row) => sum + row.supervised.reduce((a, b) => a + b, 0), 0);
+  const least = 4 * tokens * linears + 4 * supervised * 64 * 259;
+  const { flops } = estimateStep(work);
+  assert.ok(flops > least && flops < 2 * least, `${flops} against ${least}`);
+  model.dispose();
+});
+
+test("the smallest change that fits is named, and none where none does", async () => {
+  const { model, files } = await loadTinyLlama("tied");
+  const [lora] = tuners;
+  const work: StepWork = {
+    files,
+    tuner: lora!,
+    tunerConfig: lora!.config.parse({}),
+    objective: sft,
+    gradientCheckpointing: false,
+    rows,
+    compute: "f32",
+  };
+  const { peakBytes } = estimateStep(work);
+  const checkpointed = estimateStep({ ...work, gradientCheckpointing: true }).peakBytes;
+  assert.ok(checkpointed < peakBytes);
+  assert.deepEqual(smallestRemedy(work, false, peakBytes - 1), { change: "gradient_checkpointing=true", peakBytes: checkpointed });
+  assert.match(smallestRemedy(work, false, checkpointed - 1)!.change, /per_device_train_batch_size/);
+  assert.equal(smallestRemedy(work, false, 1000), undefined);
+  model.dispose();
+});

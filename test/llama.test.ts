@@ -1,0 +1,278 @@
+import assert from "node:assert/strict";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import test from "node:test";
+import { Rng } from "../src/core/rng.js";
+import { differentiate } from "../src/core/tape.js";
+import { scope } from "../src/core/tensor.js";
+import type { Example } from "../src/data/example.js";
+import { type CausalLM, continueSequences, packSequences } from "../src/models/causal-lm.js";
+import { KVCache } from "../src/nn/kv-cache.js";
+import { sft } from "../src/objectives/sft/sft.js";
+import { AdamW } from "../src/optim/adamw.js";
+import { noProgress, train } from "../src/train/loop.js";
+import { StepPlan } from "../src/train/step-plan.js";
+import { full } from "../src/tuners/full/full.js";
+import { tuners } from "../src/tuners/index.js";
+import { applyAdapter, loadTuned, saveTuned } from "../src/tuners/tuned-files.js";
+import type { Tuner } from "../src/tuners/tuner.js";
+import { engine } from "./support/gradient-check.js";
+import { exampleOf, loadTinyLlama, type Reference, readTensors, reference, tinyLlama } from "./support/tiny-llama.js";
+
+const sequences = reference.sequences.map(({ ids }) => Int32Array.from(ids));
+
+/** Logits (T, V) of every token of a batch. */
+async function logitsOf(model: CausalLM, batch = packSequences(sequences)): Promise<Float32Array> {
+  const rows = Int32Array.from(batch.ids.keys());
+  const logits = scope(() => model.logits(batch, rows));
+  const values = await logits.read();
+  logits.dispose();
+  return values;
+}
+
+function assertClose(actual: Float32Array, expected: Float32Array, tolerance: number, what: string): void {
+  assert.equal(actual.length, expected.length, what);
+  const worst = actual.reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i]!)), 0);
+  assert.ok(worst <= tolerance, `${what}: largest difference ${worst}, allowed ${tolerance}`);
+}
+
+const joined = (tensors: Map<string, Float32Array>) =>
+  Float32Array.from([...tensors.get("logits.0")!, ...tensors.get("logits.1")!]);
+
+for (const isa of engine.info().tiers)
+  for (const name of ["tied", "untied"] as const)
+    test(`logits, loss and every gradient of ${name} equal PyTorch's on ${isa}`, async () => {
+      engine.setIsa(isa);
+      const { model } = await loadTinyLlama(name);
+      assertClose(await logitsOf(model), joined(await readTensors(`logits-${name}.safetensors`)), 1e-4, "logits");
+
+      full.apply(model, {}, new Rng(0));
+      const batch = sft.collate(reference.sequences.map((sequence) => exampleOf(sequence)));
+      const loss = differentiate(() => sft.loss(model, batch));
+      assert.ok(Math.abs((await loss.item()) / batch.count - reference.loss[name]) < 1e-5);
+      const gradients =
+        name === "tied" ? ["gradients-tied.safetensors"] : ["gradients-untied-1.safetensors", "gradients-untied-2.safetensors"];
+      const expected = await readTensors(...gradients);
+      const parameters = model.trainableParameters();
+      assert.deepEqual([...parameters.keys()].sort(), [...expected.keys()].sort());
+      for (const [key, parameter] of parameters) {
+        const actual = (await parameter.value.grad!.read()).map((g) => g / batch.count);
+        const size = Math.hypot(...expected.get(key)!);
+        const distance = Math.hypot(...actual.map((g, i) => g - expected.get(key)![i]!));
+        assert.ok(distance <= 1e-4 * size, `gradient of ${key}: relative distance ${distance / size}`);
+      }
+      model.dispose();
+    });
+
+for (const [variant, { rope_parameters, older }] of Object.entries(reference.rope))
+  test(`rotary positions, ${variant}, under new and old names of the settings`, async () => {
+    const expected = (await readTensors("logits-rope.safetensors")).get(`logits.${variant}`)!;
+    for (const changes of [{ rope_theta: null, rope_scaling: null, rope_parameters }, older]) {
+      const { model } = await loadTinyLlama("tied", changes);
+      const logits = await logitsOf(model, packSequences([sequences[1]!]));
+      assertClose(logits.subarray(logits.length - expected.length), expected, 1e-4, variant);
+      model.dispose();
+    }
+  });
+
+test("packed sequences give what each gives alone; a cache gives what a whole pass gives", async () => {
+  const { model } = await loadTinyLlama("tied");
+  const packed = await logitsOf(model);
+  const alone = Float32Array.from([
+    ...(await logitsOf(model, packSequences([sequences[0]!]))),
+    ...(await logitsOf(model, packSequences([sequences[1]!]))),
+  ]);
+  assertClose(packed, alone, 2e-5, "packed against alone");
+
+  const { layers, kvWidth } = model.shape;
+  const cache = new KVCache(model.device, layers, 2, 128, kvWidth);
+  const cut = (from: number, to?: number) => sequences.map((sequence) => sequence.subarray(from, to));
+  const [first, second] = cut(0, 7).map((part) => part.length);
+  assert.equal(first, second);
+  const start = await logitsOf(model, continueSequences(cache, [1, 0], cut(0, 7)));
+  const next = await logitsOf(model, continueSequences(cache, [1, 0], cut(7, 8)));
+  const rest = await logitsOf(model, continueSequences(cache, [1, 0], cut(8)));
+  const { vocabSize: vocab } = model.shape;
+  const rowsOf = (values: Float32Array, from: number, count: number) => values.subarray(from * vocab, (from + count) * vocab);
+  const lengths = sequences.map(({ length }) => length);
+  const cached = lengths.flatMap((length, i) => [
+    ...rowsOf(start, 7 * i, 7),
+    ...rowsOf(next, i, 1),
+    ...rowsOf(rest, i === 0 ? 0 : lengths[0]! - 8, length - 8),
+  ]);
+  assertClose(Float32Array.from(cached), packed, 2e-5, "cached against whole");
+  cache.dispose();
+  model.dispose();
+});
+
+/** Runs the reference's 20 steps through the training loop. */
+async function runReference(model: CausalLM, training: Reference["full"], { splitSteps = true } = {}) {
+  const rows: Example[] = [];
+  const steps = reference.batches.map(({ micro_batches }) => {
+    const numbered = micro_batches.map((batch) => batch.map((sequence) => rows.push(exampleOf(sequence)) - 1));
+    return splitSteps ? numbered : [numbered.flat()];
+  });
+  const { learning_rate, schedule, warmup_steps, weight_decay, max_grad_norm } = training.settings;
+  const parameters = model.trainableParameters();
+  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: weight_decay });
+  const micro = steps.flat();
+  const plan = new StepPlan(() => micro, { accumulationSteps: splitSteps ? 2 : 1, epochs: 1, maxSteps: 0 });
+  const events = [];
+  for await (const event of train({
+    model,
+    objective: sft,
+    trainRows: rows,
+    evalRows: [],
+    plan,
+    optimizer,
+    parameters,
+    settings: {
+      learningRate: learning_rate,
+      schedule,
+      warmupSteps: warmup_steps,
+      maxGradNorm: max_grad_norm,
+      seed: 1,
+      evalSteps: 0,
+      saveSteps: 0,
+      evalBatchSize: 1,
+    },
+    progress: noProgress(),
+    save: () => assert.fail("nothing is to be saved"),
+    signal: new AbortController().signal,
+  }))
+    if (event.type === "step") events.push(event);
+  optimizer.dispose();
+  return events;
+}
+
+const relative = (actual: number, expected: number) => Math.abs(actual - expected) / Math.max(Math.abs(expected), 1e-12);
+
+async function assertTrainsLikePyTorch(model: CausalLM, training: Reference["full"], options = {}) {
+  const events = await runReference(model, training, options);
+  assert.equal(events.length, 20);
+  for (const [i, event] of events.entries()) {
+    assert.ok(relative(event.loss, training.loss[i]!) < 1e-4, `loss of step ${i + 1}: ${event.loss}, PyTorch ${training.loss[i]}`);
+    assert.ok(relative(event.gradNorm, training.grad_norm[i]!) < 1e-3, `gradient norm of step ${i + 1}`);
+    assert.ok(Math.abs(event.learningRate - training.lr[i]!) < 1e-9, `learning rate of step ${i + 1}`);
+    assert.equal(event.tokens, training.tokens[i]);
+  }
+}
+
+for (const isa of engine.info().tiers)
+  test(`20 steps of full fine-tuning follow PyTorch's on ${isa}`, async () => {
+    engine.setIsa(isa);
+    const { model } = await loadTinyLlama("tied");
+    full.apply(model, {}, new Rng(0));
+    await assertTrainsLikePyTorch(model, reference.full);
+    model.dispose();
+  });
+
+test("20 LoRA steps from PEFT's adapter follow PEFT's, and end in the same adapter", async () => {
+  const { model } = await loadTinyLlama("tied");
+  await applyAdapter(join(tinyLlama, "adapter"), model, tuners, new Rng(0));
+  await assertTrainsLikePyTorch(model, reference.lora);
+  assertClose(await logitsOf(model), joined(await readTensors("logits-adapter-final.safetensors")), 1e-3, "logits after training");
+  model.dispose();
+});
+
+test("accumulated micro-batches equal one batch", async () => {
+  const { model } = await loadTinyLlama("tied");
+  await applyAdapter(join(tinyLlama, "adapter"), model, tuners, new Rng(0));
+  await assertTrainsLikePyTorch(model, reference.lora, { splitSteps: false });
+  model.dispose();
+});
+
+test("checkpointed layers give the same losses, bit by bit", async () => {
+  const run = async (gradientCheckpointing: boolean) => {
+    const { model } = await loadTinyLlama("tied");
+    model.gradientCheckpointing = gradientCheckpointing;
+    await applyAdapter(join(tinyLlama, "adapter"), model, tuners, new Rng(0));
+    const losses = (await runReference(model, reference.lora)).map(({ loss, gradNorm }) => [loss, gradNorm]);
+    model.dispose();
+    return losses;
+  };
+  assert.deepEqual(await run(true), await run(false));
+});
+
+test("one thread and two give the same bits", async () => {
+  const run = async (threads: number) => {
+    engine.setThreads(threads);
+    const { model } = await loadTinyLlama("untied");
+    full.apply(model, {}, new Rng(0));
+    const losses = (await runReference(model, reference.full)).map(({ loss, gradNorm }) => [loss, gradNorm]);
+    const logits = await logitsOf(model);
+    model.dispose();
+    return { losses, logits };
+  };
+  const { threads } = engine.info();
+  try {
+    assert.deepEqual(await run(1), await run(2));
+  } finally {
+    engine.setThreads(threads);
+  }
+});
+
+test("PEFT's own adapter loads, and is nothing before training", async () => {
+  const { model } = await loadTinyLlama("tied");
+  const base = await logitsOf(model);
+  await applyAdapter(join(tinyLlama, "adapter"), model, tuners, new Rng(0));
+  assert.deepEqual(await logitsOf(model), base);
+  const { model: tuned } = await loadTinyLlama("tied");
+  await applyAdapter(join(tinyLlama, "adapter-final"), tuned, tuners, new Rng(0));
+  assertClose(await logitsOf(tuned), joined(await readTensors("logits-adapter-final.safetensors")), 1e-4, "PEFT's trained adapter");
+  model.dispose();
+  tuned.dispose();
+});
+
+/** What every tuner promises: a new one in the list is covered by being there. */
+for (const tuner of tuners as readonly Tuner[]) {
+  const config = tuner.config.parse({});
+  const prepared = async () => {
+    const { model, files } = await loadTinyLlama("tied");
+    const base = await logitsOf(model);
+    tuner.apply(model, config, new Rng(7));
+    return { model, files, base };
+  };
+
+  test(`${tuner.name}: step 0 equals the base model`, async () => {
+    const { model, base } = await prepared();
+    assert.deepEqual(await logitsOf(model), base);
+    model.dispose();
+  });
+
+  test(`${tuner.name}: only its own parameters get gradients, and the loss falls on a tiny set`, async () => {
+    const { model } = await prepared();
+    const events = await runReference(model, { ...reference.lora, settings: { ...reference.lora.settings, learning_rate: 3e-3 } });
+    const mean = (part: typeof events) => part.reduce((sum, { loss }) => sum + loss, 0) / part.length;
+    assert.ok(mean(events.slice(-5)) < 0.8 * mean(events.slice(0, 5)));
+    const batch = sft.collate([exampleOf(reference.sequences[0]!)]);
+    differentiate(() => sft.loss(model, batch)).dispose();
+    for (const [name, parameter] of model.namedParameters())
+      assert.equal(parameter.value.grad !== null, parameter.requiresGrad, name);
+    model.dispose();
+  });
+
+  test(`${tuner.name}: saved, loaded into a fresh model, the logits are the same bits`, async () => {
+    const { model, files } = await prepared();
+    await runReference(model, reference.lora);
+    const folder = await mkdtemp(join(tmpdir(), "attune-tuned-"));
+    await saveTuned(folder, model, tuner, config, { name: "tiny", config: files.config });
+    const fresh = await prepared();
+    await loadTuned(folder, fresh.model, tuner);
+    assert.deepEqual(await logitsOf(fresh.model), await logitsOf(model));
+    model.dispose();
+    fresh.model.dispose();
+  });
+
+  if (tuner.merge !== undefined)
+    test(`${tuner.name}: merged, the logits are those of the adapter`, async () => {
+      const { model } = await prepared();
+      await runReference(model, reference.lora);
+      const separate = await logitsOf(model);
+      tuner.merge!(model);
+      assertClose(await logitsOf(model), separate, 1e-3, "merged");
+      assert.ok([...model.namedParameters()].every(([name]) => !name.includes("lora")));
+      model.dispose();
+    });
+}

@@ -1,0 +1,66 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Example } from "../../src/data/example.js";
+import { openModelFolder } from "../../src/io/hf-folder.js";
+import type { ModelFiles } from "../../src/io/model-files.js";
+import { openSafetensors, readEntry, toTensorEntry } from "../../src/io/safetensors.js";
+import type { CausalLM } from "../../src/models/causal-lm.js";
+import { buildModel, loadWeights } from "../../src/models/load.js";
+import { device } from "./gradient-check.js";
+
+/** Made by test/fixtures/make_llama.py, which says what each file holds. */
+export const tinyLlama = join(import.meta.dirname, "../../../test/fixtures/tiny-llama");
+
+interface Sequence {
+  readonly ids: readonly number[];
+  readonly supervised: readonly number[];
+}
+
+interface Training {
+  readonly settings: {
+    readonly learning_rate: number;
+    readonly schedule: "cosine";
+    readonly warmup_steps: number;
+    readonly weight_decay: number;
+    readonly max_grad_norm: number;
+  };
+  readonly loss: readonly number[];
+  readonly grad_norm: readonly number[];
+  readonly lr: readonly number[];
+  readonly tokens: readonly number[];
+}
+
+export interface Reference {
+  readonly sequences: readonly Sequence[];
+  readonly loss: { readonly tied: number; readonly untied: number };
+  readonly rope: Readonly<Record<string, { rope_parameters: Record<string, unknown>; older: Record<string, unknown> }>>;
+  readonly batches: readonly { readonly micro_batches: readonly (readonly Sequence[])[] }[];
+  readonly full: Training;
+  readonly lora: Training;
+}
+
+export const reference = JSON.parse(readFileSync(join(tinyLlama, "reference.json"), "utf8")) as Reference;
+
+export function exampleOf({ ids, supervised }: Sequence, where = "test"): Example {
+  return { ids: Int32Array.from(ids), supervised: Uint8Array.from(supervised), where };
+}
+
+/** A fresh copy of the model, perhaps with other settings in its config. */
+export async function loadTinyLlama(
+  name: "tied" | "untied",
+  changes: Readonly<Record<string, unknown>> = {},
+): Promise<{ model: CausalLM; files: ModelFiles }> {
+  const files = await openModelFolder(join(tinyLlama, name));
+  const model = buildModel(device, { ...files.config, ...changes }, files.path);
+  await loadWeights(model, files);
+  return { model, files };
+}
+
+export async function readTensors(...names: string[]): Promise<Map<string, Float32Array>> {
+  const tensors = new Map<string, Float32Array>();
+  for (const name of names) {
+    const file = await openSafetensors(join(tinyLlama, name));
+    for (const [key, entry] of file.tensors) tensors.set(key, new Float32Array((await readEntry(toTensorEntry(entry))).buffer));
+  }
+  return tensors;
+}
