@@ -1,0 +1,115 @@
+/**
+ * Matrix products and attention at the shapes of a small language model, beside the machine's limit of fused multiplications and additions,
+ * measured just before each line, because other work on the machine moves both.
+ *
+ *   node dist/bench/gemm.js [threads]        ATTUNE_ISA chooses the tier
+ */
+import { bytesOf, type DType } from "../src/engine/dtype.js";
+import type { AttentionShape, ComputeType, Id } from "../src/engine/kernels.js";
+import { loadEngine } from "../src/engine/load.js";
+
+const engine = loadEngine();
+if (process.argv[2]) engine.setThreads(Number(process.argv[2]));
+const { isa, threads, cpu } = engine.info();
+console.log(`${cpu}, ${isa}, ${threads} threads`);
+
+/** Seconds of the fastest of some runs. */
+async function fastest(run: () => void): Promise<number> {
+  let best = Number.POSITIVE_INFINITY;
+  const end = performance.now() + 150;
+  run();
+  await engine.sync();
+  do {
+    const start = performance.now();
+    run();
+    await engine.sync();
+    best = Math.min(best, performance.now() - start);
+  } while (performance.now() < end);
+  return best / 1000;
+}
+
+function filled(bytes: number): Id {
+  const id = engine.alloc(bytes);
+  engine.write(id, 0, new Uint8Array(bytes).fill(0x11)); // small numbers of every type
+  return id;
+}
+
+const percent = (part: number, whole: number): string => `${((100 * part) / whole).toFixed(0)} %`.padStart(6);
+
+async function benchProducts(m: number, n: number, k: number, wType: DType, compute: ComputeType): Promise<void> {
+  const [x, w, y] = [filled(m * k * 4), filled(bytesOf(wType, n * k)), filled(m * n * 4)];
+  const dw = filled(n * k * 4);
+  const peak = engine.peakFlops();
+  const forward = await fastest(() => engine.matmul(x, w, wType, y, m, n, k, 1, false, compute));
+  const inputGrad = await fastest(() => engine.matmulInputGrad(y, w, wType, x, m, n, k, 1, false, compute));
+  const weightGrad = await fastest(() => engine.matmulWeightGrad(y, x, dw, m, n, k, 1, false, compute));
+  const shape = `${m} × ${n} × ${k}`.padEnd(20) + `${wType} ${compute}`.padEnd(10);
+  const rates = [forward, inputGrad, weightGrad].map((seconds) => (2 * m * n * k) / seconds);
+  const columns = rates.map((rate) => `${(rate / 1e9).toFixed(1).padStart(8)}${percent(rate, peak)}`);
+  const weights = bytesOf(wType, n * k) / forward / 1e9;
+  console.log(`${shape}${columns.join("  ")}   of ${(peak / 1e9).toFixed(0)}   ${weights.toFixed(1)} GB/s of weights`);
+  for (const id of [x, w, y, dw]) engine.free(id);
+}
+
+async function benchAttention(
+  count: number,
+  length: number,
+  keys: number,
+  heads: number,
+  kvHeads: number,
+  headDim: number,
+): Promise<void> {
+  const shape: AttentionShape = {
+    ...{ qRows: count * length, kRows: count * keys, heads, kvHeads, headDim },
+    ...{ scale: 1 / Math.sqrt(headDim), causal: true, window: 0 },
+  };
+  const segments = Int32Array.from(Array.from({ length: count }, (_, i) => [i * length, length, i * keys, keys]).flat());
+  const [qBytes, kBytes] = [shape.qRows * heads * headDim * 4, shape.kRows * kvHeads * headDim * 4];
+  const [q, o, dout, dq] = [filled(qBytes), filled(qBytes), filled(qBytes), filled(qBytes)];
+  const [k, v, dk, dv] = [filled(kBytes), filled(kBytes), filled(kBytes), filled(kBytes)];
+  const lse = filled(shape.qRows * heads * 4);
+  const peak = engine.peakFlops();
+  const pairs = count * heads * (length * keys - (length * (length - 1)) / 2);
+  const forward = await fastest(() => engine.attention(q, k, v, o, lse, segments, shape));
+  const backward = await fastest(() => engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, segments, shape));
+  const name = `${count} × ${length} on ${keys}, heads ${heads}/${kvHeads} of ${headDim}`.padEnd(40);
+  const rates = [(pairs * headDim * 4) / forward, (pairs * headDim * 10) / backward];
+  console.log(
+    name + rates.map((rate) => `${(rate / 1e9).toFixed(1).padStart(8)}${percent(rate, peak)}`).join("  "),
+    `  ${((2 * kBytes) / forward / 1e9).toFixed(1)} GB/s of keys and values`,
+  );
+  for (const id of [q, o, dout, dq, k, v, dk, dv, lse]) engine.free(id);
+}
+
+console.log("\nM × N × K                        y = x Wᵀ, GFLOP/s      dx = dy W      dw = dyᵀ x");
+for (const [m, n, k] of [
+  [2048, 192, 576],
+  [2048, 576, 576],
+  [2048, 1536, 576],
+  [2048, 576, 1536],
+  [256, 49152, 576],
+  [512, 1536, 576],
+  [64, 1536, 576],
+  [2048, 8, 576], // LoRA: A, and dz = dy B turned
+  [2048, 1536, 8], // LoRA: B
+  [1, 1536, 576],
+  [8, 1536, 576],
+] as const) {
+  await benchProducts(m, n, k, "f32", "f32");
+}
+for (const type of ["bf16", "q8_0", "q4_0"] as const) {
+  for (const m of [2048, 64, 8, 1]) await benchProducts(m, 1536, 576, type, "f32");
+}
+for (const type of ["q4_k", "q6_k"] as const) {
+  for (const m of [2048, 1]) await benchProducts(m, 1536, 768, type, "f32");
+}
+for (const type of ["f32", "bf16"] as const) {
+  for (const m of [2048, 64, 1]) await benchProducts(m, 1536, 576, type, "bf16");
+}
+
+console.log("\nattention                                  forward, GFLOP/s     backward");
+await benchAttention(4, 512, 512, 9, 3, 64);
+await benchAttention(16, 128, 128, 9, 3, 64);
+await benchAttention(1, 2048, 2048, 9, 3, 64);
+await benchAttention(2, 512, 512, 16, 4, 128);
+await benchAttention(8, 1, 1024, 9, 3, 64);
