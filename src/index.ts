@@ -3,17 +3,19 @@
  *
  * @module
  */
-import { native } from "./backends/native.js";
-import type { RunEvent, RunResults } from "./train/events.js";
-import { checkRecipe, parseRecipe } from "./recipe/parse.js";
+
 import { readFile } from "node:fs/promises";
+import { native } from "./backends/native.js";
+import { checkRecipe, parseRecipe } from "./recipe/parse.js";
+import type { RunEvent, RunResults } from "./train/events.js";
 
 export * from "./errors.js";
 export { Chat, type ChatOptions, type ReplyOptions } from "./generate/chat.js";
 export type { SamplingOptions } from "./generate/sampling.js";
+export type { ModelFiles } from "./io/model-files.js";
 export { attuneHome, pythonPackageModel } from "./io/python-package.js";
 export { resolveModel } from "./io/resolve.js";
-export type { ModelFiles } from "./io/model-files.js";
+export { writeRandomModel } from "./models/random-model.js";
 export type { Message } from "./text/chat-template.js";
 export type * from "./train/events.js";
 
@@ -38,7 +40,10 @@ export async function train(recipe: RecipeInput, { onEvent = () => {}, signal }:
 }
 
 /** The same as a stream of events; the run waits while an event is being handled. */
-export async function* trainEvents(recipe: RecipeInput, signal: AbortSignal = new AbortController().signal): AsyncGenerator<RunEvent> {
+export async function* trainEvents(
+  recipe: RecipeInput,
+  signal: AbortSignal = new AbortController().signal,
+): AsyncGenerator<RunEvent> {
   const parsed =
     typeof recipe === "string" ? parseRecipe({ text: await readFile(recipe, "utf8"), file: recipe }, []) : checkRecipe(recipe);
   yield* native.run(parsed.recipe, { signal, notices: parsed.notices });

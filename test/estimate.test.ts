@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { estimateStep, smallestRemedy, type StepWork } from "../src/advise/estimate.js";
+import { estimateStep, type StepWork, smallestRemedy } from "../src/advise/estimate.js";
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
 import { sft } from "../src/objectives/sft/sft.js";
@@ -71,7 +71,10 @@ test("the smallest change that fits is named, and none where none does", async (
   const { peakBytes } = estimateStep(work);
   const checkpointed = estimateStep({ ...work, gradientCheckpointing: true }).peakBytes;
   assert.ok(checkpointed < peakBytes);
-  assert.deepEqual(smallestRemedy(work, false, peakBytes - 1), { change: "gradient_checkpointing=true", peakBytes: checkpointed });
+  assert.deepEqual(smallestRemedy(work, false, peakBytes - 1), {
+    change: "gradient_checkpointing=true",
+    peakBytes: checkpointed,
+  });
   assert.match(smallestRemedy(work, false, checkpointed - 1)!.change, /per_device_train_batch_size/);
   assert.equal(smallestRemedy(work, false, 1000), undefined);
   model.dispose();

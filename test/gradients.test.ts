@@ -29,9 +29,12 @@ for (const isa of engine.info().tiers)
       await checkGradients(...args);
     };
 
-    test("linear", () => check({ x: { shape: [7, 5] }, w: { shape: [9, 5] }, b: { shape: [9] } }, (x, w, b) => linear(x!, w!, b!)));
+    test("linear", () =>
+      check({ x: { shape: [7, 5] }, w: { shape: [9, 5] }, b: { shape: [9] } }, (x, w, b) => linear(x!, w!, b!)));
     test("addLinear", () =>
-      check({ base: { shape: [7, 9] }, x: { shape: [7, 3] }, w: { shape: [9, 3] } }, (base, x, w) => addLinear(base!, x!, w!, 0.5)));
+      check({ base: { shape: [7, 9] }, x: { shape: [7, 3] }, w: { shape: [9, 3] } }, (base, x, w) =>
+        addLinear(base!, x!, w!, 0.5),
+      ));
     test("embedding, an id twice", () => check({ w: { shape: [6, 5] } }, (w) => embedding(Int32Array.of(1, 3, 1, 5), w!)));
     test("rmsNorm", () => check({ x: { shape: [7, 33] }, w: { shape: [33] } }, (x, w) => rmsNorm(x!, w!, 1e-5)));
     test("siluMul", () => check({ gate: { shape: [7, 19] }, up: { shape: [7, 19] } }, (gate, up) => siluMul(gate!, up!)));
@@ -39,7 +42,9 @@ for (const isa of engine.info().tiers)
     test("add of a tensor to itself", () => check({ a: { shape: [7, 5] } }, (a) => add(a!, a!)));
     test("gatherRows, a row twice", () => check({ x: { shape: [7, 5] } }, (x) => gatherRows(x!, Int32Array.of(6, 0, 6))));
     test("attention", () =>
-      check({ q: { shape: [7, 24] }, k: { shape: [7, 12] }, v: { shape: [7, 12] } }, (q, k, v) => attention(q!, k!, v!, segments, heads)));
+      check({ q: { shape: [7, 24] }, k: { shape: [7, 12] }, v: { shape: [7, 12] } }, (q, k, v) =>
+        attention(q!, k!, v!, segments, heads),
+      ));
     test("attention with a window", () =>
       check({ q: { shape: [7, 24] }, k: { shape: [7, 12] }, v: { shape: [7, 12] } }, (q, k, v) =>
         attention(q!, k!, v!, segments, { ...heads, window: 2 }),
@@ -49,7 +54,11 @@ for (const isa of engine.info().tiers)
         attention(q!, k!, v!, segments, { ...heads, causal: false }),
       ));
     test("rope", () => {
-      const table = Tensor.from(device, Float32Array.from({ length: 8 * 2 * 3 }, (_, i) => Math.cos(i)), [8, 2, 3]);
+      const table = Tensor.from(
+        device,
+        Float32Array.from({ length: 8 * 2 * 3 }, (_, i) => Math.cos(i)),
+        [8, 2, 3],
+      );
       return check({ x: { shape: [4, 12] } }, (x) => rope(x!, table, Int32Array.of(0, 1, 2, 7), 6));
     });
     test("a value used by several ops", () =>
@@ -69,7 +78,9 @@ test("linearCrossEntropy: value, gradients and gradient of the weight", async ()
 
   const reference = { loss: 0, dh: new Float64Array(h.length), dw: new Float64Array(w.length) };
   for (let r = 0; r < rows; r++) {
-    const logits = Array.from({ length: vocab }, (_, v) => Array.from({ length: width }, (_, c) => h[r * width + c]! * w[v * width + c]!).reduce((a, b) => a + b));
+    const logits = Array.from({ length: vocab }, (_, v) =>
+      Array.from({ length: width }, (_, c) => h[r * width + c]! * w[v * width + c]!).reduce((a, b) => a + b),
+    );
     const lse = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit), 0));
     reference.loss += lse - logits[targets[r]!]!;
     for (let v = 0; v < vocab; v++) {
@@ -98,7 +109,10 @@ test("a lazy loss cannot be fed to another op", () => {
   const hidden = Tensor.from(device, [1, 2], [1, 2]);
   const weight = Tensor.from(device, [1, 2, 3, 4], [2, 2]);
   hidden.requiresGrad = true;
-  assert.throws(() => differentiate(() => add(linearCrossEntropy(hidden, weight, Int32Array.of(0)), Tensor.zeros(device, [1]))), ShapeError);
+  assert.throws(
+    () => differentiate(() => add(linearCrossEntropy(hidden, weight, Int32Array.of(0)), Tensor.zeros(device, [1]))),
+    ShapeError,
+  );
 });
 
 test("dropout keeps the expected share, scales it, and repeats its mask in backward and under checkpointing", async () => {

@@ -152,7 +152,10 @@ async function assertTrainsLikePyTorch(model: CausalLM, training: Reference["ful
   const events = await runReference(model, training, options);
   assert.equal(events.length, 20);
   for (const [i, event] of events.entries()) {
-    assert.ok(relative(event.loss, training.loss[i]!) < 1e-4, `loss of step ${i + 1}: ${event.loss}, PyTorch ${training.loss[i]}`);
+    assert.ok(
+      relative(event.loss, training.loss[i]!) < 1e-4,
+      `loss of step ${i + 1}: ${event.loss}, PyTorch ${training.loss[i]}`,
+    );
     assert.ok(relative(event.gradNorm, training.grad_norm[i]!) < 1e-3, `gradient norm of step ${i + 1}`);
     assert.ok(Math.abs(event.learningRate - training.lr[i]!) < 1e-9, `learning rate of step ${i + 1}`);
     assert.equal(event.tokens, training.tokens[i]);
@@ -172,7 +175,12 @@ test("20 LoRA steps from PEFT's adapter follow PEFT's, and end in the same adapt
   const { model } = await loadTinyLlama("tied");
   await applyAdapter(join(tinyLlama, "adapter"), model, tuners, new Rng(0));
   await assertTrainsLikePyTorch(model, reference.lora);
-  assertClose(await logitsOf(model), joined(await readTensors("logits-adapter-final.safetensors")), 1e-3, "logits after training");
+  assertClose(
+    await logitsOf(model),
+    joined(await readTensors("logits-adapter-final.safetensors")),
+    1e-3,
+    "logits after training",
+  );
   model.dispose();
 });
 
@@ -220,7 +228,12 @@ test("PEFT's own adapter loads, and is nothing before training", async () => {
   assert.deepEqual(await logitsOf(model), base);
   const { model: tuned } = await loadTinyLlama("tied");
   await applyAdapter(join(tinyLlama, "adapter-final"), tuned, tuners, new Rng(0));
-  assertClose(await logitsOf(tuned), joined(await readTensors("logits-adapter-final.safetensors")), 1e-4, "PEFT's trained adapter");
+  assertClose(
+    await logitsOf(tuned),
+    joined(await readTensors("logits-adapter-final.safetensors")),
+    1e-4,
+    "PEFT's trained adapter",
+  );
   model.dispose();
   tuned.dispose();
 });
@@ -243,7 +256,10 @@ for (const tuner of tuners as readonly Tuner[]) {
 
   test(`${tuner.name}: only its own parameters get gradients, and the loss falls on a tiny set`, async () => {
     const { model } = await prepared();
-    const events = await runReference(model, { ...reference.lora, settings: { ...reference.lora.settings, learning_rate: 3e-3 } });
+    const events = await runReference(model, {
+      ...reference.lora,
+      settings: { ...reference.lora.settings, learning_rate: 3e-3 },
+    });
     const mean = (part: typeof events) => part.reduce((sum, { loss }) => sum + loss, 0) / part.length;
     assert.ok(mean(events.slice(-5)) < 0.8 * mean(events.slice(0, 5)));
     const batch = sft.collate([exampleOf(reference.sequences[0]!)]);

@@ -11,12 +11,22 @@ const adapterOf = (folder: string) => hashOf(join(folder, "out/adapter_model.saf
 
 test("a run leaves what users look for, and its numbers agree with each other", async () => {
   const folder = makeFolder();
-  const events = await collect(tinyRecipe(folder, { val_size: 4, eval_steps: 3, plot_loss: true, save_strategy: "steps", save_steps: 5 }));
+  const events = await collect(
+    tinyRecipe(folder, { val_size: 4, eval_steps: 3, plot_loss: true, save_strategy: "steps", save_steps: 5 }),
+  );
   const out = join(folder, "out");
   const names = readdirSync(out);
   for (const name of [
     ...["adapter_config.json", "adapter_model.safetensors", "trainer_log.jsonl", "trainer_state.json", "all_results.json"],
-    ...["training_loss.png", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "recipe.yaml", "events.jsonl", "checkpoint-5"],
+    ...[
+      "training_loss.png",
+      "tokenizer.json",
+      "tokenizer_config.json",
+      "chat_template.jinja",
+      "recipe.yaml",
+      "events.jsonl",
+      "checkpoint-5",
+    ],
   ])
     assert.ok(names.includes(name), `${name} is missing among ${names.join(", ")}`);
   const results = JSON.parse(readFileSync(join(out, "all_results.json"), "utf8"));
@@ -28,7 +38,10 @@ test("a run leaves what users look for, and its numbers agree with each other", 
   assert.equal(results.isa, engine.info().isa);
   assert.equal(results.dtype, "f32");
   const steps = events.filter((event) => event.type === "step");
-  assert.equal(results.num_input_tokens_seen, steps.reduce((sum, { tokens }) => sum + tokens, 0));
+  assert.equal(
+    results.num_input_tokens_seen,
+    steps.reduce((sum, { tokens }) => sum + tokens, 0),
+  );
   assert.ok(steps.at(-1)!.loss < steps[0]!.loss);
   assert.ok(!names.some((name) => name.startsWith(".")), `left over: ${names.filter((name) => name.startsWith(".")).join()}`);
   rmSync(folder, { recursive: true });
@@ -63,7 +76,10 @@ test("full fine-tuning resumes bit by bit too", async () => {
   assert.deepEqual(trace(await collect(tinyRecipe(folder, { ...recipe, resume_from_checkpoint: true }))), expected.slice(4));
   assert.equal(weights(folder), weights(whole));
   const chat = await Chat.open({ model: join(folder, "out") });
-  assert.equal(typeof (await chat.answerAll([[{ role: "user", content: "Where is the cat?" }]], { maxNewTokens: 4 }))[0], "string");
+  assert.equal(
+    typeof (await chat.answerAll([[{ role: "user", content: "Where is the cat?" }]], { maxNewTokens: 4 }))[0],
+    "string",
+  );
   chat.close();
 });
 
@@ -72,22 +88,35 @@ test("stopped in the middle, a run saves, and goes on as if nothing had happened
   const expected = trace(await collect(tinyRecipe(whole)));
   const folder = makeFolder();
   const stop = new AbortController();
-  const first = await collect(tinyRecipe(folder), (event) => event.type === "step" && event.step === 3 && stop.abort(), stop.signal);
+  const first = await collect(
+    tinyRecipe(folder),
+    (event) => event.type === "step" && event.step === 3 && stop.abort(),
+    stop.signal,
+  );
   assert.equal((first.at(-1) as EndEvent).interrupted, true);
   assert.ok(existsSync(join(folder, "out/checkpoint-3/.complete")));
   assert.ok(existsSync(join(folder, "out/adapter_model.safetensors")));
   const rest = await collect(tinyRecipe(folder, { resume_from_checkpoint: true }));
   assert.deepEqual([...trace(first), ...trace(rest)], expected);
   assert.equal(adapterOf(folder), adapterOf(whole));
-  const logged = readFileSync(join(folder, "out/trainer_log.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line).current_steps);
-  assert.deepEqual(logged, expected.map((_, i) => i + 1));
+  const logged = readFileSync(join(folder, "out/trainer_log.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line).current_steps);
+  assert.deepEqual(
+    logged,
+    expected.map((_, i) => i + 1),
+  );
 });
 
 test("one thread and two train the same adapter, bit by bit", async () => {
   const [one, two] = [makeFolder(), makeFolder()];
   const { threads } = engine.info();
   try {
-    assert.deepEqual(trace(await collect(tinyRecipe(one, { threads: 1 }))), trace(await collect(tinyRecipe(two, { threads: 2 }))));
+    assert.deepEqual(
+      trace(await collect(tinyRecipe(one, { threads: 1 }))),
+      trace(await collect(tinyRecipe(two, { threads: 2 }))),
+    );
     assert.equal(adapterOf(one), adapterOf(two));
   } finally {
     engine.setThreads(threads);
@@ -98,7 +127,12 @@ test("an adapter is trained further from where it was, and answers in a chat", a
   const folder = makeFolder();
   const first = await train(tinyRecipe(folder, { num_train_epochs: 12 }));
   const second = await train(
-    tinyRecipe(folder, { num_train_epochs: 1, adapter_name_or_path: join(folder, "out"), output_dir: join(folder, "more"), warmup_steps: 0 }),
+    tinyRecipe(folder, {
+      num_train_epochs: 1,
+      adapter_name_or_path: join(folder, "out"),
+      output_dir: join(folder, "more"),
+      warmup_steps: 0,
+    }),
   );
   assert.ok(second.train_loss < 0.5 * first.train_loss);
   const chat = await Chat.open({ model: join(tinyLlama, "tied"), adapter: join(folder, "out") });
@@ -115,7 +149,12 @@ describe("bad input is refused with a clear word", () => {
   const cases: readonly [name: string, changes: Record<string, unknown>, code: string, message: RegExp][] = [
     ["a model that is not there", { model_name_or_path: "/no/such/model" }, "MODEL", /\/no\/such\/model: no such file or folder/],
     ["a dataset that is not there", { dataset: "nowhere.json" }, "CONFIG", /nowhere\.json/],
-    ["a target that no layer has", { lora_target: "q_proj,qq_proj" }, "CONFIG", /no Linear layer is named "qq_proj". There are: down_proj/],
+    [
+      "a target that no layer has",
+      { lora_target: "q_proj,qq_proj" },
+      "CONFIG",
+      /no Linear layer is named "qq_proj". There are: down_proj/,
+    ],
     ["an unknown template", { template: "lama3" }, "CONFIG", /"lama3" is not known. Did you mean "llama3"/],
     ["an unknown key", { lora_rnak: 4 }, "CONFIG", /lora_rnak.*Did you mean "?lora_rank/s],
     ["a row that is longer than a bin", { cutoff_len: 8 }, "DATA", /rows\.jsonl/],
@@ -127,14 +166,17 @@ describe("bad input is refused with a clear word", () => {
       await assert.rejects(
         collect(tinyRecipe(folder, changes)),
         (error) => error instanceof AttuneError && error.code === code && message.test(error.message) && error.exitCode === 2,
-        );
+      );
     });
 
   test("an output folder that holds another run", async () => {
     const folder = makeFolder();
     await collect(tinyRecipe(folder));
     const before = adapterOf(folder);
-    await assert.rejects(collect(tinyRecipe(folder)), /holds another run.*resume_from_checkpoint=true.*overwrite_output_dir=true/s);
+    await assert.rejects(
+      collect(tinyRecipe(folder)),
+      /holds another run.*resume_from_checkpoint=true.*overwrite_output_dir=true/s,
+    );
     assert.equal(adapterOf(folder), before);
     await collect(tinyRecipe(folder, { overwrite_output_dir: true }));
   });
@@ -157,19 +199,33 @@ describe("bad input is refused with a clear word", () => {
   test("a damaged checkpoint: the one before it is used, with a warning", async () => {
     const folder = makeFolder();
     const expected = trace(await collect(tinyRecipe(folder, { save_strategy: "steps", save_steps: 2 })));
-    const newest = Math.max(...readdirSync(join(folder, "out")).flatMap((name) => /^checkpoint-(\d+)$/.exec(name)?.[1] ?? []).map(Number));
+    const newest = Math.max(
+      ...readdirSync(join(folder, "out"))
+        .flatMap((name) => /^checkpoint-(\d+)$/.exec(name)?.[1] ?? [])
+        .map(Number),
+    );
     const victim = join(folder, `out/checkpoint-${newest}/optimizer.safetensors`);
     const bytes = readFileSync(victim);
     bytes[bytes.length - 5]! ^= 1;
     writeFileSync(victim, bytes);
     const events = await collect(tinyRecipe(folder, { resume_from_checkpoint: true }));
-    assert.ok(events.some((event) => event.type === "notice" && event.level === "warning" && event.message.includes("optimizer.safetensors")));
+    assert.ok(
+      events.some(
+        (event) => event.type === "notice" && event.level === "warning" && event.message.includes("optimizer.safetensors"),
+      ),
+    );
     assert.deepEqual(trace(events), expected.slice(newest - 2));
   });
 
   test("a run that diverges stops at that step and keeps the last good checkpoint", async () => {
     const folder = makeFolder();
-    const recipe = tinyRecipe(folder, { learning_rate: 1e30, max_grad_norm: 0, save_strategy: "steps", save_steps: 1, warmup_steps: 0 });
+    const recipe = tinyRecipe(folder, {
+      learning_rate: 1e30,
+      max_grad_norm: 0,
+      save_strategy: "steps",
+      save_steps: 1,
+      warmup_steps: 0,
+    });
     await assert.rejects(
       collect(recipe),
       (error) => error instanceof AttuneError && error.exitCode === 3 && /^step \d+: the (loss|gradient)/.test(error.message),

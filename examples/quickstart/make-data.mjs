@@ -1,8 +1,8 @@
 /**
  * Writes the quickstart's data: `node make-data.mjs [FOLDER]` makes train.jsonl and heldout.jsonl in FOLDER (default: beside this file).
  *
- * The task: a customer's message to a café → strict JSON with name, item, size, count and pick-up time, or null where nothing is said.
- * Names and items are copied; number words become digits, sizes one of three words, times HH:MM.
+ * The task: a customer's message to a café → strict JSON with name, count, size (or null), item and pick-up time.
+ * Names and items are copied; number words become digits, all else is as it was said.
  * Every held-out message uses wording that no training message uses, and most have a name or an item that training never shows.
  * The same seed gives the same bytes.
  */
@@ -10,7 +10,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const system = "Extract the order as JSON with name, item, size, count, time.";
+const system = "Extract the order as JSON with name, count, size, item, time.";
 const trainRows = 400;
 const heldOutRows = 50;
 
@@ -72,14 +72,6 @@ const wording = {
       "{t} pick-up for {n}: {o}.",
       "{t}, {o}, {n}. That's all.",
       "do you have {o}? If so keep it for {n}, {t}.",
-      // some say no time or no name
-      "can I get {o}? Name is {n}.",
-      "{n} here, {o} please.",
-      "{o} for {n}.",
-      "I'd like {o}. It's {n}.",
-      "can I get {o} for {t}?",
-      "{o} at {t} please.",
-      "I need {o} by {t}.",
     ],
     closings: [
       "",
@@ -124,9 +116,6 @@ const wording = {
       "will you make {o} for {n}? I'm passing at {t}.",
       "kindly note: {n}, {o}, ready {t}.",
       "I am {n} and need {o} before {t}.",
-      // no time or no name
-      "{n} speaking, I'd take {o}.",
-      "any chance of {o} at {t}?",
     ],
     closings: ["", "", "", "Bye!", "Much appreciated.", "Have a good one.", "Cash is fine.", "Best wishes"],
     names:
@@ -140,11 +129,7 @@ const wording = {
 };
 
 const numberWords = ["no", "one", "two", "three", "four", "five", "six"];
-const sizeWords = {
-  small: ["small", "small", "little"],
-  medium: ["medium", "medium", "regular"],
-  large: ["large", "large", "big"],
-};
+const sizes = ["small", "medium", "large"];
 
 /** Mulberry32: a small generator of numbers in [0, 1) that is the same everywhere. */
 function makeRandom(seed) {
@@ -165,32 +150,27 @@ const pick = (list) => list[below(list.length)];
 /** What is ordered, as it is said and as it is meant. */
 function makeOrder(item) {
   const count = chance(0.4) ? 1 : 2 + below(5);
-  const size = chance(0.25) ? null : pick(Object.keys(sizeWords));
-  const sizeWord = size === null ? "" : pick(sizeWords[size]);
+  const size = chance(0.25) ? null : pick(sizes);
+  if (chance(0.12)) return { said: joinWords(`${count}x`, size, item), count, size };
   const things = count === 1 ? item : `${item}${item.endsWith("ch") ? "es" : "s"}`;
-  if (chance(0.12)) return { said: joinWords(`${count}x`, sizeWord, item), count, size };
-  if (size !== null && chance(0.12)) return { said: `${numeral(count, "")} ${things}, ${sizeWord}`, count, size };
-  const firstLetter = sizeWord[0] ?? item[0];
-  return { said: joinWords(numeral(count, firstLetter), sizeWord, things), count, size };
+  return { said: joinWords(numeral(count, size ?? item), size, things), count, size };
 }
 
-function numeral(count, firstLetter) {
-  if (count === 1) return chance(0.7) ? ("aeiou".includes(firstLetter) && firstLetter !== "" ? "an" : "a") : "one";
+function numeral(count, nextWord) {
+  if (count === 1) return chance(0.7) ? (/^[aeiou]/.test(nextWord) ? "an" : "a") : "one";
   if (count === 2 && chance(0.1)) return "a couple of";
   return chance(0.6) ? numberWords[count] : String(count);
 }
 
 function joinWords(...words) {
-  return words.filter((word) => word !== "").join(" ");
+  return words.filter((word) => word).join(" ");
 }
 
 function makeTime() {
   const hour = 7 + below(13);
-  const minutes = chance(0.5) ? "00" : pick(["15", "30", "45"]);
-  const meant = `${String(hour).padStart(2, "0")}:${minutes}`;
-  if (hour >= 10 && chance(0.2)) return { said: meant, meant };
-  const clock = `${hour > 12 ? hour - 12 : hour}${minutes === "00" ? "" : `:${minutes}`}`;
-  return { said: `${clock}${chance(0.5) ? " " : ""}${hour < 12 ? "am" : "pm"}`, meant };
+  const minutes = chance(0.5) ? "" : `:${pick(["15", "30", "45"])}`;
+  if (chance(0.2)) return `${hour}${minutes || ":00"}`;
+  return `${hour > 12 ? hour - 12 : hour}${minutes}${chance(0.5) ? " " : ""}${hour < 12 ? "am" : "pm"}`;
 }
 
 /** Swaps or drops a letter inside one long word of the wording; values stay as they are. */
@@ -214,18 +194,12 @@ function makeRow({ openings, requests, closings }, names, items) {
   const template = pick(requests);
 
   let request = chance(0.15) ? misspell(template) : template;
-  request = request.replace("{o}", order.said).replace("{n}", name).replace("{t}", time.said);
+  request = request.replace("{o}", order.said).replace("{n}", name).replace("{t}", time);
   if (opening === "" || /[.!:]$/.test(opening)) request = request[0].toUpperCase() + request.slice(1);
   let message = joinWords(opening, request, pick(closings));
   if (chance(0.1)) message = message.replaceAll(/[,.!?]+$/g, "");
 
-  const answer = {
-    name: template.includes("{n}") ? name : null,
-    item,
-    size: order.size,
-    count: order.count,
-    time: template.includes("{t}") ? time.meant : null,
-  };
+  const answer = { name, count: order.count, size: order.size, item, time };
   const messages = [
     { role: "system", content: system },
     { role: "user", content: message },

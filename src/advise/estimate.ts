@@ -60,8 +60,14 @@ export function smallestRemedy(work: StepWork, isPacked: boolean, availableBytes
     ["gradient_checkpointing=true", { ...work, gradientCheckpointing: true }],
     [`half the ${batches}, twice the gradient_accumulation_steps`, { ...work, rows: half(work.rows) }],
     [`gradient_checkpointing=true and half the ${batches}`, { ...work, gradientCheckpointing: true, rows: half(work.rows) }],
-    ["gradient_checkpointing=true and per_device_train_batch_size=1", { ...work, gradientCheckpointing: true, rows: work.rows.slice(0, 1) }],
-    ["gradient_checkpointing=true, per_device_train_batch_size=1 and a quarter of cutoff_len", { ...work, gradientCheckpointing: true, rows: shorter(4).slice(0, 1) }],
+    [
+      "gradient_checkpointing=true and per_device_train_batch_size=1",
+      { ...work, gradientCheckpointing: true, rows: work.rows.slice(0, 1) },
+    ],
+    [
+      "gradient_checkpointing=true, per_device_train_batch_size=1 and a quarter of cutoff_len",
+      { ...work, gradientCheckpointing: true, rows: shorter(4).slice(0, 1) },
+    ],
   ];
   for (const [change, changed] of choices) {
     const { peakBytes } = estimateStep(changed);

@@ -295,7 +295,9 @@ async function settingsOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<unk
   if (from === null) return recipe.tuner;
   const { config, tensors } = await openAdapter(from);
   if (tuner.peft?.peftType !== config.peft_type)
-    throw new ConfigError(`adapter_name_or_path: ${from} is of type ${config.peft_type}, which finetuning_type "${tuner.name}" does not train`);
+    throw new ConfigError(
+      `adapter_name_or_path: ${from} is of type ${config.peft_type}, which finetuning_type "${tuner.name}" does not train`,
+    );
   emit(info(`going on from the adapter ${from}; its own settings are used, not the recipe's`));
   return tuner.peft.fromPeft(config, [...tensors.keys()]);
 }

@@ -115,7 +115,8 @@ function symbolicKernels(counter: Counter): Kernels {
       const { heads, kvHeads, headDim, qRows, kRows } = shape;
       counter.work(10 * attended(segments, shape) * heads * headDim, F32 * headDim * (4 * qRows * heads + 4 * kRows * kvHeads));
     },
-    crossEntropy: (_logits, targets, _losses, vocab, gradient) => each(targets.length * vocab, gradient ? 6 : 4, gradient ? 2 : 1),
+    crossEntropy: (_logits, targets, _losses, vocab, gradient) =>
+      each(targets.length * vocab, gradient ? 6 : 4, gradient ? 2 : 1),
 
     fill: (_y, _value, count) => each(count, 0, 1),
     copy: (_x, _y, count) => each(count, 0, 2),
@@ -128,7 +129,8 @@ function symbolicKernels(counter: Counter): Kernels {
     siluMulGrad: (_dy, _gate, _up, _dgate, _dup, count) => each(count, 10, 5),
     dropout: (_x, _y, _p, _seed, count) => each(count, 1, 2),
     gatherRows: (_x, indices, _y, _xRows, cols) => each(indices.length * cols, 0, 2),
-    scatterRows: (_x, indices, _y, _yRows, cols, accumulate) => each(indices.length * cols, accumulate ? 1 : 0, accumulate ? 3 : 2),
+    scatterRows: (_x, indices, _y, _yRows, cols, accumulate) =>
+      each(indices.length * cols, accumulate ? 1 : 0, accumulate ? 3 : 2),
     sum: (_x, _y, count) => each(count, 1, 1),
     sumSquares: (_x, _y, count) => each(count, 2, 1),
 

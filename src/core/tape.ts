@@ -54,7 +54,10 @@ export class Gradients {
     if (!x.requiresGrad) return;
     const existing = this.#get(x);
     if (existing === undefined) {
-      this.#set(x, unscoped(() => dx.alias(x.shape)));
+      this.#set(
+        x,
+        unscoped(() => dx.alias(x.shape)),
+      );
     } else {
       const target = this.#writable(x, existing);
       x.device.kernels.add(target.id, dx.id, target.id, x.size);
@@ -99,7 +102,8 @@ export function record(
   backward: (dy: Tensor, grads: Gradients) => void,
 ): Tensor {
   if (currentTape === null || !inputs.some((input) => input.requiresGrad)) return output;
-  if (inputs.some((input) => lazyLosses.has(input))) throw new ShapeError("a loss can only be differentiated: no op may follow it");
+  if (inputs.some((input) => lazyLosses.has(input)))
+    throw new ShapeError("a loss can only be differentiated: no op may follow it");
   output.requiresGrad = true;
   output.isLeaf = false;
   for (const tensor of saved) tensor.save();

@@ -130,7 +130,8 @@ export class Tensor {
 
   static from(device: Device, values: Float32Array | readonly number[], shape: Shape): Tensor {
     const data = values instanceof Float32Array ? values : Float32Array.from(values);
-    if (data.length !== sizeOf(shape)) throw new ShapeError(`expected ${sizeOf(shape)} values for shape [${shape}], got ${data.length}`);
+    if (data.length !== sizeOf(shape))
+      throw new ShapeError(`expected ${sizeOf(shape)} values for shape [${shape}], got ${data.length}`);
     const tensor = Tensor.empty(device, shape);
     device.kernels.write(tensor.id, 0, data);
     return tensor;

@@ -84,7 +84,10 @@ export class Chat {
   }
 
   /** The answers to several conversations, decoded `slots` at a time. */
-  async answerAll(conversations: readonly (readonly Message[])[], options: ReplyOptions & { slots?: number } = {}): Promise<string[]> {
+  async answerAll(
+    conversations: readonly (readonly Message[])[],
+    options: ReplyOptions & { slots?: number } = {},
+  ): Promise<string[]> {
     const requests = conversations.map((messages) => this.#request(messages, options));
     const answers = await decodeAll(this.#model, requests, options.slots ?? 16);
     return answers.map(({ ids }) => this.#format.tokenizer.decode(ids));

@@ -90,7 +90,9 @@ export class Decoder {
     logits.dispose();
     return batch
       .filter(({ request }) => this.#running.has(request)) // not cancelled meanwhile
-      .map((running) => this.#next(running, values.subarray(batch.indexOf(running) * vocabSize, (batch.indexOf(running) + 1) * vocabSize)));
+      .map((running) =>
+        this.#next(running, values.subarray(batch.indexOf(running) * vocabSize, (batch.indexOf(running) + 1) * vocabSize)),
+      );
   }
 
   dispose(): void {
@@ -135,7 +137,10 @@ export interface Completion {
 /** Decodes all requests, at most `slots` at a time, and returns the answers in their order. */
 export async function decodeAll(model: CausalLM, requests: readonly Request[], slots: number): Promise<Completion[]> {
   const longest = Math.max(0, ...requests.map(({ prompt, maxNewTokens }) => prompt.length + maxNewTokens));
-  const decoder = new Decoder(model, { slots: Math.min(slots, requests.length), capacity: Math.min(longest, model.shape.maxPositions) });
+  const decoder = new Decoder(model, {
+    slots: Math.min(slots, requests.length),
+    capacity: Math.min(longest, model.shape.maxPositions),
+  });
   const answers = new Map<Request, number[]>(requests.map((request) => [request, []]));
   const finished = new Map<Request, FinishReason>();
   try {

@@ -44,7 +44,10 @@ export const LlamaConfig = z
       context.addIssue(`${config.num_attention_heads} heads are not a multiple of ${kvHeads} key/value heads`);
     const rope = { ...config.rope_scaling, ...config.rope_parameters };
     const scaling = RopeScaling.safeParse({ ...rope, rope_type: rope.rope_type ?? rope.type ?? "default" });
-    if (!scaling.success) context.addIssue(`rope_scaling: expected type default, linear, llama3 or yarn with its settings, got ${JSON.stringify(rope)}`);
+    if (!scaling.success)
+      context.addIssue(
+        `rope_scaling: expected type default, linear, llama3 or yarn with its settings, got ${JSON.stringify(rope)}`,
+      );
     const theta = config.rope_theta ?? (typeof rope.rope_theta === "number" ? rope.rope_theta : 10000);
     const ropeScaling: RopeScaling = scaling.data ?? { rope_type: "default" };
     return { ...config, headDim, kvHeads, theta, ropeScaling };

@@ -1,8 +1,8 @@
 import { z } from "zod";
 import type { Device } from "../core/device.js";
 import { Tensor, unscoped } from "../core/tensor.js";
-import { ModelError } from "../errors.js";
 import type { DType } from "../engine/dtype.js";
+import { ModelError } from "../errors.js";
 import type { ModelFiles } from "../io/model-files.js";
 import type { Parameter } from "../nn/module.js";
 import type { CausalLM } from "./causal-lm.js";
@@ -24,7 +24,9 @@ export function buildModel(device: Device, config: Readonly<Record<string, unkno
   const family = families.find(({ modelTypes }) => modelTypes.includes(String(type)));
   if (family === undefined) {
     const known = families.flatMap(({ modelTypes }) => modelTypes).join(", ");
-    throw new ModelError(`${where}: attune does not know the architecture ${JSON.stringify(type)} (model_type). Supported: ${known}`);
+    throw new ModelError(
+      `${where}: attune does not know the architecture ${JSON.stringify(type)} (model_type). Supported: ${known}`,
+    );
   }
   try {
     return family.build(device, config);
@@ -49,7 +51,9 @@ export async function loadWeights(model: CausalLM, files: ModelFiles): Promise<v
   const known = (name: string) => name.endsWith(".rotary_emb.inv_freq") || name === "lm_head.weight";
   const unknown = [...left].filter((name) => !known(name));
   if (unknown.length > 0)
-    throw new ModelError(`${files.path}: ${unknown.length} tensors belong to no layer of this architecture: ${unknown.slice(0, 5).join(", ")}`);
+    throw new ModelError(
+      `${files.path}: ${unknown.length} tensors belong to no layer of this architecture: ${unknown.slice(0, 5).join(", ")}`,
+    );
 }
 
 /** Gives every weight a block of the device in its stored type, without reading: for the symbolic device. */
@@ -64,7 +68,9 @@ function checkEntry(files: ModelFiles, name: string, parameter: Parameter) {
   const entry = files.tensors.get(name);
   if (entry === undefined) throw new ModelError(`${files.path}: the tensor "${name}" is missing`);
   if (entry.shape.join() !== parameter.shape.join())
-    throw new ModelError(`${entry.file}: expected "${name}" of shape [${parameter.shape.join(", ")}], got [${entry.shape.join(", ")}]`);
+    throw new ModelError(
+      `${entry.file}: expected "${name}" of shape [${parameter.shape.join(", ")}], got [${entry.shape.join(", ")}]`,
+    );
   return entry;
 }
 

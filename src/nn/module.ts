@@ -24,7 +24,9 @@ export class Parameter {
   /** Takes over `tensor`, made outside any scope, and disposes the value before it. Throws ShapeError. */
   set value(tensor: Tensor) {
     if (tensor.shape.join() !== this.shape.join())
-      throw new ShapeError(`a parameter of shape [${this.shape.join(", ")}] cannot take a value of shape [${tensor.shape.join(", ")}]`);
+      throw new ShapeError(
+        `a parameter of shape [${this.shape.join(", ")}] cannot take a value of shape [${tensor.shape.join(", ")}]`,
+      );
     this.#value?.dispose();
     this.#value = tensor;
   }

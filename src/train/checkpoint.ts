@@ -90,6 +90,8 @@ async function readState(path: string): Promise<z.output<typeof TrainingState>> 
     return TrainingState.parse(JSON.parse(await readFile(file, "utf8")));
   } catch (error) {
     const why = error instanceof z.ZodError ? z.prettifyError(error) : String(error);
-    throw new CheckpointError(`${file}: cannot resume from here: ${why}. A checkpoint saved with save_only_model cannot be resumed`);
+    throw new CheckpointError(
+      `${file}: cannot resume from here: ${why}. A checkpoint saved with save_only_model cannot be resumed`,
+    );
   }
 }

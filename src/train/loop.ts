@@ -84,7 +84,8 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
   while (progress.step < plan.totalSteps && !signal.aborted) {
     const stepStartedMs = performance.now();
     const window = plan.at(progress.step);
-    const learningRate = settings.learningRate * scheduleFactor(settings.schedule, progress.step, settings.warmupSteps, plan.totalSteps);
+    const learningRate =
+      settings.learningRate * scheduleFactor(settings.schedule, progress.step, settings.warmupSteps, plan.totalSteps);
     const result = await optimizerStep(work, window.microBatches, learningRate);
 
     const nowMs = performance.now();
@@ -116,7 +117,13 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
     if (work.evalRows.length > 0 && (isLast || isDue(progress.step, settings.evalSteps))) {
       progress.evalLoss = await evaluationLoss(work);
       progress.elapsedMs = performance.now() - startedMs;
-      yield { type: "eval", step: progress.step, epoch: progress.epoch, evalLoss: progress.evalLoss, elapsedMs: progress.elapsedMs };
+      yield {
+        type: "eval",
+        step: progress.step,
+        epoch: progress.epoch,
+        evalLoss: progress.evalLoss,
+        elapsedMs: progress.elapsedMs,
+      };
     }
     if (!isLast && !signal.aborted && isDue(progress.step, settings.saveSteps))
       yield { type: "checkpoint", step: progress.step, path: await work.save() };
@@ -138,7 +145,11 @@ interface StepResult {
   readonly count: number;
 }
 
-async function optimizerStep(work: TrainWork, microBatches: readonly (readonly number[])[], learningRate: number): Promise<StepResult> {
+async function optimizerStep(
+  work: TrainWork,
+  microBatches: readonly (readonly number[])[],
+  learningRate: number,
+): Promise<StepResult> {
   const { model, objective, trainRows, parameters, optimizer, settings, progress } = work;
   const batches = microBatches.map((rows) => objective.collate(rows.map((row) => trainRows[row]!)));
   const count = batches.reduce((sum, batch) => sum + batch.count, 0);

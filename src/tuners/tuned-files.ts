@@ -25,7 +25,12 @@ export interface Base {
 export async function saveTuned(folder: string, model: CausalLM, tuner: Tuner, config: unknown, base: Base): Promise<void> {
   const tensors = tensorSources(model.trainableParameters());
   if (tuner.peft !== undefined) {
-    const common = { peft_type: tuner.peft.peftType, task_type: "CAUSAL_LM", base_model_name_or_path: base.name, inference_mode: true };
+    const common = {
+      peft_type: tuner.peft.peftType,
+      task_type: "CAUSAL_LM",
+      base_model_name_or_path: base.name,
+      inference_mode: true,
+    };
     await saveAdapter(folder, { ...common, ...tuner.peft.toPeft(config, model) }, tensors);
     return;
   }
@@ -54,7 +59,8 @@ export async function applyAdapter(
 ): Promise<{ tuner: Tuner; config: unknown }> {
   const { config: adapterConfig, tensors } = await openAdapter(folder);
   const tuner = tuners.find(({ peft }) => peft?.peftType === adapterConfig.peft_type);
-  if (tuner?.peft === undefined) throw new ModelError(`${folder}: attune does not know adapters of type ${adapterConfig.peft_type}`);
+  if (tuner?.peft === undefined)
+    throw new ModelError(`${folder}: attune does not know adapters of type ${adapterConfig.peft_type}`);
   const config = tuner.peft.fromPeft(adapterConfig, [...tensors.keys()]);
   tuner.apply(model, config, rng);
   await loadTuned(folder, model, tuner);

@@ -16,7 +16,9 @@ export function weightedSum(y: Tensor, weights: Tensor): Tensor {
   const sum = Tensor.empty(y.device, [1]);
   const { kernels } = y.device;
   kernels.matmul(y.id, weights.id, "f32", sum.id, 1, 1, y.size, 1, false, "f32");
-  return record(sum, [y], [], (_dy, grads) => grads.into(y, (dx, accumulate) => kernels.scale(weights.id, dx, 1, y.size, accumulate)));
+  return record(sum, [y], [], (_dy, grads) =>
+    grads.into(y, (dx, accumulate) => kernels.scale(weights.id, dx, 1, y.size, accumulate)),
+  );
 }
 
 /**
@@ -49,11 +51,15 @@ export async function checkGradients(
   for (const [i, name] of Object.keys(inputs).entries()) {
     const gradient = await leaves[i]!.grad!.read();
     const direction = randomValues(rng, shapes[i]!);
-    const moved = (sign: number) => values.map((array, j) => (j === i ? array.map((x, k) => x + sign * step * direction[k]!) : array));
+    const moved = (sign: number) =>
+      values.map((array, j) => (j === i ? array.map((x, k) => x + sign * step * direction[k]!) : array));
     const expected = ((await lossAt(moved(1))) - (await lossAt(moved(-1)))) / (2 * step);
     const actual = gradient.reduce((sum, g, k) => sum + g * direction[k]!, 0);
     const size = Math.hypot(...gradient) + 1e-3;
-    assert.ok(Math.abs(actual - expected) <= tolerance * size, `gradient of ${name}: expected ${expected} along a direction, got ${actual}`);
+    assert.ok(
+      Math.abs(actual - expected) <= tolerance * size,
+      `gradient of ${name}: expected ${expected} along a direction, got ${actual}`,
+    );
   }
   for (const leaf of leaves) {
     leaf.grad?.dispose();

@@ -50,7 +50,11 @@ export function tinyRecipe(folder: string, changes: Readonly<Record<string, unkn
   };
 }
 
-export async function collect(recipe: Record<string, unknown>, onEvent: (event: RunEvent) => void = () => {}, signal?: AbortSignal) {
+export async function collect(
+  recipe: Record<string, unknown>,
+  onEvent: (event: RunEvent) => void = () => {},
+  signal?: AbortSignal,
+) {
   const events: RunEvent[] = [];
   for await (const event of trainEvents(recipe, signal)) {
     events.push(event);
@@ -63,7 +67,9 @@ export async function collect(recipe: Record<string, unknown>, onEvent: (event: 
 export function trace(events: readonly RunEvent[]): string[] {
   const bits = (value: number) => Buffer.from(Float64Array.of(value).buffer).toString("hex");
   const steps = events.filter((event): event is StepEvent => event.type === "step");
-  return steps.map(({ step, loss, gradNorm, learningRate, tokens }) => [step, bits(loss), bits(gradNorm), bits(learningRate), tokens].join(" "));
+  return steps.map(({ step, loss, gradNorm, learningRate, tokens }) =>
+    [step, bits(loss), bits(gradNorm), bits(learningRate), tokens].join(" "),
+  );
 }
 
 export function hashOf(path: string): string {

@@ -37,7 +37,8 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, segments: readonly Se
     ["k", k, kvHeads * headDim],
     ["v", v, kvHeads * headDim],
   ] as const)
-    if (tensor.columns !== width) throw new ShapeError(`attention: expected ${name} with ${width} columns, got [${tensor.shape.join(", ")}]`);
+    if (tensor.columns !== width)
+      throw new ShapeError(`attention: expected ${name} with ${width} columns, got [${tensor.shape.join(", ")}]`);
   if (k.rows !== v.rows) throw new ShapeError(`attention: expected as many keys as values, got ${k.rows} and ${v.rows}`);
 
   const shape = { qRows: q.rows, kRows: k.rows, heads, kvHeads, headDim, scale, causal, window };

@@ -15,7 +15,9 @@ const CHUNK_BYTES = 64 * 2 ** 20;
 export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Int32Array): Tensor {
   const [vocab, width] = weight.shape;
   if (vocab === undefined || weight.shape.length !== 2 || hidden.columns !== width)
-    throw new ShapeError(`linearCrossEntropy: expected hidden of shape [S, ${width}] (the columns of weight), got [${hidden.shape.join(", ")}]`);
+    throw new ShapeError(
+      `linearCrossEntropy: expected hidden of shape [S, ${width}] (the columns of weight), got [${hidden.shape.join(", ")}]`,
+    );
   if (targets.length !== hidden.rows)
     throw new ShapeError(`linearCrossEntropy: expected ${hidden.rows} targets (rows of hidden), got ${targets.length}`);
   checkFloat("linearCrossEntropy", weight.requiresGrad ? { hidden, weight } : { hidden });
@@ -33,7 +35,13 @@ export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Int3
         const x = hidden.rowRange(start, count);
         const logits = Tensor.empty(hidden.device, [count, vocab]);
         kernels.matmul(x.id, weight.id, weight.dtype, logits.id, count, vocab, width, 1, false, compute);
-        kernels.crossEntropy(logits.id, targets.subarray(start, start + count), losses.rowRange(start, count).id, vocab, grads !== null);
+        kernels.crossEntropy(
+          logits.id,
+          targets.subarray(start, start + count),
+          losses.rowRange(start, count).id,
+          vocab,
+          grads !== null,
+        );
         if (dhidden !== null) {
           const dx = dhidden.rowRange(start, count);
           kernels.matmulInputGrad(logits.id, weight.id, weight.dtype, dx.id, count, vocab, width, 1, false, compute);

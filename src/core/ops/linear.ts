@@ -48,7 +48,8 @@ function check(op: string, x: Tensor, weight: Tensor): [n: number, k: number] {
   const [n, k] = weight.shape;
   if (n === undefined || k === undefined || weight.shape.length !== 2)
     throw new ShapeError(`${op}: expected weight of shape [N, K], got [${weight.shape.join(", ")}]`);
-  if (x.columns !== k) throw new ShapeError(`${op}: expected x of shape [..., ${k}] (the columns of weight), got [${x.shape.join(", ")}]`);
+  if (x.columns !== k)
+    throw new ShapeError(`${op}: expected x of shape [..., ${k}] (the columns of weight), got [${x.shape.join(", ")}]`);
   checkFloat(op, weight.requiresGrad ? { x, weight } : { x });
   return [n, k];
 }

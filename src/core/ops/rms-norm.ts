@@ -18,9 +18,7 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
   y.remakeFrom([x, rstd], (again) => kernels.rmsNorm(x.id, weight.id, again, rstd.id, rows, columns, eps));
 
   return record(y, [x, weight], [x, rstd], (dy, grads) => {
-    grads.into(x, (dx, accumulate) =>
-      kernels.rmsNormGrad(dy.id, x.id, weight.id, rstd.id, dx, rows, columns, accumulate),
-    );
+    grads.into(x, (dx, accumulate) => kernels.rmsNormGrad(dy.id, x.id, weight.id, rstd.id, dx, rows, columns, accumulate));
     grads.into(weight, (dw, accumulate) => kernels.rmsNormWeightGrad(dy.id, x.id, rstd.id, dw, rows, columns, accumulate));
   });
 }

@@ -11,8 +11,11 @@ import { checkFloat, type Tensor } from "../tensor.js";
 export function rope(x: Tensor, table: Tensor, positions: Int32Array, headDim: number): Tensor {
   checkFloat("rope", { x, table });
   if (x.columns % headDim !== 0 || headDim % 2 !== 0)
-    throw new ShapeError(`rope: expected x of shape [T, heads · ${headDim}] with an even head width, got [${x.shape.join(", ")}]`);
-  if (positions.length !== x.rows) throw new ShapeError(`rope: expected ${x.rows} positions (rows of x), got ${positions.length}`);
+    throw new ShapeError(
+      `rope: expected x of shape [T, heads · ${headDim}] with an even head width, got [${x.shape.join(", ")}]`,
+    );
+  if (positions.length !== x.rows)
+    throw new ShapeError(`rope: expected ${x.rows} positions (rows of x), got ${positions.length}`);
   const [tableRows, , half] = table.shape;
   if (tableRows === undefined || half !== headDim / 2)
     throw new ShapeError(`rope: expected table of shape [positions, 2, ${headDim / 2}], got [${table.shape.join(", ")}]`);

@@ -18,7 +18,12 @@ import { defineTuner } from "../tuner.js";
  */
 export const LoraConfig = z.strictObject({
   lora_rank: z.int().min(1).default(8).describe("rank of the update: adds r · (in + out) weights per layer"),
-  lora_alpha: z.number().positive().nullable().default(null).describe("the update is multiplied by alpha / r; empty: twice the rank"),
+  lora_alpha: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe("the update is multiplied by alpha / r; empty: twice the rank"),
   lora_dropout: z.number().min(0).lt(1).default(0).describe("chance of zeroing an input feature, in training only"),
   lora_target: z
     .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
@@ -63,7 +68,18 @@ export class LoraLinear extends Module {
     const { value: stored } = base.weight;
     const w = unscoped(() => Tensor.empty(a.device, stored.shape));
     kernels.convert(stored.id, stored.dtype, w.id, "f32", w.size);
-    kernels.matmulInputGrad(b.id, a.id, "f32", w.id, base.outFeatures, lora_A.outFeatures, base.inFeatures, this.#scaling, true, "f32");
+    kernels.matmulInputGrad(
+      b.id,
+      a.id,
+      "f32",
+      w.id,
+      base.outFeatures,
+      lora_A.outFeatures,
+      base.inFeatures,
+      this.#scaling,
+      true,
+      "f32",
+    );
     base.weight.value = w;
     lora_A.dispose();
     lora_B.dispose();
@@ -90,7 +106,9 @@ export const lora = defineTuner<LoraConfig>({
     const chosen = found.filter(([path]) => wanted.some((name) => name === "all" || isNamed(path, name)));
     for (const name of wanted)
       if (name !== "all" && !chosen.some(([path]) => isNamed(path, name)))
-        throw new ConfigError(`lora_target: no Linear layer is named "${name}". There are: ${leafNames(found.map(([path]) => path)).join(", ")}, or all`);
+        throw new ConfigError(
+          `lora_target: no Linear layer is named "${name}". There are: ${leafNames(found.map(([path]) => path)).join(", ")}, or all`,
+        );
     for (const [path, base] of chosen) model.replace(path, new LoraLinear(base, config, rng));
   },
 
@@ -145,7 +163,8 @@ const PeftLoraConfig = z.object({
 
 /** Every Linear but the output projection. */
 function* linearsOf(model: CausalLM): Generator<[path: string, layer: Linear]> {
-  for (const [path, module] of model.namedModules()) if (module instanceof Linear && module !== model.lm_head) yield [path, module];
+  for (const [path, module] of model.namedModules())
+    if (module instanceof Linear && module !== model.lm_head) yield [path, module];
 }
 
 /** As PEFT matches: the whole path, or its end after a dot. */
