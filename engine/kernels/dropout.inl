@@ -2,10 +2,11 @@
 // 64 elements takes 16 counters, and element e of group g reads word e / 16 of counter 16 g + e % 16, so that vectors need no shuffle.
 static inline void philox_group(uint64_t seed, uint64_t group, uint32_t words[4][16]) {
 #pragma omp simd
-  for (uint32_t j = 0; j < 16; j++) {
+  for (uint32_t j = 0; j < 16; j++) { // the rounds are unrolled, so that this is the loop that becomes vectors
     const uint64_t counter = group * 16 + j;
     uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = 0, c3 = 0;
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+#pragma GCC unroll 10
     for (int round = 0; round < 10; round++) {
       const uint64_t a = static_cast<uint64_t>(c0) * 0xD2511F53u, b = static_cast<uint64_t>(c2) * 0xCD9E8D57u;
       c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
@@ -30,13 +31,12 @@ static void dropout(const float* x, float* y, double p, uint64_t seed, int64_t c
     for (int64_t i = begin; i < end; i += 64) { // a chunk is whole groups
       uint32_t words[4][16];
       philox_group(seed, static_cast<uint64_t>(i / 64), words);
-      const uint32_t* word = &words[0][0];
-      const int64_t n = end - i < 64 ? end - i : 64;
-#pragma omp simd
-      for (int64_t j = 0; j < n; j++) {
-        const float value = word[j] >= threshold ? x[i + j] * keep : 0.0f;
-        y[i + j] = accumulate ? y[i + j] + value : value;
-      }
+      for_vectors(i, end - i < 64 ? end : i + 64, [&](auto at) {
+        VecUint word;
+        memcpy(&word, &words[0][0] + (at.i - i), sizeof word);
+        const Vec value = word >= threshold ? at.load(x) * keep : Vec{};
+        at.store(y, accumulate ? at.load(y) + value : value);
+      });
     }
   });
 }

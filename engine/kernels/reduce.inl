@@ -1,27 +1,32 @@
 // Sums. Chunks are fixed and their sums are added in order, so the result does not depend on the threads.
 
-template <class Term>
-static void reduce(const float* x, float* y, int64_t count, bool accumulate, const Term& term) {
+static double sum_chunk(const float* x, int64_t count) {
+  double sum = 0.0;
+#pragma omp simd reduction(+ : sum) // may reorder this one sum; the engine never builds with -ffast-math
+  for (int64_t i = 0; i < count; i++) sum += static_cast<double>(x[i]);
+  return sum;
+}
+
+static double sum_squares_chunk(const float* x, int64_t count) {
+  double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; i++) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return sum;
+}
+
+template <class SumChunk>
+static inline void reduce(const float* x, float* y, int64_t count, bool accumulate, const SumChunk& sum_of) {
   const int64_t chunks = (count + chunk_elements - 1) / chunk_elements;
   double* sums = static_cast<double*>(shared_scratch(0, static_cast<size_t>(chunks) * sizeof(double)));
-  for_chunks(count, chunk_elements, [=](int64_t begin, int64_t end) {
-    double sum = 0.0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; i++) sum += term(static_cast<double>(x[i]));
-    sums[begin / chunk_elements] = sum;
-  });
+  for_chunks(count, chunk_elements, [&](int64_t begin, int64_t end) { sums[begin / chunk_elements] = sum_of(x + begin, end - begin); });
   double total = accumulate ? static_cast<double>(*y) : 0.0;
   for (int64_t i = 0; i < chunks; i++) total += sums[i];
   *y = static_cast<float>(total);
 }
 
-static void sum(const float* x, float* y, int64_t count, bool accumulate) {
-  reduce(x, y, count, accumulate, [](double value) { return value; });
-}
+static void sum(const float* x, float* y, int64_t count, bool accumulate) { reduce(x, y, count, accumulate, sum_chunk); }
 
-static void sum_squares(const float* x, float* y, int64_t count, bool accumulate) {
-  reduce(x, y, count, accumulate, [](double value) { return value * value; });
-}
+static void sum_squares(const float* x, float* y, int64_t count, bool accumulate) { reduce(x, y, count, accumulate, sum_squares_chunk); }
 
 /// y (cols) = Σ over rows of term(at, row, column of `at`). A task owns 64 columns and adds 64 rows at a time, which keeps rounding small.
 template <class Term>

@@ -13,6 +13,7 @@ static constexpr int64_t lanes = ATTUNE_LANES;
 
 typedef float Vec __attribute__((vector_size(4 * ATTUNE_LANES)));
 typedef int32_t VecInt __attribute__((vector_size(4 * ATTUNE_LANES)));
+typedef uint32_t VecUint __attribute__((vector_size(4 * ATTUNE_LANES)));
 typedef float UnalignedVec __attribute__((vector_size(4 * ATTUNE_LANES), aligned(4), may_alias));
 
 static inline Vec broadcast(float value) { return value - Vec{}; }
