@@ -141,6 +141,7 @@ async function talk(conversation: Conversation, { stdin, stdout, env }: Io): Pro
     readline.prompt();
   }
   readline.close();
+  stdout.write("\n");
 
   /** A conversation that grew too long, for instance, is no reason to leave. */
   async function answerOrExplain(line: string): Promise<void> {

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { PassThrough, Readable } from "node:stream";
 import test, { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -200,7 +200,7 @@ test("piped, a run prints plain lines, one every logging_steps", async () => {
     ["10", "20", "25"],
   );
   assert.match(out, /\nstep 25: held-out loss 1\.250\n/);
-  assert.match(out, /\nDone after 1m 23s: mean loss 1\.500, held-out 1\.250; 512 tokens\/s, 1\.2 GB at most\.\n/);
+  assert.match(out, /\nDone after 1m 23s: loss 2\.\d+ → 0\.\d+, held-out 1\.250; 512 tokens\/s, 1\.2 GB at most\.\n/);
   assert.match(out, /[⠁-⣿]{3}/, "a sketch of the loss");
   assert.match(out, /\nNext\n {2}attune chat --model '[^\n]*my run'\n$/);
 });
@@ -221,7 +221,6 @@ test("an adapter in the output folder changes the next command", async () => {
   const outputDir = join(folder, "adapter");
   const withAdapter: Partial<Parts> = {
     async *runRecipe(settings, options) {
-      const { mkdir } = await import("node:fs/promises");
       await mkdir(outputDir);
       await writeFile(join(outputDir, "adapter_config.json"), "{}");
       yield* fakeRun(settings, options);
@@ -351,7 +350,7 @@ test("the first Ctrl-C finishes the step, the code is 130 and the way to go on i
   assert.equal(await exit, 130);
   assert.match(output(), /Stopping after this step; Ctrl-C again stops at once\.\n/);
   assert.match(output(), /\nStopped after 1m 23s/);
-  assert.match(output(), /\n {2}attune train recipe\.yaml resume_from_checkpoint=true\n/);
+  assert.match(output(), /\n {2}attune train o.recipe\.yaml resume_from_checkpoint=true\n/);
 });
 
 test("the second Ctrl-C stops at once", { skip: !hasSignals }, async () => {
@@ -367,8 +366,20 @@ test("the second Ctrl-C stops at once", { skip: !hasSignals }, async () => {
 test("bin/attune.js starts the CLI", async () => {
   const bin = fileURLToPath(new URL("../../../bin/attune.js", import.meta.url));
   const child = spawn(process.execPath, [bin, "train", "no.yaml"], { stdio: ["ignore", "ignore", "pipe"] });
+  const closed = new Promise((resolve) => child.on("close", resolve));
   const err = await child.stderr.setEncoding("utf8").reduce((all, text) => all + text, "");
-  const code = child.exitCode ?? (await new Promise((resolve) => child.on("close", resolve)));
+  assert.equal(await closed, 2);
   assert.equal(err, "attune: no.yaml: no such file\n");
-  assert.equal(code, 2);
+});
+
+test("bin/attune.js says what to do where nothing is built", async () => {
+  const copy = join(folder, "bin", "attune.js");
+  await mkdir(dirname(copy));
+  await copyFile(new URL("../../../bin/attune.js", import.meta.url), copy);
+  await writeFile(join(folder, "package.json"), '{ "type": "module" }');
+  const child = spawn(process.execPath, [copy, "doctor"], { stdio: ["ignore", "ignore", "pipe"] });
+  const closed = new Promise((resolve) => child.on("close", resolve));
+  const err = await child.stderr.setEncoding("utf8").reduce((all, text) => all + text, "");
+  assert.equal(await closed, 1);
+  assert.match(err, /^attune: not built yet\. .*npm run build\n$/);
 });

@@ -6,6 +6,7 @@ import { systemErrorCode } from "../io/disk.js";
 import { parseRecipe, type RecipeSource } from "../recipe/parse.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { EndEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "../train/events.js";
+import { smooth } from "../train/smooth.js";
 import { watchInterrupts } from "./interrupts.js";
 import type { Parts } from "./parts.js";
 import { ProgressBar } from "./progress-bar.js";
@@ -43,7 +44,7 @@ export async function train(args: readonly string[], parts: Parts, io: Io): Prom
     view.leaveBar();
   }
   if (view.end === undefined) throw new Error("the run ended without its last event");
-  view.summarize(view.end, hasFile ? first : "recipe.yaml");
+  view.summarize(view.end);
   return view.end.interrupted ? interruptedCode : 0;
 }
 
@@ -72,9 +73,10 @@ class TrainingView {
   readonly #style: Style;
   readonly #bar: ProgressBar;
   readonly #losses: CurvePoint[] = [];
-  #smoothLoss: number | undefined;
-  #tokensSinceLine = 0;
-  #msSinceLine = 0;
+  /** Moving average of the loss, and the weight of the steps in it so far. */
+  #average = { sum: 0, weight: 0 };
+  /** Steps since the last line. */
+  #pending: StepEvent[] = [];
 
   constructor(recipe: Recipe, io: Io) {
     this.#recipe = recipe;
@@ -136,28 +138,24 @@ class TrainingView {
   }
 
   #showStep(event: StepEvent): void {
-    const { step, totalSteps, loss, tokens, tokensPerSecond, remainingMs, peakMemoryBytes } = event;
+    const { step, totalSteps, loss, learningRate, remainingMs, peakMemoryBytes } = event;
     this.#losses.push({ step, loss });
-    this.#smoothLoss = this.#smoothLoss === undefined ? loss : 0.9 * this.#smoothLoss + 0.1 * loss;
-    this.#bar.showTraining({ step, totalSteps, loss: this.#smoothLoss, tokensPerSecond, remainingMs, peakMemoryBytes });
+    this.#average = { sum: 0.9 * this.#average.sum + 0.1 * loss, weight: 0.9 * this.#average.weight + 0.1 };
+    this.#bar.showTraining({ ...event, loss: this.#average.sum / this.#average.weight });
     if (this.#bar.isLive) return;
 
-    this.#tokensSinceLine += tokens;
-    this.#msSinceLine += (1000 * tokens) / tokensPerSecond;
+    this.#pending.push(event);
     if (step % this.#recipe.logging_steps !== 0 && step !== totalSteps) return;
-    const rate = (1000 * this.#tokensSinceLine) / this.#msSinceLine;
-    [this.#tokensSinceLine, this.#msSinceLine] = [0, 0];
-    const parts = [
-      `step ${step}/${totalSteps}`,
-      `loss ${formatLoss(this.#smoothLoss)}`,
-      `lr ${event.learningRate.toExponential(2)}`,
-    ];
+    const steps = this.#pending.splice(0);
+    const meanLoss = sumOf(steps, (one) => one.loss) / steps.length;
+    const rate = sumOf(steps, (one) => one.tokens) / sumOf(steps, (one) => one.tokens / one.tokensPerSecond);
+    const parts = [`step ${step}/${totalSteps}`, `loss ${formatLoss(meanLoss)}`, `lr ${learningRate.toExponential(2)}`];
     this.say(
       [...parts, `${formatRate(rate)} tokens/s`, `${formatDuration(remainingMs)} left`, formatBytes(peakMemoryBytes)].join("  "),
     );
   }
 
-  summarize({ interrupted, results }: EndEvent, recipeFile: string): void {
+  summarize({ interrupted, results }: EndEvent): void {
     const { stdout, env } = this.#io;
     const style = this.#style;
     const { output_dir, model_name_or_path } = this.#recipe;
@@ -168,9 +166,11 @@ class TrainingView {
     const heldOut = results.eval_loss === undefined ? "" : `, held-out ${formatLoss(results.eval_loss)}`;
     const speed = `${formatRate(results.tokens_per_second)} tokens/s, ${formatBytes(results.peak_memory_bytes)} at most`;
     const verb = interrupted ? style.yellow("Stopped") : style.green("Done");
-    this.say(
-      `\n${verb} after ${formatDuration(1000 * results.train_runtime)}: mean loss ${formatLoss(results.train_loss)}${heldOut}; ${speed}.`,
-    );
+    const trend = smooth(this.#losses.map((point) => point.loss));
+    const arrow = unicode ? "→" : "->";
+    const loss =
+      trend.length > 0 ? `loss ${formatLoss(trend[0]!)} ${arrow} ${formatLoss(trend.at(-1)!)}` : "no step was left to do";
+    this.say(`\n${verb} after ${formatDuration(1000 * results.train_runtime)}: ${loss}${heldOut}; ${speed}.`);
 
     const isAdapter = existsSync(join(output_dir, "adapter_config.json"));
     this.say(`  ${isAdapter ? "Adapter" : "Model"}  ${output_dir}`);
@@ -179,12 +179,16 @@ class TrainingView {
 
     const asked = isAdapter ? ["--model", model_name_or_path, "--adapter", output_dir] : ["--model", output_dir];
     const next = [
-      ...(interrupted ? [["attune", "train", recipeFile, "resume_from_checkpoint=true"]] : []),
+      ...(interrupted ? [["attune", "train", join(output_dir, "recipe.yaml"), "resume_from_checkpoint=true"]] : []),
       ["attune", "chat", ...asked],
     ];
     this.say(`\n${style.bold("Next")}`);
     for (const command of next) this.say(`  ${command.map(shellWord).join(" ")}`);
   }
+}
+
+function sumOf<T>(items: readonly T[], of: (item: T) => number): number {
+  return items.reduce((sum, item) => sum + of(item), 0);
 }
 
 /** Quoted for a POSIX shell where it must be. */

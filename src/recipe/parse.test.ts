@@ -222,15 +222,15 @@ test("settings that contradict each other are refused, idle ones are told", () =
   assert.match(problems("val_size: 0.1\neval_dataset: x"), /^recipe\.yaml:4: val_size and eval_dataset both/);
   assert.match(problems("train_on_prompt: true\nmask_history: true"), /^recipe\.yaml:5: mask_history counts only/);
   assert.match(
-    problems("overwrite_output_dir: true\nresume_from_checkpoint: true"),
-    /^recipe\.yaml:5: overwrite_output_dir would delete/,
-  );
-  assert.match(
     problems("seed: 2\neval_strategy: epoch"),
     /^recipe\.yaml:5: eval_strategy: epoch needs held-out data; set val_size or eval_dataset$/,
   );
 
   const notice = (text: string) => parse(minimal + text).notices.join("\n");
+  assert.match(
+    notice("overwrite_output_dir: true\nresume_from_checkpoint: true"),
+    /^recipe\.yaml:4: overwrite_output_dir is not used: resume/,
+  );
   assert.equal(notice("eval_steps: 5"), "recipe.yaml:4: eval_steps is not used: there is no held-out data");
   assert.equal(notice("max_steps: 5\nnum_train_epochs: 1"), "recipe.yaml:5: num_train_epochs is not used: max_steps decides");
   assert.equal(notice("warmup_ratio: 0.1\nwarmup_steps: 5"), "recipe.yaml:4: warmup_ratio is not used: warmup_steps decides");
@@ -254,8 +254,11 @@ test("evaluation follows the held-out data", () => {
 
 test("a formatted recipe parses to itself", () => {
   const { recipe } = parse(`${minimal}val_size: 0.1\nlora_rank: 4\ntemplate: "no"\nneat_packing: true\nmax_steps: 3\n`);
-  const again = parse(formatRecipe(recipe));
-  assert.deepEqual(again.recipe, recipe);
+  assert.deepEqual(parse(formatRecipe(recipe)), { recipe, notices: [] });
+  const idle = parse(
+    `${minimal}max_steps: 3\nwarmup_steps: 2\nsave_strategy: epoch\npacking: true\nresume_from_checkpoint: true\n`,
+  ).recipe;
+  assert.deepEqual(parse(formatRecipe(idle)), { recipe: { ...idle, resume_from_checkpoint: false }, notices: [] });
   const { tuner, objective, ...common } = recipe;
   assert.deepEqual(checkRecipe({ ...common, ...tuner, ...objective }, methods).recipe, recipe);
   assert.throws(

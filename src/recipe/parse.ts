@@ -49,10 +49,14 @@ export function checkRecipe(values: Readonly<Record<string, unknown>>, methods =
   return check([settings], "recipe", methods);
 }
 
-/** The recipe as YAML that parses to the same recipe, every default written out. */
+/**
+ * The recipe as YAML that parses to the same recipe, every default written out; but for what concerns only the run at hand: whether to
+ * resume or to overwrite.
+ */
 export function formatRecipe(recipe: Recipe): string {
-  const { tuner, objective, ...common } = recipe;
-  const settings = Object.entries({ ...common, ...tuner, ...objective }).filter(([, value]) => value !== null);
+  const { tuner, objective, resume_from_checkpoint, overwrite_output_dir, eval_steps, ...common } = recipe;
+  const evaluation = recipe.eval_strategy === "steps" ? { eval_steps } : {};
+  const settings = Object.entries({ ...common, ...evaluation, ...tuner, ...objective }).filter(([, value]) => value !== null);
   return stringify(Object.fromEntries(settings), { lineWidth: 0, compat: "yaml-1.1" });
 }
 
@@ -285,11 +289,12 @@ function relate(
   given: Given,
   heldOut: boolean,
   { file, problems, notices }: Report,
-): Pick<Recipe, "eval_strategy" | "eval_steps" | "packing"> {
+): Pick<Recipe, "eval_strategy" | "eval_steps" | "packing" | "neat_packing"> {
+  const defaults = RecipeKeys.partial({ model_name_or_path: true, dataset: true, output_dir: true }).parse({});
   const refuse = (key: string, message: string) => problems.push(`${given.get(key)?.where ?? file}: ${message}`);
-  const notUsed = (key: string, reason: string) => {
+  const notUsed = (key: keyof typeof RecipeKeys.shape, reason: string) => {
     const setting = given.get(key);
-    if (setting) notices.push(`${setting.where}: ${key} is not used: ${reason}`);
+    if (setting && setting.value !== defaults[key]) notices.push(`${setting.where}: ${key} is not used: ${reason}`);
   };
 
   if (recipe.val_size > 0 && recipe.eval_dataset) {
@@ -298,9 +303,8 @@ function relate(
   if (recipe.train_on_prompt && recipe.mask_history) {
     refuse("mask_history", "mask_history counts only the last answer in the loss, train_on_prompt everything; remove one");
   }
-  if (recipe.overwrite_output_dir && recipe.resume_from_checkpoint) {
-    refuse("resume_from_checkpoint", "overwrite_output_dir would delete what resume_from_checkpoint needs; remove one");
-  }
+  if (recipe.resume_from_checkpoint && recipe.overwrite_output_dir)
+    notUsed("overwrite_output_dir", "resume_from_checkpoint goes on there");
 
   const evalStrategy = recipe.eval_strategy ?? (heldOut ? (recipe.eval_steps ? "steps" : "epoch") : "no");
   if (evalStrategy !== "no" && !heldOut) {
@@ -315,13 +319,8 @@ function relate(
     if (recipe.warmup_steps > 0) notUsed("warmup_steps", reason);
     else if (recipe.warmup_ratio > 0) notUsed("warmup_ratio", reason);
   }
-  if (recipe.packing && !recipe.neat_packing) notUsed("neat_packing", "packed rows never see each other here");
-
-  return {
-    eval_strategy: evalStrategy,
-    eval_steps: recipe.eval_steps ?? recipe.logging_steps,
-    packing: recipe.packing || recipe.neat_packing,
-  };
+  const packing = recipe.packing || recipe.neat_packing;
+  return { eval_strategy: evalStrategy, eval_steps: recipe.eval_steps ?? recipe.logging_steps, packing, neat_packing: packing };
 }
 
 /** Whether any text, or a list, may be right for a setting. */
