@@ -10,10 +10,20 @@ export interface Message {
 }
 
 const maxTemplateChars = 2 ** 20; // the longest in use, with tools and images, have about 20,000
-const maxSteps = 400_000; // tree nodes evaluated; a message takes about 50
+const maxSteps = 400_000; // tree nodes evaluated
+const maxStepsPerMessage = 500; // the templates in use take about 50
 const maxOutputChars = 2 ** 20; // beyond the length of the messages
 const maxItems = 100_000; // in a list that the template makes
 const timeLimitMs = 250; // for what counting nodes does not see: one filter applied to a great deal of data
+
+/** What a template, or rendering and encoding together, may take for a chat: far over what one in use needs on a busy machine. */
+export function chatTimeLimitMs(messages: readonly Message[]): number {
+  return timeLimitMs + messages.length + charsOf(messages) / 100;
+}
+
+function charsOf(messages: readonly Message[]): number {
+  return messages.reduce((total, { content }) => total + content.length, 0);
+}
 
 /** The evaluator of @huggingface/jinja, whose own types do not resolve under Node's module rules. */
 interface JinjaInterpreter {
@@ -48,7 +58,7 @@ export class ChatTemplate {
         `${origin}: the chat template has ${source.length} characters, more than the ${maxTemplateChars} allowed.`,
       );
     try {
-      this.#program = this.#limited(() => parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true })));
+      this.#program = this.#limited(timeLimitMs, () => parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true })));
     } catch (error) {
       if (error instanceof ModelError) throw error;
       throw new ModelError(`${origin}: the chat template is not valid Jinja: ${reasonOf(error)}`, { cause: error });
@@ -60,10 +70,8 @@ export class ChatTemplate {
    * Throws ModelError with the template's own words when it refuses the messages, and when it works too long.
    */
   render(messages: readonly Message[], { addGenerationPrompt }: { addGenerationPrompt: boolean }): string {
-    const inputChars = messages.reduce((total, message) => total + message.content.length, 0);
-    const maxChars = maxOutputChars + 2 * inputChars;
     try {
-      return this.#limited(() => this.#run(messages, addGenerationPrompt, maxChars));
+      return this.#limited(chatTimeLimitMs(messages), () => this.#run(messages, addGenerationPrompt));
     } catch (error) {
       if (error instanceof ModelError) throw error;
       if (error instanceof Refusal)
@@ -72,7 +80,7 @@ export class ChatTemplate {
     }
   }
 
-  #run(messages: readonly Message[], addGenerationPrompt: boolean, maxChars: number): string {
+  #run(messages: readonly Message[], addGenerationPrompt: boolean): string {
     const scope = new Environment();
     const globals: Record<string, unknown> = {
       ...this.#roles,
@@ -96,9 +104,11 @@ export class ChatTemplate {
 
     const interpreter: JinjaInterpreter = new Interpreter(scope);
     const evaluate = interpreter.evaluate.bind(interpreter);
+    const mostSteps = maxSteps + maxStepsPerMessage * messages.length;
+    const maxChars = maxOutputChars + 2 * charsOf(messages);
     let steps = 0;
     interpreter.evaluate = (node, environment) => {
-      if (++steps > maxSteps) throw this.#tooMuch(`over ${maxSteps} steps`);
+      if (++steps > mostSteps) throw this.#tooMuch(`over ${mostSteps} steps`);
       const result = evaluate(node, environment);
       const { value } = result;
       if (typeof value === "string" && value.length > maxChars) throw this.#tooMuch(`a text of over ${maxChars} characters`);
@@ -108,8 +118,8 @@ export class ChatTemplate {
     return String(interpreter.run(this.#program).value);
   }
 
-  #limited<T>(work: () => T): T {
-    return withTimeLimit(timeLimitMs, work, () => this.#tooMuch(`over ${timeLimitMs} ms`));
+  #limited<T>(limitMs: number, work: () => T): T {
+    return withTimeLimit(limitMs, work, () => this.#tooMuch(`over ${Math.round(limitMs)} ms`));
   }
 
   #tooMuch(what: string): ModelError {

@@ -1,5 +1,5 @@
 import { DataError, ModelError } from "../errors.js";
-import type { ChatTemplate, Message } from "./chat-template.js";
+import { type ChatTemplate, chatTimeLimitMs, type Message } from "./chat-template.js";
 import type { Piece, Tokenizer } from "./tokenizer.js";
 import { withTimeLimit } from "./work-limit.js";
 
@@ -68,14 +68,13 @@ interface Layout {
 
 /** One time limit for all renderings and encodings of a chat, in place of one for each. */
 function layOut(chat: ChatFormat, messages: readonly Message[], addGenerationPrompt: boolean): Layout {
-  const chars = messages.reduce((total, { content }) => total + content.length, 0);
-  const limitMs = 250 + chars / 100;
+  const limitMs = chatTimeLimitMs(messages);
   return withTimeLimit(
     limitMs,
     () => layOutUnlimited(chat, messages, addGenerationPrompt),
     () =>
       new ModelError(
-        `${chat.template.origin}: a chat of ${chars} characters took over ${Math.round(limitMs)} ms; the chat template or the tokenizer never ends.`,
+        `${chat.template.origin}: a chat took over ${Math.round(limitMs)} ms; the chat template or the tokenizer never ends.`,
       ),
   );
 }

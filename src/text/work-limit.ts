@@ -24,7 +24,8 @@ export function withTimeLimit<T>(limitMs: number, job: () => T, tooLong: () => E
     try {
       return script.runInContext(context, { timeout: Math.ceil(limitMs) }) as T;
     } catch (error) {
-      if (!(error instanceof Error && "code" in error && error.code === "ERR_SCRIPT_EXECUTION_TIMEOUT")) throw error;
+      // Not `instanceof Error`: this one belongs to the context.
+      if ((error as { code?: unknown } | null)?.code !== "ERR_SCRIPT_EXECUTION_TIMEOUT") throw error;
       const { user, system } = process.cpuUsage(before);
       const workedMs = (user + system) / 1000;
       if (workedMs > limitMs / 2 || attempt === 3) throw tooLong();

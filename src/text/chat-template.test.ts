@@ -1,0 +1,167 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { ModelError } from "../errors.js";
+import { byteTokenizer } from "./byte-tokenizer.js";
+import { ChatTemplate } from "./chat-template.js";
+import { renderPrompt } from "./supervised.js";
+import { chooseTemplate, namedTemplate, templateNames } from "./templates.js";
+import { talk } from "./test-support.js";
+import { Tokenizer } from "./tokenizer.js";
+
+const roles = { bos_token: "<s>", eos_token: "</s>" };
+
+function render(source: string, messages = talk("Hello", "Hi"), addGenerationPrompt = false): string {
+  return new ChatTemplate(source, { roles, origin: "model", now: new Date(2026, 2, 5, 7, 8, 9) }).render(messages, {
+    addGenerationPrompt,
+  });
+}
+
+test("templates see what transformers gives them", () => {
+  assert.equal(render("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ add_generation_prompt }}"), "<s>Hello</s>false");
+  assert.equal(render("{{ tools is none }} {{ documents is none }} {{ pad_token is defined }}"), "true true false");
+  assert.equal(render("{% for i in range(2, 8, 2) %}{{ i }}{% endfor %}{{ range(3) | length }}"), "2463");
+  assert.equal(
+    render("{{ strftime_now('%d %b %Y, %A %-d %B %y %H:%M:%S %%') }}"),
+    "05 Mar 2026, Thursday %-d March 26 07:08:09 %",
+  );
+  assert.equal(render("  {% if true %}\n  x\n  {% endif %}\ny"), "  x\ny");
+  assert.equal(
+    render("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}"),
+    "assistant",
+  );
+});
+
+test("a template that refuses the messages is quoted", () => {
+  assert.throws(() => render("{{ raise_exception('System role not supported') }}"), {
+    code: "MODEL",
+    message: "model: the chat template refuses these messages: System role not supported",
+  });
+});
+
+test("broken and hostile templates end as an error, soon", () => {
+  const nest = (open: string, close: string, times: number) => `${open.repeat(times)}1${close.repeat(times)}`;
+  const hostile = [
+    "{% for i in range(1000000000) %}x{% endfor %}",
+    "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+    "{% set ns = namespace(s='xxxxxxxxxxxxxxxx') %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+    "{% set ns = namespace(a=[1]) %}{% for i in range(40) %}{% set ns.a = ns.a + ns.a %}{% endfor %}{{ ns.a | length }}",
+    "{% set ns = namespace(a=[]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | tojson }}",
+    "{% set ns = namespace(s='ab') %}{% for i in range(18) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s.replace('', ns.s) | length }}",
+    "{% set ns = namespace(s='ab') %}{% for i in range(18) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{% for i in range(90000) %}{% if ns.s | upper | lower | trim == 'x' %}{% endif %}{% endfor %}",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{% macro m(n) %}{{ m(n + 1) ~ m(n + 1) }}{% endmacro %}{{ m(0) }}",
+    nest("{% if ", " %}{% endif %}", 3),
+    `{{ ${nest("(", ")", 100_000)} }}`,
+    `{{ ${nest("[", "]", 100_000)} }}`,
+    nest("{% if true %}", "{% endif %}", 20_000),
+    "{{ messages",
+    "{% for %}",
+    "{% if true %}",
+    "{{ 1 / }}",
+    "{{ messages | no_such_filter }}",
+    "{{ range(0, 10, 0) }}",
+    "{{ no_such_function() }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}{{ os.getcwd() }}",
+    "x".repeat(2 ** 20 + 1),
+  ];
+  for (const source of hostile) {
+    const label = source.slice(0, 70);
+    const start = performance.now();
+    assert.throws(() => render(source), ModelError, label);
+    assert.ok(performance.now() - start < 3000, `${label} took too long`);
+  }
+});
+
+test("a template reaches nothing of the process", () => {
+  const payloads = [
+    "{{ messages.constructor }}",
+    "{{ messages.__class__ }}",
+    "{{ ''.__class__.__mro__ }}",
+    "{{ messages[0].constructor.constructor('return process')() }}",
+    "{{ ''.constructor.constructor('return 7')() }}",
+    "{{ raise_exception.constructor('return 7')() }}",
+    "{{ range.constructor('return process')().pid }}",
+    "{{ self.__init__.__globals__ }}",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "{{ lipsum.__globals__['os'].popen('id').read() }}",
+    "{{ namespace.__init__.__globals__ }}",
+    "{{ process.pid }}{{ globalThis }}{{ require }}",
+    "{{ messages | attr('constructor') }}",
+    "{{ messages['__proto__'] }}{{ messages[0]['__proto__'] }}",
+    "{% set x = messages.__proto__ %}{{ x.polluted }}",
+    "{% set ns = namespace() %}{% set ns.__proto__ = 7 %}{% set ns.constructor = 7 %}{{ ns.toString }}",
+  ];
+  for (const source of payloads) {
+    let output = "";
+    try {
+      output = render(source);
+    } catch (error) {
+      assert.ok(error instanceof ModelError, source);
+    }
+    assert.ok(!/function|native code|\[object|7|\d{2,}|uid=/.test(output), `${source} gave ${output}`);
+  }
+  assert.equal(({} as Record<string, unknown>).polluted, undefined);
+});
+
+test("long chats are not mistaken for attacks", () => {
+  const long = "word ".repeat(100_000);
+  assert.ok(render(namedTemplate("llama3"), talk(long, long)).length > 2 * long.length);
+  const many = talk(...Array.from({ length: 2000 }, (_, i) => `message ${i}`));
+  assert.ok(render(namedTemplate("chatml"), many).includes("message 1999"));
+});
+
+test("LLaMA-Factory's templates write what it writes", () => {
+  const chat = [{ role: "system", content: "S" }, ...talk("Q", "A", "P")];
+  const expected: Record<string, string> = {
+    default: "System: S</s>\nHuman: Q</s>\nAssistant:A</s>\nHuman: P</s>\nAssistant:",
+    alpaca: "S### Instruction:\nQ\n\n### Response:\nA</s>\n\n### Instruction:\nP\n\n### Response:\n",
+    chatml:
+      "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nP<|im_end|>\n<|im_start|>assistant\n",
+    llama2: "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nQ [/INST]A</s><s>[INST] P [/INST]",
+    llama3:
+      "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nP<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    mistral: "<s>[INST] S\n\nQ[/INST] A</s>[INST] P[/INST]",
+    vicuna: "SUSER: Q ASSISTANT:A</s>USER: P ASSISTANT:",
+    zephyr: "<|system|>\nS</s><|user|>\nQ</s><|assistant|>\nA</s><|user|>\nP</s><|assistant|>\n",
+  };
+  expected.smollm = expected.chatml!;
+  expected.smollm2 = expected.chatml!;
+  for (const name of templateNames) assert.equal(render(namedTemplate(name), chat, true), expected[name], name);
+  assert.match(
+    render(namedTemplate("smollm2")),
+    /^<\|im_start\|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face\.<\|im_end\|>/,
+  );
+  assert.match(
+    render(namedTemplate("llama3"), [{ role: "tool", content: "T" }]),
+    /<\|start_header_id\|>ipython<\|end_header_id\|>\n\nT<\|eot_id\|>/,
+  );
+  assert.throws(() => render(namedTemplate("chatml"), [{ role: "critic", content: "C" }]), {
+    code: "MODEL",
+    message: /role critic/,
+  });
+});
+
+test("the recipe's template wins, and says how it differs from the model's own", () => {
+  const tokenizer = byteTokenizer();
+  assert.equal(chooseTemplate(tokenizer).template.source, tokenizer.chatTemplate);
+  assert.deepEqual(chooseTemplate(tokenizer, { name: "chatml" }).notices, []);
+  const other = chooseTemplate(tokenizer, { name: "smollm2" });
+  assert.match(other.notices.join(), /template smollm2 differs from the model's own chat template: it writes .*named SmolLM/);
+  assert.match(chooseTemplate(tokenizer, { name: "llama3" }).notices[0]!, /<\|eot_id\|>.* no token of this model/);
+  const saved = chooseTemplate(tokenizer, { source: "{{ messages[0].content }}" });
+  assert.equal(tokenizer.decode(renderPrompt({ tokenizer, template: saved.template }, talk("Hello"))), "Hello");
+  assert.throws(() => chooseTemplate(tokenizer, { name: "lama3" }), {
+    code: "CONFIG",
+    message: /"lama3" is not known. Did you mean "llama3"/,
+  });
+  assert.throws(() => chooseTemplate(tokenizer, { name: "__proto__" }), { code: "CONFIG", message: /is not known/ });
+});
+
+test("a model without a template asks for one", () => {
+  const json = JSON.parse(byteTokenizer().files()[0]!.contents);
+  const bare = new Tokenizer({ json, roles: {}, stopIds: [], addsBos: false, files: [], where: "tokenizer.json" });
+  assert.throws(() => chooseTemplate(bare), { code: "MODEL", message: /Set `template:` in the recipe; one of default, alpaca/ });
+  assert.throws(() => chooseTemplate(bare, { name: "zephyr" }), { code: "CONFIG", message: /end-of-sequence token/ });
+  assert.deepEqual(chooseTemplate(bare, { name: "chatml" }).notices, []);
+});
