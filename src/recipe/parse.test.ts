@@ -203,6 +203,13 @@ test("overrides win over the file, in every spelling", () => {
   assert.deepEqual(parse(`${minimal}lora_target: q_proj,v_proj`).recipe.tuner.lora_target, ["q_proj", "v_proj"]);
   assert.equal(parse(minimal, "resume_from_checkpoint=true").recipe.resume_from_checkpoint, true);
   assert.equal(parse(minimal, "output_dir=C:\\a #1: b").recipe.output_dir, "C:\\a #1: b");
+  assert.equal(parse(minimal, 'template="a').recipe.template, '"a');
+  assert.equal(parse(minimal, "template=*a").recipe.template, "*a");
+  assert.equal(parse(minimal, `template=${"[".repeat(100_000)}`).recipe.template?.length, 100_000);
+  assert.equal(
+    parse(`${minimal}quantization_bit: 4\nlora_r: 4\n`, "quantization_bit=null", "lora_rank=2").recipe.tuner.lora_rank,
+    2,
+  );
   assert.equal(parseRecipe(undefined, ["model=m", "dataset=d", "output_dir=o"], methods).recipe.model_name_or_path, "m");
 });
 

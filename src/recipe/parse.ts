@@ -141,13 +141,21 @@ function readOverrides(args: readonly string[]): Setting[] {
 
 /** Numbers, booleans, null, lists and quoted text as YAML reads them; all else is the text itself. */
 function scalar(raw: string): unknown {
+  if (nestsDeeply(raw)) return raw;
+  const document = parseDocument(raw, { logLevel: "silent" });
+  if (document.errors.length > 0 || document.warnings.length > 0 || /^[&*!]/.test(raw)) return raw;
+  const value = contentsOf(document);
+  const isPlainText = typeof value === "string" && !/^["']/.test(raw);
+  const isBlock = typeof value === "object" && value !== null && !/^[[{]/.test(raw);
+  return isPlainText || isBlock || value === undefined ? raw : value;
+}
+
+/** Undefined where aliases multiply. */
+function contentsOf(document: ReturnType<typeof parseDocument>): unknown {
   try {
-    const value: unknown = parseDocument(raw, { logLevel: "silent" }).toJS();
-    const isText = typeof value === "string" && !/^["']/.test(raw);
-    const isMapping = typeof value === "object" && value !== null && !/^[[{]/.test(raw);
-    return isText || isMapping ? raw : value;
+    return document.toJS();
   } catch {
-    return raw;
+    return undefined;
   }
 }
 
@@ -179,7 +187,7 @@ function check(layers: readonly Setting[][], file: string, methods: Methods): Pa
   const common = validate(RecipeKeys, given, report);
   const tunerConfig = tuner?.config && validate(tuner.config, given, report);
   const objectiveConfig = objective?.config && validate(objective.config, given, report);
-  const evaluation = common && relate(common, given, hasEvalData(common), report);
+  const evaluation = common && relate(common, given, report);
 
   const chosen = new Set([tuner?.name, objective?.name]);
   for (const [key, { where }] of given) {
@@ -206,32 +214,38 @@ function check(layers: readonly Setting[][], file: string, methods: Methods): Pa
 
 /** Sorts settings into ours (returned, under our names), other trainers' (explained or refused) and unknown ones (refused). */
 function resolveNames(layers: readonly Setting[][], known: Keys, { problems, notices }: Report): Given {
-  const given = new Map<string, Setting>();
-  const unknown: string[] = [];
+  const keyOf = (name: string) => (!Object.hasOwn(known, name) && Object.hasOwn(aliases, name) ? aliases[name]! : name);
+  const winners = new Map<string, Setting>();
   for (const layer of layers) {
     const inThisLayer = new Map<string, Setting>();
     for (const setting of layer) {
-      const { name, value, where } = setting;
-      const key = !Object.hasOwn(known, name) && Object.hasOwn(aliases, name) ? aliases[name]! : name;
-      if (Object.hasOwn(known, key)) {
-        if (key !== name) notices.push(`${where}: ${name} is read as ${key}`);
-        const earlier = inThisLayer.get(key);
-        if (earlier) problems.push(`${where}: ${key} is set twice (first by ${earlier.where})`);
-        inThisLayer.set(key, setting);
-      } else if (Object.hasOwn(unneeded, key)) {
-        if (value !== null) notices.push(`${where}: ${name} is not needed: ${unneeded[key]}`);
-      } else if (Object.hasOwn(missing, key)) {
-        const { harmless = [false, 0], advice } = missing[key]!;
-        const changesNothing = [null, ...harmless].some((other) => JSON.stringify(other) === JSON.stringify(value));
-        if (!changesNothing) problems.push(`${where}: ${name}: ${show(value)} is not supported yet; remove it (${advice})`);
-      } else {
-        const near = closest(key, [known, aliases, unneeded, missing].flatMap(Object.keys));
-        unknown.push(`${where}: unknown setting ${quote(name)}.${near ? ` Did you mean ${quote(near)}?` : ""}`);
-      }
+      const key = keyOf(setting.name);
+      const earlier = inThisLayer.get(key);
+      if (earlier) problems.push(`${setting.where}: ${key} is set twice (first by ${earlier.where})`);
+      inThisLayer.set(key, setting);
     }
-    for (const [key, setting] of inThisLayer) {
-      if (setting.value === null) given.delete(key);
-      else given.set(key, setting);
+    for (const [key, setting] of inThisLayer) winners.set(key, setting);
+  }
+
+  const given = new Map<string, Setting>();
+  const unknown: string[] = [];
+  for (const [key, setting] of winners) {
+    const { name, value, where } = setting;
+    const isOthers = Object.hasOwn(unneeded, key) || Object.hasOwn(missing, key);
+    if (!Object.hasOwn(known, key) && !isOthers) {
+      const near = closest(key, [known, aliases, unneeded, missing].flatMap(Object.keys));
+      unknown.push(`${where}: unknown setting ${quote(name)}.${near ? ` Did you mean ${quote(near)}?` : ""}`);
+    } else if (value === null) {
+      // Not set.
+    } else if (Object.hasOwn(known, key)) {
+      if (key !== name) notices.push(`${where}: ${name} is read as ${key}`);
+      given.set(key, setting);
+    } else if (Object.hasOwn(unneeded, key)) {
+      notices.push(`${where}: ${name} is not needed: ${unneeded[key]}`);
+    } else {
+      const { harmless = [false, 0], advice } = missing[key]!;
+      const changesNothing = harmless.some((other) => JSON.stringify(other) === JSON.stringify(value));
+      if (!changesNothing) problems.push(`${where}: ${name}: ${show(value)} is not supported yet; remove it (${advice})`);
     }
   }
   if (unknown.length > 0) problems.push(...unknown, `Settings: ${Object.keys(known).join(", ")}`);
@@ -279,15 +293,10 @@ function validate<T>(schema: z.ZodType<T>, given: Given, { file, problems }: Rep
 
 type CommonSettings = z.output<typeof RecipeKeys>;
 
-function hasEvalData(recipe: CommonSettings): boolean {
-  return recipe.val_size > 0 || recipe.eval_dataset !== null;
-}
-
 /** What settings say about each other. Returns those whose default depends on others. */
 function relate(
   recipe: CommonSettings,
   given: Given,
-  heldOut: boolean,
   { file, problems, notices }: Report,
 ): Pick<Recipe, "eval_strategy" | "eval_steps" | "packing" | "neat_packing"> {
   const defaults = RecipeKeys.partial({ model_name_or_path: true, dataset: true, output_dir: true }).parse({});
@@ -306,6 +315,7 @@ function relate(
   if (recipe.resume_from_checkpoint && recipe.overwrite_output_dir)
     notUsed("overwrite_output_dir", "resume_from_checkpoint goes on there");
 
+  const heldOut = recipe.val_size > 0 || recipe.eval_dataset !== null;
   const evalStrategy = recipe.eval_strategy ?? (heldOut ? (recipe.eval_steps ? "steps" : "epoch") : "no");
   if (evalStrategy !== "no" && !heldOut) {
     refuse("eval_strategy", `eval_strategy: ${evalStrategy} needs held-out data; set val_size or eval_dataset`);
