@@ -93,8 +93,8 @@ export function detectLayout({ value, where }: Row): Layout {
         `${where}: the rows hold chats with a true/false "label": KTO data, where false marks bad answers. For sft, keep the good rows and drop the column.`,
       );
     const first: unknown = list[0];
-    if (isRecord(first) && "from" in first && "value" in first) return chatLayout(column, "from", "value", shareGptRoles, value);
-    if (isRecord(first) && "role" in first) return chatLayout(column, "role", "content", openAiRoles, value);
+    if (isRecord(first) && "from" in first && "value" in first) return chatLayout(column, "from", "value", shareGptRoles);
+    if (isRecord(first) && "role" in first) return chatLayout(column, "role", "content", openAiRoles);
     throw new DataError(
       `${where}: the messages in "${column}" have neither "from" and "value" (ShareGPT) nor "role" and "content" (OpenAI). If they have others, name them in \`tags:\`: {"role_tag": "…", "content_tag": "…"}.`,
     );
@@ -102,14 +102,9 @@ export function detectLayout({ value, where }: Row): Layout {
 
   for (const [prompt, response] of columnPairs) {
     if (!(prompt in value && response in value)) continue;
-    return {
-      kind: "alpaca",
-      prompt,
-      response,
-      ...(prompt === "instruction" && "input" in value ? { query: "input" } : {}),
-      ...("system" in value ? { system: "system" } : {}),
-      ...("history" in value ? { history: "history" } : {}),
-    };
+    // Columns that only some rows have may be missing in this one.
+    const query = prompt === "instruction" ? { query: "input" } : {};
+    return { kind: "alpaca", prompt, response, ...query, system: "system", history: "history" };
   }
 
   const columns = Object.keys(value);
@@ -120,22 +115,8 @@ export function detectLayout({ value, where }: Row): Layout {
   throw new DataError(`${where}: no known columns. ${columnHelp(columns)}`);
 }
 
-function chatLayout(
-  messages: string,
-  roleTag: string,
-  contentTag: string,
-  roles: Readonly<Record<string, string>>,
-  row: Record<string, unknown>,
-): ChatLayout {
-  return {
-    kind: "chat",
-    messages,
-    roleTag,
-    contentTag,
-    roles,
-    ...(typeof row.system === "string" ? { system: "system" } : {}),
-    ...("tools" in row ? { tools: "tools" } : {}),
-  };
+function chatLayout(messages: string, roleTag: string, contentTag: string, roles: Readonly<Record<string, string>>): ChatLayout {
+  return { kind: "chat", messages, roleTag, contentTag, roles, system: "system", tools: "tools" };
 }
 
 /** Applies a layout to every row. Rows that do not fit come back as bad, so that rows in = conversations + bad. */

@@ -1,0 +1,435 @@
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import test, { after } from "node:test";
+import { fileURLToPath } from "node:url";
+import fc from "fast-check";
+import { ConfigError, DataError } from "../errors.js";
+import { ChatTemplate } from "../text/chat-template.js";
+import { loadDataset, splitHoldout, tokenizeDataset } from "./dataset.js";
+import { byteChat, previewRow } from "./preview.js";
+
+const folder = await mkdtemp(join(tmpdir(), "attune-data-"));
+after(() => rm(folder, { recursive: true }));
+
+/** Writes a file and reads it as a data set. */
+async function load(name: string, contents: string | Buffer, options: { onBadRow?: "error" | "skip"; maxSamples?: number } = {}) {
+  await writeFile(join(folder, name), contents);
+  return loadDataset({ dataset: name, datasetDir: folder, ...options });
+}
+
+async function loadValue(value: unknown) {
+  return load("rows.json", JSON.stringify(value));
+}
+
+const chat = byteChat();
+const alpacaRow = { instruction: "Add.", input: "2 + 2", output: "4" };
+
+test("every format becomes the same conversation", async () => {
+  const expected = [
+    { role: "system", content: "S" },
+    { role: "user", content: "Q" },
+    { role: "assistant", content: "A" },
+  ];
+  const rows: unknown[] = [
+    { instruction: "Q", input: "", output: "A", system: "S" },
+    { instruction: "", input: "Q", output: "A", system: "S" },
+    { prompt: "Q", completion: "A", system: "S" },
+    { question: "Q", answer: "A", system: "S" },
+    {
+      conversations: [
+        { from: "system", value: "S" },
+        { from: "human", value: "Q" },
+        { from: "gpt", value: "A" },
+      ],
+    },
+    {
+      conversations: [
+        { from: "human", value: "Q" },
+        { from: "gpt", value: "A" },
+      ],
+      system: "S",
+    },
+    {
+      messages: [
+        { role: "developer", content: "S" },
+        { role: "user", content: [{ type: "text", text: "Q" }] },
+        { role: "assistant", content: "A" },
+      ],
+    },
+    {
+      conversation: [
+        { role: "system", content: "S" },
+        { role: "user", content: "Q" },
+        { role: "assistant", content: "A" },
+      ],
+    },
+  ];
+  for (const row of rows) {
+    for (const text of [JSON.stringify([row]), JSON.stringify([row], null, 2), `\uFEFF${JSON.stringify(row)}\r\n\r\n`]) {
+      const { conversations, rowsRead } = await load("one.json", text);
+      assert.deepEqual(conversations[0]?.messages, expected, text);
+      assert.equal(rowsRead, 1);
+    }
+  }
+});
+
+test("Alpaca joins instruction and input, and puts history first", async () => {
+  const { conversations } = await loadValue([alpacaRow, { ...alpacaRow, history: [["Hi", "Hello"]] }]);
+  assert.deepEqual(
+    conversations[0]?.messages.map(({ content }) => content),
+    ["Add.\n2 + 2", "4"],
+  );
+  assert.deepEqual(
+    conversations[1]?.messages.map(({ content }) => content),
+    ["Hi", "Hello", "Add.\n2 + 2", "4"],
+  );
+});
+
+test("rows are named by line in JSON lines and by number in arrays", async () => {
+  const lines = await load("a.jsonl", `${JSON.stringify(alpacaRow)}\n\n${JSON.stringify(alpacaRow)}\n`);
+  assert.deepEqual(
+    lines.conversations.map(({ where }) => where),
+    ["a.jsonl:1", "a.jsonl:3"],
+  );
+  const array = await loadValue([alpacaRow, alpacaRow]);
+  assert.deepEqual(
+    array.conversations.map(({ where }) => where),
+    ["rows.json, row 1", "rows.json, row 2"],
+  );
+});
+
+test("tools are left out with a word; tool results are kept", async () => {
+  const turns = [
+    { from: "human", value: "Q" },
+    { from: "function_call", value: "f()" },
+    { from: "observation", value: "7" },
+    { from: "gpt", value: "A" },
+  ];
+  const { conversations, notices } = await loadValue([
+    { conversations: turns, tools: '[{"name": "f"}]' },
+    { conversations: turns, tools: "[]" },
+  ]);
+  assert.deepEqual(
+    conversations[0]?.messages.map(({ role }) => role),
+    ["user", "assistant", "tool", "assistant"],
+  );
+  assert.match(notices.join(), /1 rows list tools/);
+});
+
+test("what cannot be learned from is refused, with place and remedy", async () => {
+  const user = { role: "user", content: "Q" };
+  const faults: [RegExp, unknown][] = [
+    [/row 1: no known columns. The row has "a", "b"..*dataset_info.json: .*"columns"/, [{ a: 1, b: 2 }]],
+    [/plain "text", without questions/, [{ text: "T" }]],
+    [/"chosen" and "rejected".*preference data/, [{ prompt: "Q", chosen: "A", rejected: "B" }]],
+    [/true\/false "label": KTO/, [{ messages: [user], label: true }]],
+    [/neither "from" and "value".*tags/, [{ messages: [{ speaker: "x", words: "y" }] }]],
+    [/neither "from" and "value"/, [{ messages: [] }]],
+    [/row 2: the column "output" is missing .*The row has "instruction", "input"/, [alpacaRow, { instruction: "Q", input: "" }]],
+    [/row 2: "output" has to be text, got the number 4/, [alpacaRow, { ...alpacaRow, output: 4 }]],
+    [/row 2: "output" has to be text, got null/, [alpacaRow, { ...alpacaRow, output: null }]],
+    [/row 2: "output" is empty/, [alpacaRow, { ...alpacaRow, output: " \n" }]],
+    [/row 2: "instruction" and "input" are empty/, [alpacaRow, { instruction: "", input: "", output: "A" }]],
+    [/row 2: "output" holds half a character/, [alpacaRow, { ...alpacaRow, output: "\ud800" }]],
+    [/row 1: "history" item 1 has to be/, [{ ...alpacaRow, history: ["x"] }]],
+    [/row 1: "history" has to be a list/, [{ ...alpacaRow, history: "x" }]],
+    [/row 2: expected an object with columns, got \[1\]/, [alpacaRow, [1]]],
+    [/row 1: expected an object with columns, got null/, [null]],
+    [
+      /row 1: message 1 has the role "narrator"; expected one of system,.*tags/,
+      [{ messages: [{ role: "narrator", content: "x" }] }],
+    ],
+    [/row 1: message 2 has no "content"/, [{ messages: [user, { role: "assistant" }] }]],
+    [
+      /row 1: message 2 is a tool call without text/,
+      [{ messages: [user, { role: "assistant", content: null, tool_calls: [] }] }],
+    ],
+    [
+      /row 1: message 2 has a part of type "image_url"/,
+      [{ messages: [user, { role: "assistant", content: [{ type: "image_url" }] }] }],
+    ],
+    [/row 1: message 2 has to be an object, got the string x/, [{ messages: [user, "x"] }]],
+    [/row 1: the assistant says nothing/, [{ messages: [user] }]],
+    [/row 2: the column "messages" is missing/, [{ messages: [user, { role: "assistant", content: "A" }] }, alpacaRow]],
+    [/row 2: .*\(1 more rows of 3 cannot be used either\)/, [alpacaRow, { instruction: "Q" }, { instruction: "Q" }]],
+    [/the list of rows is empty/, []],
+  ];
+  for (const [message, value] of faults) await assert.rejects(loadValue(value), { code: "DATA", message }, String(message));
+});
+
+test("files that are no data are refused, with the place in them", async () => {
+  const good = JSON.stringify(alpacaRow);
+  const faults: [RegExp, string | Buffer][] = [
+    [/file is empty/, ""],
+    [/file is empty/, "\n \r\n\t"],
+    [/file is empty/, "\uFEFF"],
+    [/expected a JSON array.*begins with "Once upon a time/, "Once upon a time there was a fox"],
+    [
+      /x.json:2: not UTF-8: byte 0xff at offset 9/,
+      Buffer.concat([Buffer.from('[{"a": 1}\n'.slice(0, 8)), Buffer.from([0x0a, 0xff, 0x5d])]),
+    ],
+    [/x.json:1: not UTF-8: byte 0xed at offset 3/, Buffer.from([0x5b, 0x22, 0x61, 0xed, 0xa0, 0x80, 0x22, 0x5d])],
+    [/x.json:1: not UTF-8: byte 0xe4 at offset 2/, Buffer.from([0x5b, 0x22, 0xe4, 0xbd])],
+    [/UTF-16.*iconv/, Buffer.from(`\uFEFF[${good}]`, "utf16le")],
+    [/UTF-16/, Buffer.from(`[${good}]`, "utf16le")],
+    [/UTF-16/, Buffer.from(`[${good}]`, "utf16le").swap16()],
+    [/x.json:3: not valid JSON/, `[\n${good},\n oops ]`],
+    [/x.json:2: not valid JSON/, `[${good},\n`],
+    [/x.json:2: not valid JSON/, `[\n{"instruction": NaN}]`],
+    [/x.json:2: not valid JSON: .* in column \d+/, `${good}\n{"instruction": "x",}\n`],
+    [/x.json:2: not valid JSON: control character/, `${good}\n{"instruction": "a\u0000b"}\n`],
+    [/x.json:2: expected an object with columns, got 7/, `${good}\n7\n`],
+    [/one JSON object; expected an array/, `{\n "data": [${good}]\n}`],
+    [/x.json:2: the line has \d+ bytes/, `${good}\n{"a":"${"x".repeat(2 ** 25)}"}\n`],
+  ];
+  for (const [message, contents] of faults)
+    await assert.rejects(load("x.json", contents), { code: "DATA", message }, String(message));
+  await assert.rejects(loadDataset({ dataset: folder }), { code: "DATA", message: /this is a folder/ });
+});
+
+test("random bytes never crash, and every row is accounted for", async () => {
+  const line = fc.oneof(
+    fc.constant(JSON.stringify(alpacaRow)),
+    fc.json(),
+    fc.string({ unit: "binary" }),
+    fc.constant('{"instruction": "Q", "output": "\\ud800"}'),
+    fc.constant(""),
+  );
+  await fc.assert(
+    fc.asyncProperty(fc.array(line, { maxLength: 8 }), fc.boolean(), async (lines, isFirstGood) => {
+      const all = isFirstGood ? [JSON.stringify(alpacaRow), ...lines] : lines;
+      const text = all.map((each) => each.replaceAll("\n", " ")).join("\n");
+      try {
+        const { conversations, bad, rowsRead } = await load("fuzz.jsonl", text, { onBadRow: "skip" });
+        const rows = text.split("\n").filter((each) => [...Buffer.from(each)].some((byte) => byte > 0x20)).length;
+        assert.equal(conversations.length + bad.length, rows);
+        assert.equal(rowsRead, rows);
+      } catch (error) {
+        assert.ok(error instanceof DataError, String(error));
+      }
+    }),
+    { numRuns: 150 },
+  );
+  await fc.assert(
+    fc.asyncProperty(fc.uint8Array({ maxLength: 60 }), async (bytes) => {
+      await assert.rejects(load("fuzz.bin", Buffer.from(bytes)), DataError);
+    }),
+    { numRuns: 150 },
+  );
+});
+
+test("bad rows can be left out, and are reported", async () => {
+  const { conversations, bad, rowsRead, notices } = await load(
+    "skip.jsonl",
+    `${JSON.stringify(alpacaRow)}\n{oops\n7\n{"instruction": "Q"}\n`,
+    { onBadRow: "skip" },
+  );
+  assert.deepEqual([conversations.length, bad.length, rowsRead], [1, 3, 4]);
+  assert.deepEqual(bad.map(({ where }) => where).sort(), ["skip.jsonl:2", "skip.jsonl:3", "skip.jsonl:4"]);
+  assert.match(notices.join(), /3 rows are left out, the first skip.jsonl:2/);
+});
+
+test("names in dataset_info.json", async () => {
+  await writeFile(
+    join(folder, "qa.json"),
+    JSON.stringify([
+      { q: "Q", a: "A" },
+      { q: "Q2", a: "A2" },
+    ]),
+  );
+  await writeFile(
+    join(folder, "chat.json"),
+    JSON.stringify([
+      {
+        turns: [
+          { who: "me", says: "Q" },
+          { who: "bot", says: "A" },
+        ],
+      },
+    ]),
+  );
+  const info = {
+    qa: { file_name: "qa.json", columns: { prompt: "q", response: "a" } },
+    first: { file_name: "qa.json", columns: { prompt: "q", response: "a" }, num_samples: 1 },
+    chat: {
+      file_name: "chat.json",
+      formatting: "sharegpt",
+      columns: { messages: "turns" },
+      tags: { role_tag: "who", content_tag: "says", user_tag: "me", assistant_tag: "bot" },
+    },
+    script: { script_url: "evil.py" },
+    hub: { hf_hub_url: "org/data" },
+    empty: {},
+    ranking: { file_name: "qa.json", ranking: true },
+    kto: { file_name: "qa.json", columns: { kto_tag: "label" } },
+    images: { file_name: "qa.json", columns: { images: "images" } },
+    typo: { file_name: "qa.json", columns: { promt: "q" } },
+    tag: { file_name: "qa.json", formatting: "sharegpt", tags: { role: "x" } },
+    format: { file_name: "qa.json", formatting: "csv" },
+    gone: { file_name: "gone.json" },
+    wrong: "qa.json",
+  };
+  await writeFile(join(folder, "dataset_info.json"), JSON.stringify(info));
+  const named = (dataset: string | string[]) => loadDataset({ dataset, datasetDir: folder });
+  assert.deepEqual(
+    (await named("qa, chat,first")).conversations.map(({ messages }) => messages[0]?.content),
+    ["Q", "Q2", "Q", "Q"],
+  );
+  assert.equal((await loadDataset({ dataset: ["qa", "chat"], datasetDir: folder, maxSamples: 1 })).conversations.length, 2);
+  assert.equal((await loadDataset({ dataset: join(folder, "a.jsonl"), datasetDir: "/nowhere" })).conversations.length, 2);
+
+  const faults: [string, RegExp, typeof ConfigError | typeof DataError][] = [
+    ["script", /script_url runs a downloaded program/, ConfigError],
+    ["hub", /on a hub.*hf download --repo-type dataset org\/data/, ConfigError],
+    ["empty", /there is no file_name/, ConfigError],
+    ["ranking", /preference data/, ConfigError],
+    ["kto", /preference data/, ConfigError],
+    ["images", /the data has images/, ConfigError],
+    ["typo", /unknown key "promt". Did you mean "prompt"/, ConfigError],
+    ["tag", /"tags" has the unknown key "role"/, ConfigError],
+    ["format", /formatting "csv" is not known/, ConfigError],
+    ["gone", /gone.json: there is no such file/, DataError],
+    ["wrong", /expected an object with a file_name/, ConfigError],
+    ["rankin", /Did you mean "ranking"/, ConfigError],
+    ["__proto__", /there is no such file/, ConfigError],
+    [" , ", /name a file/, ConfigError],
+  ];
+  for (const [name, message, type] of faults) {
+    await assert.rejects(named(name), (error) => error instanceof type && message.test(error.message), name);
+  }
+  await writeFile(join(folder, "dataset_info.json"), "{");
+  await assert.rejects(named("qa"), { code: "CONFIG", message: /dataset_info.json: not valid JSON/ });
+  await rm(join(folder, "dataset_info.json"));
+});
+
+test("rows that are too long lose their end, are left out or stop the run; each is counted", async () => {
+  const long = { instruction: "Q", output: "A".repeat(200) };
+  const hopeless = { instruction: "Q".repeat(200), output: "A" };
+  const { conversations } = await loadValue([alpacaRow, long, hopeless]);
+  const { examples, report } = await tokenizeDataset(conversations, chat, { cutoffLen: 100 });
+  assert.deepEqual(
+    examples.map(({ ids }) => ids.length <= 100),
+    [true, true],
+  );
+  assert.ok(examples.every(({ supervised, ids }) => supervised.includes(1) && supervised.length === ids.length));
+  assert.deepEqual([report.rows, report.examples, report.truncated, report.answersCut, report.leftOut.length], [3, 2, 1, 1, 1]);
+  assert.match(report.leftOut[0]!.reason, /no answer begins/);
+  assert.equal(
+    report.lengthHistogram.reduce((total, [, rows]) => total + rows, 0),
+    3,
+  );
+  assert.equal(
+    report.supervisedTokens,
+    examples.reduce((total, { supervised }) => total + supervised.reduce((sum, label) => sum + label, 0), 0),
+  );
+  assert.match(report.notices.join("\n"), /1 of 3 rows are longer than cutoff_len = 100 .* 1 of them lose the end of an answer/);
+
+  const dropped = await tokenizeDataset(conversations, chat, { cutoffLen: 100, onOverlong: "drop" });
+  assert.deepEqual([dropped.report.examples, dropped.report.leftOut.length], [1, 2]);
+  await assert.rejects(tokenizeDataset(conversations, chat, { cutoffLen: 100, onOverlong: "error" }), {
+    code: "DATA",
+    message: /rows.json, row 2: .* more than cutoff_len = 100/,
+  });
+  await assert.rejects(tokenizeDataset(conversations, chat, { cutoffLen: 5 }), { code: "DATA", message: /No row is left/ });
+  await assert.rejects(tokenizeDataset([], chat, { cutoffLen: 5 }), { code: "DATA", message: /no rows/ });
+});
+
+test("a row that the template refuses or that never ends is named", async () => {
+  const { conversations } = await loadValue([alpacaRow, { ...alpacaRow, system: "S" }]);
+  const template = (source: string) => ({ ...chat, template: new ChatTemplate(source, { roles: {}, origin: "model" }) });
+  const refusing = template(
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}",
+  );
+  await assert.rejects(tokenizeDataset(conversations, refusing, { cutoffLen: 99 }), {
+    code: "DATA",
+    message: /rows.json, row 2: .*no system/,
+  });
+  const endless = template("{% for i in range(99999) %}{% for j in range(9) %}x{% endfor %}{% endfor %}");
+  await assert.rejects(tokenizeDataset(conversations, endless, { cutoffLen: 99 }), {
+    code: "DATA",
+    message: /rows.json, row 1: .*stopped/,
+  });
+});
+
+test("answers without an end are told", async () => {
+  const { conversations } = await loadValue([alpacaRow]);
+  const plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+  const { report } = await tokenizeDataset(
+    conversations,
+    { ...chat, template: new ChatTemplate(plain, { roles: {}, origin: "plain" }) },
+    { cutoffLen: 99 },
+  );
+  assert.equal(report.withoutEnd, 1);
+  assert.match(report.notices.join(), /does not learn to stop/);
+});
+
+test("the held-out rows are decided by the seed alone, and both parts keep their order", () => {
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 2, max: 60 }),
+      fc.double({ min: 0.01, max: 0.9, noNaN: true }),
+      fc.nat(),
+      (size, share, seed) => {
+        const rows = Array.from({ length: size }, (_, i) => i);
+        fc.pre(Math.round(size * share) < size);
+        const { train, heldOut } = splitHoldout(rows, share, seed);
+        assert.equal(heldOut.length, Math.max(1, Math.round(size * share)));
+        assert.deepEqual(
+          [...train, ...heldOut].sort((a, b) => a - b),
+          rows,
+        );
+        assert.deepEqual(
+          train,
+          [...train].sort((a, b) => a - b),
+        );
+        assert.deepEqual(
+          heldOut,
+          [...heldOut].sort((a, b) => a - b),
+        );
+        assert.deepEqual(splitHoldout(rows, share, seed), { train, heldOut });
+      },
+    ),
+  );
+  const rows = Array.from({ length: 50 }, (_, i) => i);
+  assert.equal(splitHoldout(rows, 7, 1).heldOut.length, 7);
+  assert.notDeepEqual(splitHoldout(rows, 7, 1), splitHoldout(rows, 7, 2));
+  assert.deepEqual(splitHoldout(rows, 0, 1).heldOut, []);
+  for (const size of [-1, 1.5, 50, 51, Number.NaN]) assert.throws(() => splitHoldout(rows, size, 1), ConfigError, String(size));
+});
+
+test("a preview shows the whole row and what of it is learned", async () => {
+  const { conversations } = await loadValue([{ ...alpacaRow, system: "S" }]);
+  const row = previewRow(conversations[0]!, chat);
+  const text = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nAdd.\n2 + 2<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n";
+  assert.equal(row.pieces.map((piece) => piece.text).join(""), text);
+  assert.deepEqual(
+    row.pieces.filter(({ supervised }) => supervised).map((piece) => piece.text),
+    ["4<|im_end|>"],
+  );
+  assert.deepEqual([row.where, row.supervisedTokens], ["rows.json, row 1", 2]);
+  assert.throws(() => previewRow({ messages: [], where: "x:1" }, chat), { code: "DATA", message: /^x:1: / });
+});
+
+const shared = process.env.ATTUNE_SHARED_DATA ?? fileURLToPath(new URL("../../../../shared/data", import.meta.url));
+
+test("LLaMA-Factory's demonstration data", { skip: existsSync(shared) ? false : `no data in ${shared}` }, async () => {
+  const { conversations, bad, notices } = await loadDataset({
+    dataset: "identity,alpaca_en_demo,alpaca_zh_demo",
+    datasetDir: shared,
+  });
+  const files = ["identity", "alpaca_en_demo", "alpaca_zh_demo"].map(
+    async (name) => JSON.parse(await readFile(join(shared, `${name}.json`), "utf8")).length as number,
+  );
+  const rows = (await Promise.all(files)).reduce((total, each) => total + each, 0);
+  assert.deepEqual([conversations.length, bad.length], [rows, 0]);
+  assert.match(notices.join(), /identity: \d+ rows hold \{\{name\}\} or \{\{author\}\}/);
+  const { report } = await tokenizeDataset(conversations.slice(0, 200), chat, { cutoffLen: 4096 });
+  assert.deepEqual([report.examples + report.leftOut.length, report.withoutEnd], [200, 0]);
+  for (const name of ["dpo_en_demo", "kto_en_demo"]) {
+    await assert.rejects(loadDataset({ dataset: name, datasetDir: shared }), { code: "CONFIG", message: /preference data/ });
+    await assert.rejects(loadDataset({ dataset: join(shared, `${name}.json`) }), { code: "DATA" });
+  }
+});
