@@ -155,30 +155,35 @@ test("qwen2 rows are not moved", async (t) => {
 });
 
 test("RoPE scalings and an untied head are told in the config", async (t) => {
-  const scaling = async (extra: Record<string, GgufValue>, tensors: GgufTestTensor[] = []) =>
-    (await openGguf(write(t, buildGguf({ ...smallMetadata, ...extra }, [...smallTensors, ...tensors])))).config.rope_scaling;
+  const configOf = async (extra: Record<string, GgufValue>, tensors: GgufTestTensor[] = []) =>
+    (await openGguf(write(t, buildGguf({ ...smallMetadata, ...extra }, [...smallTensors, ...tensors])))).config;
+  const scaling = async (extra: Record<string, GgufValue>) => (await configOf(extra)).rope_scaling;
   const key = (name: string) => `llama.rope.scaling.${name}`;
   assert.deepEqual(await scaling({ [key("type")]: { string: "linear" }, [key("factor")]: { f32: 4 } }), {
     rope_type: "linear",
     factor: 4,
   });
+  const yarn = { [key("type")]: { string: "yarn" }, [key("factor")]: { f32: 2 } };
   assert.deepEqual(
-    await scaling({
-      [key("type")]: { string: "yarn" },
-      [key("factor")]: { f32: 2 },
-      [key("original_context_length")]: { u32: 64 },
-      [key("yarn_beta_fast")]: { f32: 16 },
-    }),
+    await scaling({ ...yarn, [key("original_context_length")]: { u32: 64 }, [key("yarn_beta_fast")]: { f32: 16 } }),
     { rope_type: "yarn", factor: 2, original_max_position_embeddings: 64, beta_fast: 16 },
   );
-  assert.deepEqual(await scaling({}, [floats("rope_freqs.weight", [2], [1, 8])]), { rope_type: "factors", factors: [1, 8] });
+  assert.deepEqual(await scaling({ ...yarn, [key("attn_factor")]: { f32: 0.5 } }), {
+    rope_type: "yarn",
+    factor: 2,
+    original_max_position_embeddings: 128,
+    attention_factor: 0.5 * (1 + 0.1 * Math.log(2)),
+  });
+  const factors = (values: number[]) => floats("rope_freqs.weight", [values.length], values);
+  const config = await configOf({}, [factors([1, 8])]);
+  assert.deepEqual([config.rope_factors, config.rope_scaling], [[1, 8], null]);
   await assert.rejects(
     scaling({ [key("type")]: { string: "longrope" }, [key("factor")]: { f32: 4 } }),
     /"longrope" is not supported/,
   );
   await assert.rejects(scaling({ [key("type")]: { string: "linear" } }), /factor" is missing/);
-  await assert.rejects(scaling({}, [floats("rope_freqs.weight", [2], [1, Number.NaN])]), /not a positive number/);
-  await assert.rejects(scaling({}, [floats("rope_freqs.weight", [3])]), ModelError);
+  await assert.rejects(configOf({}, [factors([1, Number.NaN])]), /not a positive number/);
+  await assert.rejects(configOf({}, [factors([1, 2, 3])]), /3 numbers, expected 2/);
 
   const untied = await openGguf(write(t, buildGguf(smallMetadata, [...smallTensors, floats("output.weight", [8, 3])])));
   assert.equal(untied.config.tie_word_embeddings, false);
@@ -199,6 +204,7 @@ test("metadata that makes no usable model is refused by name", async (t) => {
     [{ "llama.attention.key_length": { u32: 2 } }, /q_proj.*expected 4 rows/],
     [{ "llama.attention.value_length": { u32: 2 } }, /not supported/],
     [{ "llama.rope.dimension_count": { u32: 8 } }, /rotates 8 of 4/],
+    [{ "llama.rope.dimension_count": { u32: 2 } }, /rotates 2 of 4/],
     [{ "llama.attention.layer_norm_rms_epsilon": { f32: Number.NaN } }, /positive number/],
     [{ "llama.expert_count": { u32: 8 } }, /mixture-of-experts/],
     [{ "split.count": { u32: 3 } }, /one of 3 parts/],

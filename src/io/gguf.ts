@@ -41,8 +41,7 @@ const ropeFactorsName = "rope_freqs.weight";
 
 /**
  * Opens a GGUF file of a supported architecture and checks it; reads no weights but the few RoPE factors of Llama 3.
- * Those become `rope_scaling: { rope_type: "factors", factors }` (D/2 numbers): the inverse frequency of pair i is divided
- * by `factors[i]`.
+ * Those become `rope_factors` of the config (D/2 numbers): the frequency of pair i is divided by `rope_factors[i]`.
  * Throws ModelError that names the file and what is wrong in it.
  */
 export async function openGguf(path: string): Promise<ModelFiles> {
@@ -123,7 +122,7 @@ function makeConfig(
     throw wrong(`${hiddenSize} features in ${heads} heads give no even head size`);
   if (heads % keyValueHeads !== 0) throw wrong(`${heads} heads cannot share ${keyValueHeads} key and value heads`);
   if (valueDim !== headDim) throw wrong(`keys of ${headDim} and values of ${valueDim} features per head are not supported`);
-  if (rotated > headDim) throw wrong(`RoPE rotates ${rotated} of ${headDim} features`);
+  if (rotated !== headDim) throw wrong(`RoPE rotates ${rotated} of ${headDim} features per head, which is not supported`);
 
   const maxPositions = metadata.count(key("context_length"));
   const config: LlamaLikeConfig = {
@@ -138,16 +137,16 @@ function makeConfig(
     hidden_act: "silu",
     rms_norm_eps: shortestDecimal(metadata.positive(key("attention.layer_norm_rms_epsilon"))),
     rope_theta: metadata.optionalPositive(key("rope.freq_base")) ?? 10000,
-    ...(rotated < headDim && { partial_rotary_factor: rotated / headDim }),
-    rope_scaling: ropeScaling(path, metadata, modelType, maxPositions, ropeFactors),
+    rope_scaling: ropeScaling(path, metadata, modelType, maxPositions),
+    ...(ropeFactors && { rope_factors: ropeFactors }),
     max_position_embeddings: maxPositions,
     vocab_size: embedding.shape[0],
     tie_word_embeddings: !tensors.has("lm_head.weight"),
     ...metadata.tokenIds(),
   };
 
-  if (ropeFactors && ropeFactors.length !== rotated / 2) {
-    throw wrong(`${ropeFactorsName} has ${ropeFactors.length} numbers, expected ${rotated / 2}`);
+  if (ropeFactors && ropeFactors.length !== headDim / 2) {
+    throw wrong(`${ropeFactorsName} has ${ropeFactors.length} numbers, expected ${headDim / 2}`);
   }
   for (const { name, shape } of tensors.values()) {
     const interleaved = interleavedHeads(name, config);
@@ -158,18 +157,20 @@ function makeConfig(
   return config;
 }
 
-/** As in config.json of transformers, but for the factors of llama3, whose parameters a GGUF file does not keep. */
-function ropeScaling(path: string, metadata: Metadata, modelType: string, maxPositions: number, factors: number[] | undefined) {
-  if (factors) return { rope_type: "factors", factors };
+/** As in config.json of transformers; null for none. */
+function ropeScaling(path: string, metadata: Metadata, modelType: string, maxPositions: number) {
   const key = (name: string) => `${modelType}.rope.scaling.${name}`;
   const type = metadata.optionalString(key("type")) ?? "none";
   if (type === "none") return null;
   const factor = metadata.positive(key("factor"));
   if (type === "linear") return { rope_type: "linear", factor };
-  if (type !== "yarn")
+  if (type !== "yarn") {
     throw new ModelError(`${path}: RoPE scaling "${type}" is not supported; attune knows linear, llama3 and yarn.`);
+  }
+  // llama.cpp multiplies its attention factor with YaRN's own; transformers takes the product.
+  const ownFactor = metadata.optionalPositive(key("yarn_attn_factor")) ?? metadata.optionalPositive(key("attn_factor"));
   const optional = {
-    attention_factor: metadata.optionalPositive(key("attn_factor")) ?? metadata.optionalPositive(key("yarn_attn_factor")),
+    attention_factor: ownFactor === undefined ? undefined : ownFactor * (1 + 0.1 * Math.log(factor)),
     beta_fast: metadata.optionalPositive(key("yarn_beta_fast")),
     beta_slow: metadata.optionalPositive(key("yarn_beta_slow")),
   };
