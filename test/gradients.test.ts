@@ -102,7 +102,7 @@ test("linearCrossEntropy: value, gradients and gradient of the weight", async ()
     [await hidden.grad!.read(), reference.dh],
     [await weight.grad!.read(), reference.dw],
   ] as const)
-    actual.forEach((value, i) => assert.ok(Math.abs(value - expected[i]!) < 1e-5));
+    for (const [i, value] of actual.entries()) assert.ok(Math.abs(value - expected[i]!) < 1e-5);
 });
 
 test("a lazy loss cannot be fed to another op", () => {

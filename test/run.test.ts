@@ -178,6 +178,9 @@ describe("bad input is refused with a clear word", () => {
       /holds another run.*resume_from_checkpoint=true.*overwrite_output_dir=true/s,
     );
     assert.equal(adapterOf(folder), before);
+    const broken = tinyRecipe(folder, { overwrite_output_dir: true, lora_target: "nothing" });
+    await assert.rejects(collect(broken), /no Linear layer/);
+    assert.equal(adapterOf(folder), before, "a run that cannot start replaces nothing");
     await collect(tinyRecipe(folder, { overwrite_output_dir: true }));
   });
 

@@ -1,17 +1,11 @@
-import { createHash } from "node:crypto";
-import { mkdir, readdir, rm } from "node:fs/promises";
-import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { engineOverheadBytes, estimateStep, type StepWork, smallestRemedy } from "../advise/estimate.js";
 import type { Device } from "../core/device.js";
 import { Rng } from "../core/rng.js";
-import { BatchPlan } from "../data/batches.js";
-import { loadDataset, splitHoldout, tokenizeDataset } from "../data/dataset.js";
-import type { Example } from "../data/example.js";
-import type { ComputeType, EngineInfo, NativeEngine } from "../engine/kernels.js";
+import type { ComputeType, EngineInfo } from "../engine/kernels.js";
 import { loadEngine } from "../engine/load.js";
-import { CheckpointError, ConfigError, DoesNotFitError } from "../errors.js";
-import { lockFolder, newestCompleteCheckpoint, pruneCheckpoints, verifyFolder } from "../io/checkpoint.js";
+import { ConfigError, DoesNotFitError } from "../errors.js";
+import { lockFolder, pruneCheckpoints } from "../io/checkpoint.js";
 import { writeFileAtomic } from "../io/disk.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { openAdapter } from "../io/peft.js";
@@ -19,23 +13,21 @@ import { resolveModel } from "../io/resolve.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { buildModel, loadWeights } from "../models/load.js";
 import { objectives } from "../objectives/index.js";
-import type { Objective } from "../objectives/objective.js";
 import { AdamW } from "../optim/adamw.js";
 import { formatRecipe } from "../recipe/parse.js";
 import type { Recipe } from "../recipe/schema.js";
-import { loadTokenizer } from "../text/load-tokenizer.js";
 import type { ChatFormat } from "../text/supervised.js";
-import { chooseTemplate } from "../text/templates.js";
 import { loadCheckpoint, saveCheckpoint } from "../train/checkpoint.js";
 import type { RunEvent, RunResults } from "../train/events.js";
 import { noProgress, type Progress, peakMemoryBytes, train } from "../train/loop.js";
 import { RunFolder, recordRun } from "../train/run-folder.js";
-import { StepPlan } from "../train/step-plan.js";
 import { tuners } from "../tuners/index.js";
 import { loadTuned, saveTuned } from "../tuners/tuned-files.js";
 import type { Tuner } from "../tuners/tuner.js";
 import type { Backend, RunOptions } from "./backend.js";
 import { during } from "./during.js";
+import { type OutputPlan, planOutput, removeLeftovers } from "./output-folder.js";
+import { prepareData, type RunData } from "./run-data.js";
 
 /** Trains on this machine's CPU with attune's own engine. */
 export const native: Backend = {
@@ -64,9 +56,11 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
   for (const message of notices) yield info(message);
   const tuner = tuners.find(({ name }) => name === recipe.finetuning_type)!;
   const objective = objectives.find(({ name }) => name === recipe.stage)!;
-  const resumeFrom = yield* during<RunEvent, string | null>((emit) => prepareOutput(recipe, emit));
+  const output = yield* during<RunEvent, OutputPlan>((emit) =>
+    planOutput(recipe, { onInfo: (message) => emit(info(message)), onWarning: (message) => emit(warning(message)) }),
+  );
   const files = yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit));
-  const data = yield* during<RunEvent, Data>((emit) => prepareData(recipe, files, emit));
+  const data = yield* during<RunEvent, RunData>((emit) => prepareData(recipe, files, (message) => emit(warning(message))));
   const tunerConfig = yield* during<RunEvent, unknown>((emit) => settingsOf(recipe, tuner, emit));
 
   const engine = loadEngine();
@@ -83,6 +77,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     isPacked: recipe.packing,
   });
 
+  const { resumeFrom } = output;
   const model = await loadModel({ kernels: engine, compute }, files);
   model.gradientCheckpointing = recipe.gradient_checkpointing;
   tuner.apply(model, tunerConfig, Rng.for(recipe.seed, "tuner"));
@@ -118,6 +113,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     return path;
   };
 
+  await removeLeftovers(output);
   const counts = countParameters(model);
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
   yield {
@@ -180,34 +176,6 @@ const warning = (message: string): RunEvent => ({ type: "notice", level: "warnin
 
 type Emit = (event: RunEvent) => void;
 
-/** What an earlier run leaves in its folder. */
-const runFiles = ["events.jsonl", "adapter_config.json", "model.safetensors"];
-const checkpointPattern = /^checkpoint-\d+$/;
-
-/** Makes the output folder ready, and finds the checkpoint to go on from. Throws CheckpointError if it holds a run that is not to be touched. */
-async function prepareOutput(recipe: Recipe, emit: Emit): Promise<string | null> {
-  const { output_dir: outputDir, resume_from_checkpoint: resume, overwrite_output_dir: overwrite } = recipe;
-  if (typeof resume === "string") {
-    await verifyFolder(resume);
-    return resume;
-  }
-  if (resume) {
-    const newest = await newestCompleteCheckpoint(outputDir, { onWarning: (message) => emit(warning(message)) });
-    if (newest === undefined) emit(info(`${outputDir} holds no complete checkpoint: the run starts from the beginning`));
-    return newest?.path ?? null;
-  }
-  const names = await readdir(outputDir);
-  const earlier = names.filter((name) => runFiles.includes(name) || checkpointPattern.test(name));
-  if (earlier.length > 0 && !overwrite)
-    throw new CheckpointError(
-      `${outputDir} holds another run (${earlier.slice(0, 3).join(", ")}). Go on with it by resume_from_checkpoint=true, replace it by ` +
-        "overwrite_output_dir=true, or choose another output_dir",
-    );
-  for (const name of earlier) await rm(join(outputDir, name), { recursive: true, force: true });
-  await mkdir(outputDir, { recursive: true });
-  return null;
-}
-
 /** A local path, or the hub's name of a model, as files on this machine. */
 function findModel(nameOrPath: string, signal: AbortSignal, emit: Emit): Promise<ModelFiles> {
   return resolveModel(nameOrPath, {
@@ -215,78 +183,6 @@ function findModel(nameOrPath: string, signal: AbortSignal, emit: Emit): Promise
     onNotice: (message) => emit(info(message)),
     onProgress: (doneBytes, totalBytes) => emit({ type: "progress", what: `downloading ${nameOrPath}`, doneBytes, totalBytes }),
   });
-}
-
-interface Data {
-  readonly chat: ChatFormat;
-  readonly trainRows: readonly Example[];
-  readonly evalRows: readonly Example[];
-  readonly plan: StepPlan;
-  /** The micro-batch with the most tokens of the whole run. */
-  readonly largestBatch: readonly Example[];
-  /** Hash of rows, their order and what a step is made of. */
-  readonly identity: string;
-}
-
-async function prepareData(recipe: Recipe, files: ModelFiles, emit: Emit): Promise<Data> {
-  const tokenizer = await loadTokenizer(files);
-  const { template, notices } = chooseTemplate(tokenizer, { name: recipe.template ?? undefined });
-  for (const message of [...tokenizer.notices, ...notices]) emit(warning(message));
-  const chat: ChatFormat = { tokenizer, template };
-  const rowsOf = async (dataset: readonly string[]) => {
-    const loaded = await loadDataset({
-      dataset,
-      datasetDir: recipe.dataset_dir,
-      onBadRow: recipe.on_bad_record,
-      ...(recipe.max_samples === null ? {} : { maxSamples: recipe.max_samples }),
-    });
-    const { examples, report } = await tokenizeDataset(loaded.conversations, chat, {
-      cutoffLen: recipe.cutoff_len,
-      trainOnPrompt: recipe.train_on_prompt,
-      maskHistory: recipe.mask_history,
-    });
-    for (const message of [...loaded.notices, ...report.notices]) emit(warning(message));
-    return examples;
-  };
-  const all = await rowsOf(recipe.dataset);
-  const { train: trainRows, heldOut: evalRows } =
-    recipe.eval_dataset === null
-      ? splitHoldout(all, recipe.val_size, recipe.seed)
-      : { train: all, heldOut: await rowsOf(recipe.eval_dataset) };
-  if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
-
-  const shape = {
-    batchSize: recipe.per_device_train_batch_size,
-    packing: recipe.packing,
-    cutoffLen: recipe.cutoff_len,
-    seed: recipe.seed,
-  };
-  const batches = new BatchPlan(
-    trainRows.map(({ ids }) => ids.length),
-    shape,
-  );
-  const plan = new StepPlan((epoch) => batches.epoch(epoch), {
-    accumulationSteps: recipe.gradient_accumulation_steps,
-    epochs: recipe.num_train_epochs,
-    maxSteps: recipe.max_steps,
-  });
-
-  const identity = createHash("sha256");
-  for (const { ids, supervised } of trainRows) identity.update(ids).update(supervised);
-  const meaning = { ...shape, accumulation: recipe.gradient_accumulation_steps, tuner: recipe.tuner, stage: recipe.stage };
-  identity.update(JSON.stringify([meaning, recipe.finetuning_type, files.fingerprint]));
-  return { chat, trainRows, evalRows, plan, largestBatch: largestBatch(plan, trainRows), identity: identity.digest("hex") };
-}
-
-function largestBatch(plan: StepPlan, rows: readonly Example[]): Example[] {
-  let largest: readonly number[] = [];
-  let most = 0;
-  for (let step = 0; step < plan.totalSteps; step++)
-    for (const batch of plan.at(step).microBatches) {
-      const tokens = batch.reduce((sum, row) => sum + rows[row]!.ids.length, 0);
-      if (tokens > most) [largest, most] = [batch, tokens];
-    }
-  return largest.map((row) => rows[row]!);
 }
 
 /** The tuner's settings: the recipe's, or those of the adapter that training goes on from. */
