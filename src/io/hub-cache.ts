@@ -18,12 +18,12 @@ export const commitPattern = /^[0-9a-f]{40}$/;
 type Environment = Readonly<Record<string, string | undefined>>;
 
 function huggingFaceHome(env: Environment): string {
-  return env.HF_HOME ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "huggingface");
+  return env.HF_HOME || join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "huggingface");
 }
 
 /** The folder of all cached repositories: HF_HUB_CACHE, else `hub` under HF_HOME. */
 export function hubCacheFolder(env: Environment = process.env): string {
-  return env.HF_HUB_CACHE ?? env.HUGGINGFACE_HUB_CACHE ?? join(huggingFaceHome(env), "hub");
+  return env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE || join(huggingFaceHome(env), "hub");
 }
 
 /** HF_HUB_OFFLINE, with the spellings that Python takes for yes. */
@@ -33,8 +33,8 @@ export function isOffline(env: Environment = process.env): boolean {
 
 /** HF_TOKEN, else the file that `hf auth login` writes. Throws ModelError, without showing it, if it cannot be sent. */
 export async function readToken(env: Environment = process.env): Promise<string | undefined> {
-  const tokenPath = env.HF_TOKEN_PATH ?? join(huggingFaceHome(env), "token");
-  const raw = env.HF_TOKEN ?? env.HUGGING_FACE_HUB_TOKEN ?? (await readFile(tokenPath, "utf8").catch(() => ""));
+  const tokenPath = env.HF_TOKEN_PATH || join(huggingFaceHome(env), "token");
+  const raw = env.HF_TOKEN || env.HUGGING_FACE_HUB_TOKEN || (await readFile(tokenPath, "utf8").catch(() => ""));
   const token = raw.trim();
   if (!/^[\x21-\x7e]*$/.test(token)) {
     throw new ModelError("HF_TOKEN (or the saved token) has characters that no token has; set it again.");

@@ -81,7 +81,8 @@ async function fakeHub(t: TestContext): Promise<{ hub: FakeHub; cache: string; o
     if (path.startsWith("/api/")) {
       const status = hub.apiStatus.shift() ?? 200;
       if (status !== 200) return response.writeHead(status, { "retry-after": "0.001" }).end();
-      if (path === `/api/models/${repository}/revision/main`) return json({ _id: "1", id: repository, sha: hub.commit });
+      if (path === `/api/models/${repository}/revision/main` || path.endsWith(`/revision/${hub.commit}`))
+        return json({ _id: "1", id: repository, sha: hub.commit });
       if (path !== `/api/models/${repository}/tree/${hub.commit}`) return response.writeHead(404).end();
       return json(
         Object.entries(hub.files).map(([name, data]) => {
@@ -329,7 +330,7 @@ test("offline and unreachable hubs are served from the cache, if it has the mode
   const offline = { ...options, offline: true };
   await assert.rejects(resolveModel(repository, offline), (error) => {
     assert(error instanceof ModelUnavailableError);
-    assert.match(error.message, /not in the cache at .* offline mode is on/);
+    assert.match(error.message, /no usable copy in the cache at .* \(it was never downloaded\), and offline mode is on/);
     return true;
   });
   await resolveModel(repository, options);
@@ -344,6 +345,21 @@ test("offline and unreachable hubs are served from the cache, if it has the mode
   const notices: string[] = [];
   await resolveModel(repository, { ...options, onNotice: (notice) => notices.push(notice) });
   assert.match(notices[0]!, /cannot be reached.*Using the copy in the cache/);
+});
+
+test("a copy of which only a part arrived does not count", async (t) => {
+  const { hub, cache, options } = await fakeHub(t);
+  hub.interfere = (_request, response, content) => {
+    if (content === safetensors) response.destroy();
+    return content === safetensors;
+  };
+  const pinned = `${repository}@${commit}`;
+  await assert.rejects(
+    resolveModel(pinned, options),
+    (error) => error instanceof ModelUnavailableError && /run again/.test(error.message),
+  );
+  assert(readdirSync(join(cache, "models--owner--name", "snapshots", commit)).includes("config.json"));
+  await assert.rejects(resolveModel(pinned, { ...options, offline: true }), /no usable copy in the cache .*no weights/);
 });
 
 test("a revision that moves gets its new files; the old snapshot stays", async (t) => {

@@ -8,6 +8,7 @@ import { reportingFullDisk, requireSpace, syncFolder, systemErrorCode } from "./
 import { CachedRepository, commitPattern, hubCacheFolder, isOffline, readToken, sizeOf } from "./hub-cache.js";
 import { bodyOf, type HubConnection, hubGet, ModelUnavailableError, reasonOf } from "./hub-request.js";
 import { takeLock } from "./lock.js";
+import { openModel } from "./model-files.js";
 import { indexFileName, singleFileName } from "./safetensors.js";
 
 export { ModelUnavailableError } from "./hub-request.js";
@@ -64,10 +65,10 @@ export async function fetchFromHub(name: HubName, options: HubOptions = {}): Pro
   const repository = new CachedRepository(cacheFolder, name.repository);
   if (options.offline ?? isOffline()) {
     const cached = await findInCache(repository, name);
-    if (cached !== undefined) return cached;
+    if ("path" in cached) return cached.path;
     throw new ModelUnavailableError(
-      `${name.repository} (revision ${name.revision}) is not in the cache at ${cacheFolder}, and offline mode is on ` +
-        "(HF_HUB_OFFLINE). Turn it off once to download the model, or give the path of a local model.",
+      `${name.repository} (revision ${name.revision}) has no usable copy in the cache at ${cacheFolder} (${cached.problem}), and offline ` +
+        "mode is on (HF_HUB_OFFLINE). Turn it off once to download the model, or give the path of a local model.",
     );
   }
   try {
@@ -75,23 +76,33 @@ export async function fetchFromHub(name: HubName, options: HubOptions = {}): Pro
   } catch (error) {
     if (!(error instanceof ModelUnavailableError)) throw error;
     const cached = await findInCache(repository, name);
-    if (cached === undefined) throw error;
+    if ("problem" in cached) throw error;
     options.onNotice?.(`${error.message} Using the copy in the cache, which may not be the newest.`);
-    return cached;
+    return cached.path;
   }
 }
 
-async function findInCache(repository: CachedRepository, { revision, file }: HubName): Promise<string | undefined> {
+/** A copy counts only if it opens: an interrupted download of Python or ours may have left a part of the files. */
+async function findInCache(
+  repository: CachedRepository,
+  { revision, file }: HubName,
+): Promise<{ path: string } | { problem: string }> {
   const commit = await repository.commitOf(revision);
-  if (commit === undefined) return undefined;
-  const path = join(repository.snapshot(commit), file ?? "");
-  return (await sizeOf(path)) < 0 ? undefined : path;
+  const path = commit && join(repository.snapshot(commit), file ?? "");
+  if (path === undefined || (await sizeOf(path)) < 0) return { problem: "it was never downloaded" };
+  try {
+    await openModel(path);
+    return { path };
+  } catch (error) {
+    if (error instanceof ModelError) return { problem: error.message };
+    throw error;
+  }
 }
 
 async function download(repository: CachedRepository, name: HubName, options: HubOptions): Promise<string> {
   const { HUB_URL } = await import("@huggingface/hub");
   const connection: HubConnection = {
-    endpoint: (process.env.HF_ENDPOINT ?? HUB_URL).replace(/\/+$/, ""),
+    endpoint: (process.env.HF_ENDPOINT || HUB_URL).replace(/\/+$/, ""),
     token: await readToken(),
     signal: options.signal,
     retryMs: options.retryMs ?? 1000,

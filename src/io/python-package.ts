@@ -19,7 +19,7 @@ const fileBytes = 98_362_432;
 
 /** Where attune keeps what it fetched itself: ATTUNE_HOME, else `attune` in the user's cache folder. */
 export function attuneHome(): string {
-  return process.env.ATTUNE_HOME ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "attune");
+  return process.env.ATTUNE_HOME || join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "attune");
 }
 
 export interface PythonPackageOptions {
