@@ -4,9 +4,8 @@
  * @module
  */
 
-import { readFile } from "node:fs/promises";
 import { native } from "./backends/native.js";
-import { checkRecipe, parseRecipe } from "./recipe/parse.js";
+import { checkRecipe, parseRecipe, readRecipe } from "./recipe/parse.js";
 import type { RunEvent, RunResults } from "./train/events.js";
 
 export * from "./errors.js";
@@ -44,7 +43,6 @@ export async function* trainEvents(
   recipe: RecipeInput,
   signal: AbortSignal = new AbortController().signal,
 ): AsyncGenerator<RunEvent> {
-  const parsed =
-    typeof recipe === "string" ? parseRecipe({ text: await readFile(recipe, "utf8"), file: recipe }, []) : checkRecipe(recipe);
+  const parsed = typeof recipe === "string" ? parseRecipe(await readRecipe(recipe), []) : checkRecipe(recipe);
   yield* native.run(parsed.recipe, { signal, notices: parsed.notices });
 }

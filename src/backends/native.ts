@@ -2,8 +2,7 @@ import { join } from "node:path";
 import { engineOverheadBytes, estimateStep, type StepWork, smallestRemedy } from "../advise/estimate.js";
 import type { Device } from "../core/device.js";
 import { Rng } from "../core/rng.js";
-import type { ComputeType, EngineInfo } from "../engine/kernels.js";
-import { loadEngine } from "../engine/load.js";
+import { fastestCompute, loadEngine } from "../engine/load.js";
 import { ConfigError, DoesNotFitError } from "../errors.js";
 import { lockFolder, pruneCheckpoints } from "../io/checkpoint.js";
 import { writeFileAtomic } from "../io/disk.js";
@@ -65,7 +64,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
 
   const engine = loadEngine();
   if (recipe.threads !== null) engine.setThreads(recipe.threads);
-  const compute = chooseCompute(recipe, engine.info());
+  const compute = recipe.compute_dtype === "auto" ? fastestCompute(engine.info()) : recipe.compute_dtype;
   const fit = checkMemory({
     files,
     tuner,
@@ -196,11 +195,6 @@ async function settingsOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<unk
     );
   emit(info(`going on from the adapter ${from}; its own settings are used, not the recipe's`));
   return tuner.peft.fromPeft(config, [...tensors.keys()]);
-}
-
-function chooseCompute({ compute_dtype: wanted }: Recipe, { isa }: EngineInfo): ComputeType {
-  if (wanted !== "auto") return wanted;
-  return isa === "avx512bf16" || isa === "amx" ? "bf16" : "f32";
 }
 
 interface Fit {

@@ -1,9 +1,7 @@
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ConfigError } from "../errors.js";
-import { systemErrorCode } from "../io/disk.js";
-import { parseRecipe, type RecipeSource } from "../recipe/parse.js";
+import { parseRecipe, readRecipe } from "../recipe/parse.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { EndEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "../train/events.js";
 import { smooth } from "../train/smooth.js";
@@ -46,23 +44,6 @@ export async function train(args: readonly string[], parts: Parts, io: Io): Prom
   if (view.end === undefined) throw new Error("the run ended without its last event");
   view.summarize(view.end);
   return view.end.interrupted ? interruptedCode : 0;
-}
-
-async function readRecipe(path: string): Promise<RecipeSource> {
-  let bytes: Buffer;
-  try {
-    bytes = await readFile(path);
-  } catch (error) {
-    const code = systemErrorCode(error);
-    const why =
-      code === "ENOENT" ? "no such file" : code === "EISDIR" ? "a folder; expected a YAML file" : `cannot be read (${code})`;
-    throw new ConfigError(`${path}: ${why}`, { cause: error });
-  }
-  try {
-    return { text: new TextDecoder("utf-8", { fatal: true }).decode(bytes), file: path };
-  } catch (error) {
-    throw new ConfigError(`${path}: not UTF-8 text; expected a YAML file`, { cause: error });
-  }
 }
 
 /** What a run shows while it works: a bar on a terminal, a line every `logging_steps` otherwise. */

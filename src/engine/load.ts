@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { EngineError } from "../errors.js";
-import type { NativeEngine } from "./kernels.js";
+import type { ComputeType, EngineInfo, NativeEngine } from "./kernels.js";
 
 let engine: NativeEngine | undefined;
 
@@ -34,6 +34,11 @@ function packageRoot(): string {
     folder = parent;
   }
   return folder;
+}
+
+/** bf16 where the processor multiplies it in hardware, else f32: there bf16 would only be slower. */
+export function fastestCompute({ isa }: EngineInfo): ComputeType {
+  return isa === "avx512bf16" || isa === "amx" ? "bf16" : "f32";
 }
 
 /** The addon throws plain errors with a code where it cannot do what it should; callers know EngineError. */

@@ -1,6 +1,6 @@
 import { Rng } from "../core/rng.js";
 import type { ComputeType } from "../engine/kernels.js";
-import { loadEngine } from "../engine/load.js";
+import { fastestCompute, loadEngine } from "../engine/load.js";
 import { resolveModel } from "../io/resolve.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { buildModel, loadWeights } from "../models/load.js";
@@ -20,6 +20,7 @@ export interface ChatOptions {
   readonly adapter?: string | undefined;
   /** Name of a chat template; default: the adapter's, else the model's own. */
   readonly template?: string | undefined;
+  /** Default: the fastest that the machine has in hardware. */
   readonly compute?: ComputeType;
   readonly onNotice?: (message: string) => void;
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
@@ -47,7 +48,7 @@ export class Chat {
 
   /** Loads a model, and an adapter on top of it. Throws ModelError, ConfigError. */
   static async open(options: ChatOptions): Promise<Chat> {
-    const { onNotice = () => {}, onProgress = () => {}, adapter, compute = "f32" } = options;
+    const { onNotice = () => {}, onProgress = () => {}, adapter } = options;
     const signal = options.signal ?? new AbortController().signal;
     const files = await resolveModel(options.model, { onNotice, onProgress, signal });
     const tokenizer = await loadTokenizer(files);
@@ -55,7 +56,9 @@ export class Chat {
     const { template, notices } = chooseTemplate(tokenizer, { name: options.template, source });
     for (const message of [...tokenizer.notices, ...notices]) onNotice(message);
 
-    const model = buildModel({ kernels: loadEngine(), compute }, files.config, files.path);
+    const kernels = loadEngine();
+    const compute = options.compute ?? fastestCompute(kernels.info());
+    const model = buildModel({ kernels, compute }, files.config, files.path);
     try {
       await loadWeights(model, files);
       if (adapter !== undefined) await applyAdapter(adapter, model, tuners, new Rng(0));

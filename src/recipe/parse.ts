@@ -1,6 +1,8 @@
+import { readFile } from "node:fs/promises";
 import { CST, isMap, isScalar, Lexer, LineCounter, type Node, parseDocument, stringify } from "yaml";
 import type { z } from "zod";
 import { ConfigError } from "../errors.js";
+import { systemErrorCode } from "../io/disk.js";
 import { objectives } from "../objectives/index.js";
 import { closest } from "../text/closest.js";
 import { tuners } from "../tuners/index.js";
@@ -17,6 +19,24 @@ export interface ParsedRecipe {
   readonly recipe: Recipe;
   /** One line each: a setting that was renamed, or dropped with the reason. */
   readonly notices: readonly string[];
+}
+
+/** Reads a recipe file. Throws ConfigError if it is not there or no text. */
+export async function readRecipe(path: string): Promise<RecipeSource> {
+  let bytes: Buffer;
+  try {
+    bytes = await readFile(path);
+  } catch (error) {
+    const code = systemErrorCode(error);
+    const why =
+      code === "ENOENT" ? "no such file" : code === "EISDIR" ? "a folder; expected a YAML file" : `cannot be read (${code})`;
+    throw new ConfigError(`${path}: ${why}`, { cause: error });
+  }
+  try {
+    return { text: new TextDecoder("utf-8", { fatal: true }).decode(bytes), file: path };
+  } catch (error) {
+    throw new ConfigError(`${path}: not UTF-8 text; expected a YAML file`, { cause: error });
+  }
 }
 
 /** Everything that attune can do. */
