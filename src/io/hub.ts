@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ModelError } from "../errors.js";
@@ -275,7 +275,7 @@ async function waitForLock(connection: HubConnection, path: string, onNotice: Hu
 
 const maxFruitlessAttempts = 5;
 
-/** Continues the partial file until it has its full size, over as many connections as it takes. */
+/** Continues the partial file until it has its full size, over as many connections as it takes while each brings something. */
 async function fillPartial(
   connection: HubConnection,
   url: string,
@@ -285,42 +285,12 @@ async function fillPartial(
 ): Promise<void> {
   const target = await open(partial, "a+");
   try {
-    let have = (await target.stat()).size;
-    let most = have; // a server that ignores ranges must not make us begin again for ever
+    let most = (await target.stat()).size; // not what is there now: a server that ignores ranges must not go on for ever
     let fruitless = 0;
-    while (have !== file.bytes) {
-      if (have > file.bytes) have = await startOver(target);
-      const headers = { "accept-encoding": "identity", ...(have > 0 && { range: `bytes=${have}-` }) };
-      const response = await hubGet(connection, url, headers);
-      if (have > 0 && !continuesAt(response, have)) {
-        have = await startOver(target);
-        if (response.status !== 200) {
-          await response.body?.cancel();
-          if (++fruitless === maxFruitlessAttempts)
-            throw new ModelError(`${url}: the hub cannot continue a download (status ${response.status}).`);
-          continue;
-        }
-      }
-      if (!response.ok) {
-        await response.body?.cancel();
-        throw new ModelError(`${url}: the hub answered with status ${response.status}.`);
-      }
-      let broken: unknown = new Error("the connection was closed early");
-      try {
-        for await (const chunk of bodyOf(connection, response)) {
-          if (have + chunk.length > file.bytes)
-            throw new ModelError(`${url}: the hub sends more than the ${file.bytes} bytes it stated.`);
-          await target.appendFile(chunk);
-          have += chunk.length;
-          onProgress(have);
-        }
-      } catch (error) {
-        connection.signal?.throwIfAborted();
-        if (error instanceof ModelError || systemErrorCode(error) === "ENOSPC" || systemErrorCode(error) === "EDQUOT")
-          throw error;
-        broken = error;
-      }
-      if (have === file.bytes) break;
+    for (;;) {
+      const broken = await continueDownload(connection, url, file, target, onProgress);
+      if (broken === undefined) break;
+      const have = (await target.stat()).size;
       fruitless = have > most ? 0 : fruitless + 1;
       most = Math.max(most, have);
       if (fruitless === maxFruitlessAttempts) {
@@ -328,7 +298,7 @@ async function fillPartial(
           `${url}: the connection breaks again and again (${reasonOf(broken)}). What arrived is kept; run again to continue.`,
         );
       }
-      await sleep(Math.min(connection.retryMs, 1000), undefined, { signal: connection.signal });
+      await sleep(connection.retryMs, undefined, { signal: connection.signal });
     }
     await target.sync();
   } finally {
@@ -336,14 +306,49 @@ async function fillPartial(
   }
 }
 
-async function startOver(target: { truncate(length: number): Promise<void> }): Promise<number> {
-  await target.truncate(0);
-  return 0;
-}
-
-/** True if an answer to a range request is the range asked for. */
-function continuesAt(response: Response, position: number): boolean {
-  return response.status === 206 && response.headers.get("content-range")?.startsWith(`bytes ${position}-`) === true;
+/** Appends what one connection brings. Returns why it ended early, or undefined when the file has its full size. */
+async function continueDownload(
+  connection: HubConnection,
+  url: string,
+  file: RemoteFile,
+  target: FileHandle,
+  onProgress: (bytes: number) => void,
+): Promise<Error | undefined> {
+  let have = (await target.stat()).size;
+  if (have > file.bytes) {
+    await target.truncate(0);
+    have = 0;
+  }
+  if (have === file.bytes) return undefined;
+  try {
+    const range = have > 0 ? { range: `bytes=${have}-` } : {};
+    const response = await hubGet(connection, url, { "accept-encoding": "identity", ...range });
+    const continues = response.status === 206 && response.headers.get("content-range")?.startsWith(`bytes ${have}-`);
+    if (have > 0 && !continues) {
+      await target.truncate(0);
+      have = 0;
+    }
+    if (!continues && response.status !== 200) {
+      await response.body?.cancel();
+      const problem = `${url}: the hub answered with status ${response.status}`;
+      if (response.status === 206 || response.status === 416) return new Error(problem); // the next attempt asks for the whole
+      throw new ModelError(`${problem}.`);
+    }
+    for await (const chunk of bodyOf(connection, response)) {
+      if (have + chunk.length > file.bytes)
+        throw new ModelError(`${url}: the hub sends more than the ${file.bytes} bytes it stated.`);
+      await target.appendFile(chunk);
+      have += chunk.length;
+      onProgress(have);
+    }
+    return have === file.bytes ? undefined : new Error("it was closed early");
+  } catch (error) {
+    connection.signal?.throwIfAborted();
+    const isFinal = error instanceof ModelError && !(error instanceof ModelUnavailableError);
+    const code = systemErrorCode(error);
+    if (isFinal || code === "ENOSPC" || code === "EDQUOT" || !(error instanceof Error)) throw error;
+    return error;
+  }
 }
 
 async function hashOf(path: string, { hash: expected, bytes }: RemoteFile): Promise<string> {
