@@ -60,7 +60,7 @@ interface Setting {
  * Throws ConfigError that lists every problem found, each with file and line or the override.
  */
 export function parseRecipe(source: RecipeSource | undefined, overrides: readonly string[], methods = everyMethod): ParsedRecipe {
-  return check([source ? readFile(source) : [], readOverrides(overrides)], source?.file ?? "recipe", methods);
+  return check([source ? readSettings(source) : [], readOverrides(overrides)], source?.file ?? "recipe", methods);
 }
 
 /** The same checks for settings that come as an object, as from the library's users. */
@@ -82,7 +82,7 @@ export function formatRecipe(recipe: Recipe): string {
 
 const maxRecipeBytes = 1 << 20;
 
-function readFile({ text, file }: RecipeSource): Setting[] {
+function readSettings({ text, file }: RecipeSource): Setting[] {
   if (Buffer.byteLength(text) > maxRecipeBytes) throw new ConfigError(`${file}: expected a recipe, which is never over 1 MB`);
   if (nestsDeeply(text)) throw new ConfigError(`${file}: expected settings, got lists in lists without end`);
   const lines = new LineCounter();
