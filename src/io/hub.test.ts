@@ -256,6 +256,23 @@ test("a server that knows no ranges is asked from the beginning", async (t) => {
   assertCacheIsSound(cache);
 });
 
+test("a server that answers with another range, or none, is asked for the whole", async (t) => {
+  const { hub, cache, options } = await fakeHub(t);
+  let calls = 0;
+  hub.interfere = (_request, response, content) => {
+    if (content !== safetensors || calls === 4) return false;
+    const call = calls++;
+    if (call % 2 === 0)
+      response.writeHead(200, { "content-length": content.length }).write(content.subarray(0, 500), () => response.destroy());
+    else if (call === 1) response.writeHead(416).end();
+    else response.writeHead(206, { "content-range": `bytes 7-${content.length - 1}/${content.length}` }).end(content.subarray(7));
+    return true;
+  };
+  await fetchFromHub(name, options);
+  assert.equal(calls, 4);
+  assertCacheIsSound(cache);
+});
+
 test("wrong content is never kept: refused after a second try, repaired if the second try is right", async (t) => {
   const { hub, cache, options } = await fakeHub(t);
   let wrong = 1;
