@@ -32,6 +32,7 @@ export const LlamaConfig = z
     rope_theta: z.number().positive().nullish(),
     rope_scaling: z.record(z.string(), z.unknown()).nullish(),
     rope_parameters: z.record(z.string(), z.unknown()).nullish(),
+    partial_rotary_factor: z.number().nullish(),
     /** Divisors of RoPE's frequencies, as a GGUF file may carry them. */
     rope_factors: z.array(z.number().positive()).nullish(),
   })
@@ -43,6 +44,8 @@ export const LlamaConfig = z
     if (config.num_attention_heads % kvHeads !== 0)
       context.addIssue(`${config.num_attention_heads} heads are not a multiple of ${kvHeads} key/value heads`);
     const rope = { ...config.rope_scaling, ...config.rope_parameters };
+    const rotated = rope.partial_rotary_factor ?? config.partial_rotary_factor ?? 1;
+    if (rotated !== 1) context.addIssue(`partial_rotary_factor ${JSON.stringify(rotated)}: only whole heads are rotated here`);
     const scaling = RopeScaling.safeParse({ ...rope, rope_type: rope.rope_type ?? rope.type ?? "default" });
     if (!scaling.success)
       context.addIssue(
