@@ -232,6 +232,13 @@ test("bad rows can be left out, and are reported", async () => {
   assert.match(notices.join(), /3 rows are left out, the first skip.jsonl:2/);
 });
 
+test("max_samples reads the first rows only", async () => {
+  const rows = `${JSON.stringify(alpacaRow)}\n${JSON.stringify(alpacaRow)}\n{oops\n`;
+  const { conversations, rowsRead } = await load("some.jsonl", rows, { maxSamples: 2 });
+  assert.deepEqual([conversations.length, rowsRead], [2, 2]);
+  await assert.rejects(load("some.jsonl", rows, { maxSamples: 3 }), DataError);
+});
+
 test("names in dataset_info.json", async () => {
   await writeFile(
     join(folder, "qa.json"),

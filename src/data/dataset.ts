@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { Rng } from "../core/rng.js";
 import { AttuneError, ConfigError, DataError } from "../errors.js";
+import { chatTimeLimitMs } from "../text/chat-template.js";
 import { closest } from "../text/closest.js";
 import { type ChatFormat, renderConversation, type SupervisionOptions } from "../text/supervised.js";
 import { withTimeLimit } from "../text/work-limit.js";
@@ -45,7 +46,7 @@ export async function loadDataset({
   const notices: string[] = [];
   for (const name of datasetNames(dataset)) {
     const source = await locate(name, datasetDir);
-    const file = await readRows(source.path);
+    const file = await readRows(source.path, Math.min(maxSamples, source.maxRows));
     const first = file.rows[0];
     if (first === undefined) throw new DataError(`${file.bad[0]!.where}: ${file.bad[0]!.reason}`);
 
@@ -59,8 +60,7 @@ export async function loadDataset({
     if (formatted.conversations.length === 0)
       throw new DataError(`${name}: no row can be used. ${formatted.bad[0]?.where}: ${formatted.bad[0]?.reason}`);
 
-    const limit = Math.min(maxSamples, source.maxRows);
-    for (const conversation of formatted.conversations.slice(0, limit)) conversations.push(conversation);
+    for (const conversation of formatted.conversations) conversations.push(conversation);
     for (const row of formatted.bad) bad.push(row);
     for (const notice of formatted.notices) notices.push(`${name}: ${notice}`);
     const unfilled = placeholders(formatted.conversations);
@@ -176,7 +176,6 @@ export interface TokenizeReport {
 }
 
 const rowsAtOnce = 64;
-const chunkLimitMs = 30_000;
 
 /**
  * Conversations as training examples. Rows longer than `cutoffLen` lose their end (LLaMA-Factory cuts prompt and answer in

@@ -29,17 +29,17 @@ const newline = 0x0a;
 
 /**
  * The rows of a JSON array or of JSON lines; which of them it is, the file itself says. Rows that are no JSON objects, or too
- * long to be meant, come back as bad; each row of the file is in one list or the other.
+ * long to be meant, come back as bad; each of the first `maxRows` rows of the file is in one list or the other.
  * Throws DataError for what spoils the whole file: missing, empty, not UTF-8, a damaged array.
  */
-export async function readRows(path: string): Promise<FileRows> {
+export async function readRows(path: string, maxRows = Number.POSITIVE_INFINITY): Promise<FileRows> {
   const bytes = await readBytes(path);
   const name = basename(path);
   checkEncoding(bytes, name);
   const start = bytes.findIndex((byte) => byte > 0x20);
   if (start < 0) throw new DataError(`${name}: the file is empty.`);
-  if (bytes[start] === 0x5b) return arrayRows(bytes, name); // [
-  if (bytes[start] === 0x7b) return lineRows(bytes, name); // {
+  if (bytes[start] === 0x5b) return arrayRows(bytes, name, maxRows); // [
+  if (bytes[start] === 0x7b) return lineRows(bytes, name, maxRows); // {
   throw new DataError(
     `${name}: expected a JSON array of rows, or JSON lines with one row in each; the file begins with ${peek(bytes, start)}.`,
   );
@@ -79,10 +79,11 @@ function checkEncoding(bytes: Buffer, name: string): void {
   );
 }
 
-function arrayRows(bytes: Buffer, name: string): FileRows {
+function arrayRows(bytes: Buffer, name: string, maxRows: number): FileRows {
   const rows: Row[] = [];
   const bad: BadRow[] = [];
-  for (const [index, value] of parseArray(bytes, name).entries()) sort(value, `${name}, row ${index + 1}`, rows, bad);
+  for (const [index, value] of parseArray(bytes, name).slice(0, maxRows).entries())
+    sort(value, `${name}, row ${index + 1}`, rows, bad);
   if (rows.length + bad.length === 0) throw new DataError(`${name}: the list of rows is empty.`);
   return { rows, bad };
 }
@@ -99,11 +100,11 @@ function parseArray(bytes: Buffer, name: string): unknown[] {
   }
 }
 
-function lineRows(bytes: Buffer, name: string): FileRows {
+function lineRows(bytes: Buffer, name: string, maxRows: number): FileRows {
   const rows: Row[] = [];
   const bad: BadRow[] = [];
   let line = 0;
-  for (let from = 0; from < bytes.length; ) {
+  for (let from = 0; from < bytes.length && rows.length + bad.length < maxRows; ) {
     const found = bytes.indexOf(newline, from);
     const to = found < 0 ? bytes.length : found;
     line++;

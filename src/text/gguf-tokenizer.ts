@@ -74,6 +74,12 @@ export function ggufTokenizer(metadata: Metadata, file: string): Omit<TokenizerP
     stopIds: stopIds.filter((id) => id !== undefined).map(Number),
     ...(typeof chatTemplate === "string" && chatTemplate !== "" ? { chatTemplate } : {}),
     addsBos: addsBos === true,
+    notices:
+      model === "gpt2" && metadata["tokenizer.ggml.pre"] === undefined
+        ? [
+            `${file}: it does not say how text is split before BPE (tokenizer.ggml.pre); GPT-2's way is taken. Newer conversions of the model say it.`,
+          ]
+        : [],
     where: file,
     files: [
       { name: "tokenizer.json", contents: JSON.stringify(json) },

@@ -105,7 +105,7 @@ test("text that looks like a control token stays text and moves no mask", () => 
         for (const [i, answer] of answers.entries()) assert.ok(answer.includes(texts[2 * i + 1]!), `${name}: ${answer}`);
         assert.equal(supervised[0], 0);
       }),
-      { numRuns: 150 },
+      { numRuns: process.env.ATTUNE_SOAK ? 10_000 : 150 },
     );
   }
 });

@@ -134,7 +134,6 @@ test("the files written beside an adapter read back as the same tokenizer", asyn
   const folder = await mkdtemp(join(tmpdir(), "attune-tokenizer-"));
   try {
     for (const { name, contents } of bytes.files()) await writeFile(join(folder, name), contents);
-    await writeFile(join(folder, "chat_template.jinja"), bytes.chatTemplate!);
     const again = await loadTokenizerFolder(folder);
     const text = "<|im_start|>user\nhé🙂<|im_end|>";
     assert.deepEqual(again.encode(text, { special: true }), bytes.encode(text, { special: true }));

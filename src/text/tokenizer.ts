@@ -44,6 +44,8 @@ export interface TokenizerParts {
   /** Rows of the model's embedding; tokens beyond them cannot be used. */
   readonly embeddingRows?: number;
   readonly files: readonly TextFile[];
+  /** What the user should know about the files. */
+  readonly notices?: readonly string[];
   /** For error messages, such as `model/tokenizer.json`. */
   readonly where: string;
 }
@@ -108,7 +110,7 @@ export class Tokenizer {
   constructor(parts: TokenizerParts) {
     const { where } = parts;
     const json = checkTokenizerJson(parts.json, where);
-    const notices: string[] = [];
+    const notices = [...(parts.notices ?? [])];
 
     this.#stages = buildStages(json, where);
     this.#where = where;
@@ -218,9 +220,10 @@ export class Tokenizer {
     };
   }
 
-  /** What `AutoTokenizer.from_pretrained` and this class need to read the tokenizer back. */
+  /** What `AutoTokenizer.from_pretrained` and `loadTokenizerFolder` need to read the tokenizer and its chat template back. */
   files(): readonly TextFile[] {
-    return this.#files;
+    if (this.chatTemplate === undefined) return this.#files;
+    return [...this.#files, { name: "chat_template.jinja", contents: this.chatTemplate }];
   }
 
   #encodePlain(text: string, atStart: boolean, ids: number[]): void {
