@@ -253,11 +253,12 @@ function renderRows(rows: readonly Conversation[], chat: ChatFormat, options: Su
       throw error;
     }
   };
+  const limitMs = rows.reduce((total, { messages }) => total + chatTimeLimitMs(messages), 0);
+  const seconds = Math.round(limitMs / 1000);
   return withTimeLimit(
-    chunkLimitMs,
+    limitMs,
     () => rows.map(render),
-    () =>
-      new DataError(`${current}: rendering took over ${chunkLimitMs / 1000} s; the chat template or the tokenizer never ends.`),
+    () => new DataError(`${current}: rendering took over ${seconds} s; the chat template or the tokenizer never ends.`),
   );
 }
 

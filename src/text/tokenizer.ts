@@ -1,7 +1,7 @@
 import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
 import { ModelError } from "../errors.js";
-import { byteCharacters, byteOfCharacter } from "./byte-characters.js";
 import { hasOnlyKnownPatterns } from "./pre-tokenizers.js";
+import { byteCharacters, TokenBytes } from "./token-bytes.js";
 import { checkTokenizerJson, type TokenizerJson } from "./tokenizer-json.js";
 import { withTimeLimit } from "./work-limit.js";
 
@@ -112,10 +112,6 @@ export class Tokenizer {
     const json = checkTokenizerJson(parts.json, where);
     const notices = [...(parts.notices ?? [])];
 
-    this.#stages = buildStages(json, where);
-    this.#where = where;
-    this.#trusted = hasOnlyKnownPatterns([json.normalizer, json.pre_tokenizer]);
-
     const rows = parts.embeddingRows ?? Number.POSITIVE_INFINITY;
     const lastWord = Object.values(json.model.vocab).reduce((highest, id) => Math.max(highest, id), -1);
     if (lastWord >= rows)
@@ -128,6 +124,10 @@ export class Tokenizer {
       notices.push(
         `${where}: ${unusable.map((token) => token.content).join(", ")} have no embedding in this model (${rows} rows) and are read as plain text.`,
       );
+
+    this.#stages = buildStages({ ...json, added_tokens: usable }, where);
+    this.#where = where;
+    this.#trusted = hasOnlyKnownPatterns([json.normalizer, json.pre_tokenizer]);
 
     const isNormalised = (token: { normalized: boolean }) => token.normalized && this.#stages.normalizer !== null;
     const literal = usable.filter((token) => !token.special);
@@ -154,7 +154,7 @@ export class Tokenizer {
     this.prefixesSpace = this.#words("x", 0).join("") !== "x";
 
     if (this.#decoder.isByteLevel && this.unkId === undefined) {
-      const missing = textBytes.filter((byte) => !this.#stages.model.tokens_to_ids.has(byteCharacters[byte]!)).length;
+      const missing = textBytes.filter((byte) => this.idOf(byteCharacters[byte]!) === undefined).length;
       if (missing > 0)
         notices.push(`${where}: ${missing} bytes of ordinary text have no token; text that needs them loses them.`);
     }
@@ -164,8 +164,7 @@ export class Tokenizer {
 
   /** The id of a token, or undefined when the vocabulary has none of this name. */
   idOf(token: string): number | undefined {
-    const id = this.#stages.model.tokens_to_ids.get(token);
-    return id !== undefined && id < this.vocabSize ? id : undefined;
+    return this.#stages.model.tokens_to_ids.get(token);
   }
 
   /**
@@ -334,71 +333,7 @@ class Splitter {
   }
 }
 
-/**
- * The bytes that each token stands for. Decoding is joining them and reading UTF-8, which is the same whether the tokens come at
- * once or one by one. Hugging Face's byte fallback differs in one case: it turns a whole run of byte tokens into U+FFFD when
- * any of it is not UTF-8, here the good characters of the run survive.
- */
-class TokenBytes {
-  readonly isByteLevel: boolean;
-  /** Sentencepiece puts a space before the first word, which is not part of the text. */
-  readonly stripsFirstSpace: boolean;
-  readonly #tokens: (string | undefined)[] = [];
-  readonly #cache: (Uint8Array | undefined)[] = [];
-  readonly #added: ReadonlySet<number>;
-
-  constructor(json: TokenizerJson, added: readonly Added[], where: string) {
-    for (const [token, id] of Object.entries(json.model.vocab)) this.#tokens[id] = token;
-    for (const token of added) this.#tokens[token.id] = token.content;
-    this.#added = new Set(added.map((token) => token.id));
-
-    const decoders = flatten(json.decoder, "decoders");
-    const types = decoders.map((decoder) => String(decoder.type));
-    this.isByteLevel = types.includes("ByteLevel");
-    const isSentencepiece = types.includes("Metaspace") || (types.includes("Replace") && types.includes("Fuse"));
-    if (!this.isByteLevel && !isSentencepiece)
-      throw new ModelError(
-        `${where}: decoder ${types.join(" + ") || "null"} is not supported: expected ByteLevel or sentencepiece's.`,
-      );
-    this.stripsFirstSpace = decoders.some(
-      (decoder) =>
-        (decoder.type === "Strip" && decoder.content === " " && decoder.start === 1) ||
-        (decoder.type === "Metaspace" && decoder.prepend_scheme !== "never" && decoder.add_prefix_space !== false),
-    );
-  }
-
-  bytesOf(id: number): Uint8Array {
-    const cached = this.#cache[id];
-    if (cached !== undefined) return cached;
-    const bytes = this.#spell(id);
-    this.#cache[id] = bytes;
-    return bytes;
-  }
-
-  #spell(id: number): Uint8Array {
-    const token = this.#tokens[id];
-    if (token === undefined) return new Uint8Array();
-    if (this.#added.has(id)) return utf8Encoder.encode(token);
-    if (this.isByteLevel) {
-      const bytes = Array.from(token, (character) => byteOfCharacter.get(character));
-      return bytes.includes(undefined) ? utf8Encoder.encode(token) : Uint8Array.from(bytes as number[]);
-    }
-    const byte = /^<0x([0-9A-F]{2})>$/.exec(token);
-    return byte ? Uint8Array.of(Number.parseInt(byte[1]!, 16)) : utf8Encoder.encode(token.replaceAll("▁", " "));
-  }
-}
-
-const utf8Encoder = new TextEncoder();
-
 /** The bytes of ordinary UTF-8 text: without control characters, the planes that Unicode leaves empty, and bytes it never uses. */
 const textBytes: readonly number[] = byteCharacters
   .map((_, byte) => byte)
   .filter((byte) => (byte >= 0x20 ? ![0x7f, 0xc0, 0xc1, 0xf1, 0xf2].includes(byte) && byte < 0xf5 : [9, 10, 13].includes(byte)));
-
-/** A stage, or the stages of a Sequence, as one list. */
-function flatten(stage: unknown, key: "decoders"): Record<string, unknown>[] {
-  if (typeof stage !== "object" || stage === null) return [];
-  const record = stage as Record<string, unknown>;
-  const inner = record[key];
-  return Array.isArray(inner) ? inner.flatMap((each) => flatten(each, key)) : [record];
-}
