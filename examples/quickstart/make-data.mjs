@@ -1,7 +1,7 @@
 /**
  * Writes the quickstart's data: `node make-data.mjs [FOLDER]` makes train.jsonl and heldout.jsonl in FOLDER (default: beside this file).
  *
- * The task: a customer's message to a café → strict JSON with name, count, size (or null), item and pick-up time.
+ * The task: a customer's message to a café → strict JSON with name, count, size, item and pick-up time.
  * Names and items are copied; number words become digits, all else is as it was said.
  * Every held-out message uses wording that no training message uses, and most have a name or an item that training never shows.
  * The same seed gives the same bytes.
@@ -14,25 +14,16 @@ const system = "Extract the order as JSON with name, count, size, item, time.";
 const trainRows = 400;
 const heldOutRows = 50;
 
-// {o} is what is ordered, {n} the customer's name, {t} the time.
+/** The items of a list that is written as one text. */
+const list = (text) => text.trim().split(/\s*\|\s*/);
+const words = (text) => text.trim().split(/\s+/);
+
+// {o} is what is ordered, {n} the customer's name, {t} the time. Openings and closings may be empty, and often are.
 const wording = {
   train: {
-    openings: [
-      "",
-      "",
-      "",
-      "Hi,",
-      "Hi there,",
-      "Hello!",
-      "Hey,",
-      "Good morning,",
-      "Hi team,",
-      "hello,",
-      "Quick order:",
-      "Hey folks,",
-      "Morning!",
-      "Hi again,",
-    ],
+    openings: list(
+      " |  |  | Hi, | Hi there, | Hello! | Hey, | Good morning, | Hi team, | hello, | Quick order: | Hey folks, | Morning! | Hi again,",
+    ),
     requests: [
       "can I get {o} for {t}? Name is {n}.",
       "could I have {o} at {t}, under {n}?",
@@ -73,34 +64,24 @@ const wording = {
       "{t}, {o}, {n}. That's all.",
       "do you have {o}? If so keep it for {n}, {t}.",
     ],
-    closings: [
-      "",
-      "",
-      "",
-      "",
-      "Thanks!",
-      "thx",
-      "Thank you.",
-      "See you!",
-      "Cheers",
-      "Many thanks",
-      "I pay by card.",
-      "No rush.",
-      "To take away.",
-      "pls",
-    ],
-    names: (
-      "Mia Liam Noah Emma Olivia Ava Lucas Sofia Ethan Chloe Jack Grace Henry Lily Oscar Ruby Leo Zoe Max Ella Ben Nina Sam Anna Tom Kate Paul Laura " +
-      "David Sarah Peter Julia Mark Alice Simon Clara Felix Maria Hugo Elena Ivan Priya Ravi Mei Chen Yuki Kenji Aisha Omar Fatima Ali Layla Diego Carmen " +
-      "Pablo Lucia Marco Giulia Pierre Camille Lars Ingrid Sven Astrid Piotr Ewa Dmitri Olga Kofi Ama Thabo Zanele Kim Jin Minh Linh"
-    ).split(" "),
-    items: (
-      "latte|mocha|espresso|cappuccino|flat white|hot chocolate|green tea|black tea|lemonade|iced tea|orange juice|smoothie|bagel|muffin|croissant|" +
-      "brownie|cookie|scone|pretzel|waffle|cheese toast|ham sandwich|veggie wrap|fruit salad|tomato soup|pizza slice|apple pie|lemon tart|carrot cake|rice bowl"
-    ).split("|"),
+    closings: list(
+      " |  |  |  | Thanks! | thx | Thank you. | See you! | Cheers | Many thanks | I pay by card. | No rush. | To take away. | pls",
+    ),
+    names:
+      words(`Mia Liam Noah Emma Olivia Ava Lucas Sofia Ethan Chloe Jack Grace Henry Lily Oscar Ruby Leo Zoe Max Ella Ben Nina Sam Anna Tom
+      Kate Paul Laura David Sarah Peter Julia Mark Alice Simon Clara Felix Maria Hugo Elena Ivan Priya Ravi Mei Chen Yuki Kenji Aisha Omar
+      Fatima Ali Layla Diego Carmen Pablo Lucia Marco Giulia Pierre Camille Lars Ingrid Sven Astrid Piotr Ewa Dmitri Olga Kofi Ama Thabo
+      Zanele Kim Jin Minh Linh Adam Beth Carl Daisy Edward Fiona George Helen Isaac Jasmine Kevin Leila Martin Nadia Owen Paula Rachel
+      Stefan Tina Umar Vera Walter Xavier Yvonne Zack Bianca Caleb Denise Elias Farah Gustav Hilda Imran Joanna Klaus Lorena Milan Naomi
+      Otto Petra Rafael Selma Tariq Valerie Wei Yara Andrei Brenda Colin Dora Esther Frank Greta Harry Irene Jorge`),
+    items:
+      list(`latte | mocha | espresso | cappuccino | flat white | hot chocolate | green tea | black tea | lemonade | iced tea | orange juice | smoothie | bagel |
+      muffin | croissant | brownie | cookie | scone | pretzel | waffle | cheese toast | ham sandwich | veggie wrap | fruit salad | tomato soup | pizza slice |
+      apple pie | lemon tart | carrot cake | rice bowl | macchiato | cold brew | oat latte | mint tea | apple juice | root beer | soda | cupcake | pancake |
+      cheesecake | tuna wrap | turkey sandwich | onion soup | pasta bowl | cherry pie | almond cake | honey bun | popcorn bag | burger | taco`),
   },
   heldOut: {
-    openings: ["", "", "Greetings,", "Good evening,", "Hi all,", "Good day!", "Dear team,", "Heya,"],
+    openings: list(" |  | Greetings, | Good evening, | Hi all, | Good day! | Dear team, | Heya,"),
     requests: [
       "any chance of {o} at {t}? Put it under {n}.",
       "I was hoping for {o}, ready around {t}, name of {n}.",
@@ -117,13 +98,12 @@ const wording = {
       "kindly note: {n}, {o}, ready {t}.",
       "I am {n} and need {o} before {t}.",
     ],
-    closings: ["", "", "", "Bye!", "Much appreciated.", "Have a good one.", "Cash is fine.", "Best wishes"],
-    names:
-      "Tara Bruno Freya Idris Noor Stella Victor Wanda Quentin Yasmin Gabriel Hannah Mateo Ursula Dylan Penny Rosa Jonas Keira Ahmed".split(
-        " ",
-      ),
-    items: "matcha|americano|ginger tea|milkshake|donut|cinnamon roll|egg sandwich|pumpkin soup|berry tart|banana cake".split(
-      "|",
+    closings: list(" |  |  | Bye! | Much appreciated. | Have a good one. | Cash is fine. | Best wishes"),
+    names: words(
+      "Tara Bruno Freya Idris Noor Stella Victor Wanda Quentin Yasmin Gabriel Hannah Mateo Ursula Dylan Penny Rosa Jonas Keira Ahmed",
+    ),
+    items: list(
+      "matcha | americano | ginger tea | milkshake | donut | cinnamon roll | egg sandwich | pumpkin soup | berry tart | banana cake",
     ),
   },
 };
@@ -145,25 +125,25 @@ function makeRandom(seed) {
 const random = makeRandom(2025);
 const chance = (p) => random() < p;
 const below = (n) => Math.floor(random() * n);
-const pick = (list) => list[below(list.length)];
+const pick = (choices) => choices[below(choices.length)];
 
 /** What is ordered, as it is said and as it is meant. */
 function makeOrder(item) {
   const count = chance(0.4) ? 1 : 2 + below(5);
-  const size = chance(0.25) ? null : pick(sizes);
+  const size = pick(sizes);
   if (chance(0.12)) return { said: joinWords(`${count}x`, size, item), count, size };
   const things = count === 1 ? item : `${item}${item.endsWith("ch") ? "es" : "s"}`;
-  return { said: joinWords(numeral(count, size ?? item), size, things), count, size };
+  return { said: joinWords(numeral(count), size, things), count, size };
 }
 
-function numeral(count, nextWord) {
-  if (count === 1) return chance(0.7) ? (/^[aeiou]/.test(nextWord) ? "an" : "a") : "one";
+function numeral(count) {
+  if (count === 1) return chance(0.7) ? "a" : "one";
   if (count === 2 && chance(0.1)) return "a couple of";
   return chance(0.6) ? numberWords[count] : String(count);
 }
 
-function joinWords(...words) {
-  return words.filter((word) => word).join(" ");
+function joinWords(...parts) {
+  return parts.filter((word) => word !== "").join(" ");
 }
 
 function makeTime() {
@@ -175,14 +155,14 @@ function makeTime() {
 
 /** Swaps or drops a letter inside one long word of the wording; values stay as they are. */
 function misspell(text) {
-  const words = text.split(" ");
-  const longWords = words.flatMap((word, i) => (/^[a-z]{5,}$/.test(word) ? [i] : []));
-  if (longWords.length === 0) return text;
-  const i = pick(longWords);
-  const at = 1 + below(words[i].length - 3);
-  const [a, b] = words[i].slice(at, at + 2);
-  words[i] = words[i].slice(0, at) + (chance(0.5) ? b + a : b) + words[i].slice(at + 2);
-  return words.join(" ");
+  const parts = text.split(" ");
+  const longParts = parts.flatMap((word, i) => (/^[a-z]{5,}$/.test(word) ? [i] : []));
+  if (longParts.length === 0) return text;
+  const i = pick(longParts);
+  const at = 1 + below(parts[i].length - 3);
+  const [a, b] = parts[i].slice(at, at + 2);
+  parts[i] = parts[i].slice(0, at) + (chance(0.5) ? b + a : b) + parts[i].slice(at + 2);
+  return parts.join(" ");
 }
 
 function makeRow({ openings, requests, closings }, names, items) {
@@ -193,7 +173,7 @@ function makeRow({ openings, requests, closings }, names, items) {
   const opening = pick(openings);
   const template = pick(requests);
 
-  let request = chance(0.15) ? misspell(template) : template;
+  let request = chance(0.1) ? misspell(template) : template;
   request = request.replace("{o}", order.said).replace("{n}", name).replace("{t}", time);
   if (opening === "" || /[.!:]$/.test(opening)) request = request[0].toUpperCase() + request.slice(1);
   let message = joinWords(opening, request, pick(closings));
