@@ -1,8 +1,9 @@
 // Compiles engine/ into build/attune.node with the system's C++ compiler. Objects are cached by what went into them, so a second run is quick.
-//   node scripts/build-engine.mjs [--debug] [--verbose]          CXX=clang++ chooses the compiler
+//   node scripts/build-engine.mjs [--debug] [--verbose]
+// CXX chooses the compiler; CXXFLAGS are added to every command (-fsanitize=address, say).
 import { execFile, execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -13,28 +14,21 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const engine = join(root, "engine");
 const cache = join(root, "build", "objects");
 const output = join(root, "build", "attune.node");
+const extraFlags = words(process.env.CXXFLAGS ?? "");
 const debug = process.argv.includes("--debug");
 const verbose = process.argv.includes("--verbose");
 const isWindows = process.platform === "win32";
 
 // Never -ffast-math: NaN must stay NaN, and a sum its order. -fno-math-errno only lets sqrtf be an instruction.
 const flags = [
-  ...[
-    "-std=c++17",
-    debug ? "-Og" : "-O3",
-    "-g1",
-    "-Wall",
-    "-Wextra",
-    "-fvisibility=hidden",
-    "-fopenmp-simd",
-    "-ffp-contract=fast",
-  ],
-  ...["-fno-math-errno", `-DNAPI_VERSION=8`, `-I${nodeApi.include_dir}`, ...(isWindows ? [] : ["-fPIC", "-pthread"])],
+  ...words("-std=c++17 -g1 -Wall -Wextra -fvisibility=hidden -fopenmp-simd -ffp-contract=fast -fno-math-errno -DNAPI_VERSION=8"),
+  ...words(isWindows ? "" : "-fPIC -pthread"),
+  ...[debug ? "-Og" : "-O3", `-I${nodeApi.include_dir}`, ...extraFlags],
 ];
 
 // Each tier's flags contain the lower tier's. A tier that the compiler does not know is left out.
-const avx2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"];
-const avx512 = [...avx2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"];
+const avx2 = words("-mavx2 -mfma -mf16c -mbmi2");
+const avx512 = [...avx2, ...words("-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512")];
 const avx512bf16 = [...avx512, "-mavx512bf16"];
 const amx = [...avx512bf16, "-mamx-tile", "-mamx-bf16"];
 const tierFlags = process.arch === "x64" ? { avx2, avx512, avx512bf16, amx } : {};
@@ -65,8 +59,9 @@ if (!existsSync(output) || !existsSync(stamp) || readFileSync(stamp, "utf8") !==
   const seconds = ((Date.now() - started) / 1000).toFixed(1);
   console.log(`engine: ${relative(root, output)} (${["portable", ...Object.keys(tiers)].join(", ")}) built in ${seconds} s`);
 }
+const dayAgo = Date.now() - 24 * 3600 * 1000; // newer objects may be of a build that runs beside this one
 const live = new Set(jobs.map((job) => job.object));
-for (const file of filesIn(cache, /\.o$/)) if (!live.has(file)) rmSync(file, { force: true });
+for (const file of filesIn(cache, /\.o/)) if (!live.has(file) && statSync(file).mtimeMs < dayAgo) rmSync(file, { force: true });
 
 async function compile({ source, object, own }) {
   const unfinished = `${object}.${process.pid}`; // renamed when whole: an interrupted build leaves nothing that looks right
@@ -78,7 +73,7 @@ async function link() {
   const unfinished = `${output}.${process.pid}`;
   const shared = process.platform === "darwin" ? ["-bundle", "-undefined", "dynamic_lookup"] : ["-shared"];
   const libraries = isWindows ? ["-static", importLibrary()] : ["-pthread"];
-  await run([...shared, ...jobs.map((job) => job.object), "-o", unfinished, ...libraries]);
+  await run([...extraFlags, ...shared, ...jobs.map((job) => job.object), "-o", unfinished, ...libraries]);
   renameSync(unfinished, output);
 }
 
@@ -139,6 +134,10 @@ function accepts(extra) {
   } catch {
     return false;
   }
+}
+
+function words(text) {
+  return text.split(/\s+/).filter(Boolean);
 }
 
 function filesIn(folder, pattern) {

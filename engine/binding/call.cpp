@@ -49,17 +49,21 @@ std::string shape_text(std::initializer_list<int64_t> sizes) {
   return text;
 }
 
-} // namespace
-
+/// Throws Refused where the product is beyond any memory.
 int64_t product(const char* kernel, std::initializer_list<int64_t> sizes) {
   int64_t total = 1;
-  bool overflow = false;
-  for (const int64_t size : sizes) overflow |= __builtin_mul_overflow(total, size, &total);
-  for (const int64_t size : sizes)
-    if (size == 0) return 0;
-  if (overflow || total > (int64_t(1) << 56)) throw Refused{Refused::Range, std::string(kernel) + ": " + shape_text(sizes) + " elements are too many"};
-  return total;
+  bool too_many = false, none = false;
+  for (const int64_t size : sizes) {
+    none |= size == 0;
+    // A 0 hides nothing: kernels may multiply the other sizes.
+    too_many |= __builtin_mul_overflow(total, size == 0 ? 1 : size, &total);
+  }
+  if (too_many || total > int64_t(1) << 56)
+    throw Refused{Refused::Range, std::string(kernel) + ": " + shape_text(sizes) + " elements are too many"};
+  return none ? 0 : total;
 }
+
+} // namespace
 
 Call::Call(napi_env env, napi_callback_info info, const char* kernel) : env_(env), kernel_(kernel) {
   size_t count = max_arguments; // missing arguments become undefined

@@ -32,9 +32,6 @@ struct Indices {
   int64_t count;
 };
 
-/// The product of sizes; throws Refused where it is beyond any memory.
-int64_t product(const char* kernel, std::initializer_list<int64_t> sizes);
-
 class Call {
  public:
   Call(napi_env env, napi_callback_info info, const char* kernel);
