@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { engineOverheadBytes, estimateStep, type StepWork, smallestRemedy } from "../advise/estimate.js";
+import { availableMemoryBytes } from "../advise/memory.js";
 import type { Device } from "../core/device.js";
 import { Rng } from "../core/rng.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
@@ -133,7 +134,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
   };
 
   let secondsToFirstStep = 0;
-  const stepsPerEpoch = Math.max(1, Math.ceil(data.plan.totalSteps / recipe.num_train_epochs));
+  const { stepsPerEpoch } = data.plan;
   const events = train({
     model,
     objective,
@@ -207,7 +208,7 @@ interface Fit {
 /** Throws DoesNotFitError, with the smallest change that fits, if the largest step would need more memory than there is. */
 function checkMemory({ isPacked, ...work }: StepWork & { isPacked: boolean }): Fit {
   const { flops, peakBytes } = estimateStep(work);
-  const availableBytes = process.availableMemory();
+  const availableBytes = availableMemoryBytes();
   const neededBytes = peakBytes + engineOverheadBytes;
   if (neededBytes > availableBytes) {
     const remedy = smallestRemedy(work, isPacked, availableBytes - engineOverheadBytes);

@@ -16,7 +16,7 @@ export interface RunData {
   readonly trainRows: readonly Example[];
   readonly evalRows: readonly Example[];
   readonly plan: StepPlan;
-  /** The micro-batch with the most tokens of the whole run. */
+  /** The micro-batch that needs the most memory. */
   readonly largestBatch: readonly Example[];
   /** Hash of rows, their order and what a step is made of. */
   readonly identity: string;
@@ -73,16 +73,23 @@ export async function prepareData(recipe: Recipe, files: ModelFiles, warn: (mess
   for (const { ids, supervised } of trainRows) identity.update(ids).update(supervised);
   const meaning = { ...shape, accumulation: recipe.gradient_accumulation_steps, tuner: recipe.tuner, stage: recipe.stage };
   identity.update(JSON.stringify([meaning, recipe.finetuning_type, files.fingerprint]));
-  return { chat, trainRows, evalRows, plan, largestBatch: largestBatch(plan, trainRows), identity: identity.digest("hex") };
+  return {
+    chat,
+    trainRows,
+    evalRows,
+    plan,
+    largestBatch: largestBatch(trainRows, shape.batchSize, shape.packing ? batches : null),
+    identity: identity.digest("hex"),
+  };
 }
 
-function largestBatch(plan: StepPlan, rows: readonly Example[]): Example[] {
-  let largest: readonly number[] = [];
-  let most = 0;
-  for (let step = 0; step < plan.totalSteps; step++)
-    for (const batch of plan.at(step).microBatches) {
-      const tokens = batch.reduce((sum, row) => sum + rows[row]!.ids.length, 0);
-      if (tokens > most) [largest, most] = [batch, tokens];
-    }
-  return largest.map((row) => rows[row]!);
+/**
+ * The micro-batch that needs the most memory: the longest rows together, which a shuffle may bring about; or, packed, the fullest bins of an
+ * epoch, which all epochs fill alike.
+ */
+function largestBatch(rows: readonly Example[], batchSize: number, packed: BatchPlan | null): Example[] {
+  const tokensOf = (batch: readonly Example[]) => batch.reduce((sum, { ids }) => sum + ids.length, 0);
+  if (packed === null) return [...rows].sort((a, b) => b.ids.length - a.ids.length).slice(0, batchSize);
+  const batches = packed.epoch(0).map((batch) => batch.map((row) => rows[row]!));
+  return batches.reduce((largest, batch) => (tokensOf(batch) > tokensOf(largest) ? batch : largest));
 }

@@ -4,6 +4,7 @@ import { readdir, readFile, statfs } from "node:fs/promises";
 import { availableParallelism, cpus, totalmem } from "node:os";
 import { dirname, resolve } from "node:path";
 import { promisify } from "node:util";
+import { availableMemoryBytes } from "../advise/memory.js";
 import type { EngineInfo } from "../engine/kernels.js";
 import { loadEngine } from "../engine/load.js";
 import { escapeControls, formatBytes, hasUnicode, type Io, styleFor } from "./terminal.js";
@@ -101,10 +102,10 @@ function engine(env: Env): Finding[] {
 }
 
 /** What a container may use counts, not what the machine has. */
-function memory(): Finding[] {
+function memory(env: Env): Finding[] {
   const limit = process.constrainedMemory();
   const total = limit > 0 && limit < totalmem() ? limit : totalmem();
-  const available = Math.min(process.availableMemory(), total);
+  const available = availableMemoryBytes(env);
   const limited = total < totalmem() ? `, limited from ${formatBytes(totalmem())}` : "";
   const finding = { name: "memory", value: `${formatBytes(available)} available of ${formatBytes(total)}${limited}` };
   const isTight = available < 2e9;

@@ -4,56 +4,44 @@ export interface Window {
   readonly epochAfter: number;
 }
 
+type Epoch = readonly (readonly number[])[];
+
 /**
  * Which rows every optimizer step trains on, known before the first: each epoch's micro-batches in groups of `accumulationSteps`, the last
  * group of an epoch as it comes (a smaller step, not lost rows).
  */
 export class StepPlan {
+  readonly stepsPerEpoch: number;
   readonly totalSteps: number;
-  readonly #windowsOf: (epoch: number) => Window[];
+  readonly #epoch: (n: number) => Epoch;
+  readonly #accumulationSteps: number;
+  #current: { readonly n: number; readonly microBatches: Epoch };
 
-  /** `maxSteps` > 0 overrides `epochs`, which may be a fraction. `epoch(n)` gives the micro-batches of epoch n, always the same. */
+  /**
+   * `maxSteps` > 0 overrides `epochs`, which may be a fraction. `epoch(n)` gives the micro-batches of epoch n: always the same for the same
+   * n, and as many for every n.
+   */
   constructor(
-    epoch: (n: number) => readonly (readonly number[])[],
+    epoch: (n: number) => Epoch,
     { accumulationSteps, epochs, maxSteps }: { accumulationSteps: number; epochs: number; maxSteps: number },
   ) {
-    this.#windowsOf = memoize((n) => {
-      const microBatches = epoch(n);
-      const steps = Math.ceil(microBatches.length / accumulationSteps);
-      return Array.from({ length: steps }, (_, i) => ({
-        microBatches: microBatches.slice(i * accumulationSteps, (i + 1) * accumulationSteps),
-        epochAfter: n + (i + 1) / steps,
-      }));
-    });
-    this.totalSteps = maxSteps > 0 ? maxSteps : this.#stepsOf(epochs);
+    this.#epoch = epoch;
+    this.#accumulationSteps = accumulationSteps;
+    this.#current = { n: 0, microBatches: epoch(0) };
+    this.stepsPerEpoch = Math.ceil(this.#current.microBatches.length / accumulationSteps);
+    if (this.stepsPerEpoch === 0) throw new RangeError("StepPlan: an epoch has no rows");
+    this.totalSteps = maxSteps > 0 ? maxSteps : Math.ceil(epochs * this.stepsPerEpoch);
   }
 
+  /** The work of optimizer step `step`, from 0. */
   at(step: number): Window {
-    let before = 0;
-    for (let epoch = 0; ; epoch++) {
-      const windows = this.#windowsOf(epoch);
-      if (windows.length === 0) throw new RangeError("StepPlan: an epoch has no rows");
-      const window = windows[step - before];
-      if (window !== undefined) return window;
-      before += windows.length;
-    }
+    const n = Math.floor(step / this.stepsPerEpoch);
+    const place = step % this.stepsPerEpoch;
+    if (this.#current.n !== n) this.#current = { n, microBatches: this.#epoch(n) };
+    const first = place * this.#accumulationSteps;
+    return {
+      microBatches: this.#current.microBatches.slice(first, first + this.#accumulationSteps),
+      epochAfter: n + (place + 1) / this.stepsPerEpoch,
+    };
   }
-
-  #stepsOf(epochs: number): number {
-    let steps = 0;
-    for (let epoch = 0; epoch < epochs; epoch++) steps += Math.ceil(this.#windowsOf(epoch).length * Math.min(1, epochs - epoch));
-    return steps;
-  }
-}
-
-/** Row numbers of all epochs are small beside the rows. */
-function memoize<T>(compute: (n: number) => T): (n: number) => T {
-  const results = new Map<number, T>();
-  return (n) => {
-    const known = results.get(n);
-    if (known !== undefined) return known;
-    const result = compute(n);
-    results.set(n, result);
-    return result;
-  };
 }
