@@ -64,6 +64,8 @@ struct AttentionTask {
   int32_t segment, kv_head, query, queries;
 };
 
+constexpr int few_rows = 2 * dot_rows;
+
 /// Scores of a few rows by dot products with keys as they lie: packing the keys would cost more than it saves.
 static void score_few(const float* const* rows, int count, const float* k, int64_t k_stride, int64_t depth, float scale, int64_t keys, float* scores) {
   for (int i = 0; i < count; i += dot_rows)
@@ -106,9 +108,10 @@ static void attend(const float* q, const float* k, const float* v, float* o, flo
                    const AttentionTask& task, int thread) {
   const int64_t D = shape.head_dim, group = shape.heads / shape.kv_heads;
   const int64_t width = round_up(D, tile_columns);
-  const int64_t slots = round_up(task.queries, tile_rows), rows = group * slots; // each head's rows begin with a panel
   const int64_t kv_stride = shape.kv_heads * D, q_row = s.q_start + task.query, head0 = task.kv_head * group;
-  const bool few = group * task.queries <= 2 * dot_rows, v_as_it_lies = D % tile_columns == 0;
+  const bool few = group * task.queries <= few_rows, v_as_it_lies = D % tile_columns == 0;
+  // Rows of scores: head by head. Where they are packed, each head's rows begin with a panel.
+  const int64_t slots = few ? task.queries : round_up(task.queries, tile_rows), rows = group * slots;
 
   float* memory = static_cast<float*>(scratch(thread, size_t(rows * (D + key_tile + width) + 2 * key_tile * width + rows * 2 + 64) * 4));
   float* left = memory;
@@ -117,13 +120,13 @@ static void attend(const float* q, const float* k, const float* v, float* o, flo
   float* keys_packed = sums + rows * width;
   float* values_packed = keys_packed + key_tile * width;
   RunningSoftmax* softmax = reinterpret_cast<RunningSoftmax*>(values_packed + key_tile * width);
-  const float* few_rows[2 * dot_rows];
+  const float* row_at[few_rows];
 
   memset(sums, 0, size_t(rows * width) * 4);
   for (int64_t r = 0; r < rows; r++) softmax[r] = {-INFINITY, 0.0f};
   for (int64_t h = 0; h < group; h++) {
     if (few)
-      for (int64_t i = 0; i < task.queries; i++) few_rows[h * task.queries + i] = q + ((q_row + i) * shape.heads + head0 + h) * D;
+      for (int64_t i = 0; i < task.queries; i++) row_at[h * slots + i] = q + ((q_row + i) * shape.heads + head0 + h) * D;
     else
       pack_f32<tile_rows>(head_rows(q, shape.heads, head0 + h, D, true), q_row, task.queries, 0, D, left + h * slots * D);
   }
@@ -133,33 +136,29 @@ static void attend(const float* q, const float* k, const float* v, float* o, flo
     const int64_t keys = smaller(key_tile, s.k_length - key), k_row = s.k_start + key;
     if (!few) pack_f32<tile_columns>(head_rows(k, shape.kv_heads, task.kv_head, D, true), k_row, keys, 0, D, keys_packed);
     if (!v_as_it_lies) pack_f32<tile_columns>(head_rows(v, shape.kv_heads, task.kv_head, D, false), 0, D, k_row, keys, values_packed);
-    if (few) {
-      // Rows of few lie head by head without gaps; their scores go where the packed rows' would.
-      for (int64_t h = 0; h < group; h++)
-        score_few(few_rows + h * task.queries, int(task.queries), k + k_row * kv_stride + task.kv_head * D, kv_stride, D, shape.scale, keys,
-                  scores + h * slots * key_tile);
-    }
-    for (int64_t h = 0; h < group; h++) {
-      const int64_t slot = h * slots;
-      if (!few) score_tile(shape, s, left + slot * D, keys_packed, D, shape.scale, task.query, task.queries, key, keys, scores + slot * key_tile);
-      for (int64_t i = 0; i < task.queries; i += tile_rows) {
-        const int tile = int(smaller(tile_rows, task.queries - i));
-        const int64_t query = task.query + i;
-        const KeyRange seen = visible_keys(shape, s, query, query + tile, key, key + keys);
-        if (seen.begin >= seen.end) continue;
-        for (int r = 0; r < tile; r++) {
-          float* row = scores + (slot + i + r) * key_tile;
-          const KeyRange own = visible_keys(shape, s, query + r, query + r + 1, key, key + keys);
-          if (own.begin < own.end) soften_row(row, own, softmax[slot + i + r], sums + (slot + i + r) * width, width);
-          for (int64_t j = seen.begin; j < own.begin; j++) row[j] = 0.0f;
-          for (int64_t j = larger(own.end, seen.begin); j < seen.end; j++) row[j] = 0.0f;
-        }
-        for (int64_t d = 0; d < width; d += tile_columns) {
-          const float* right = v_as_it_lies ? v + (k_row + seen.begin) * kv_stride + task.kv_head * D + d
-                                            : values_packed + d * keys + seen.begin * tile_columns;
-          score_tiles.by_rows[tile - 1](seen.end - seen.begin, scores + (slot + i) * key_tile + seen.begin, right,
-                                        v_as_it_lies ? kv_stride : tile_columns, {sums + (slot + i) * width + d, width, 1, 1.0f, true}, tile_columns);
-        }
+    if (few) score_few(row_at, int(rows), k + k_row * kv_stride + task.kv_head * D, kv_stride, D, shape.scale, keys, scores);
+    for (int64_t h = 0; h < group && !few; h++)
+      score_tile(shape, s, left + h * slots * D, keys_packed, D, shape.scale, task.query, task.queries, key, keys, scores + h * slots * key_tile);
+
+    for (int64_t slot = 0; slot < rows; slot += tile_rows) {
+      // A tile of few rows has all queries of several heads, otherwise it has consecutive queries of one.
+      const int64_t i = few ? 0 : slot % slots;
+      const int tile = int(smaller(tile_rows, few ? rows - slot : task.queries - i));
+      const KeyRange seen = visible_keys(shape, s, task.query + i, task.query + (few ? task.queries : i + tile), key, key + keys);
+      if (seen.begin >= seen.end) continue;
+      for (int r = 0; r < tile; r++) {
+        const int64_t query = task.query + (slot + r) % slots;
+        const KeyRange own = visible_keys(shape, s, query, query + 1, key, key + keys);
+        float* row = scores + (slot + r) * key_tile;
+        if (own.begin < own.end) soften_row(row, own, softmax[slot + r], sums + (slot + r) * width, width);
+        for (int64_t j = seen.begin; j < own.begin; j++) row[j] = 0.0f;
+        for (int64_t j = larger(own.end, seen.begin); j < seen.end; j++) row[j] = 0.0f;
+      }
+      for (int64_t d = 0; d < width; d += tile_columns) {
+        const float* right = v_as_it_lies ? v + (k_row + seen.begin) * kv_stride + task.kv_head * D + d
+                                          : values_packed + d * keys + seen.begin * tile_columns;
+        score_tiles.by_rows[tile - 1](seen.end - seen.begin, scores + slot * key_tile + seen.begin, right, v_as_it_lies ? kv_stride : tile_columns,
+                                      {sums + slot * width + d, width, 1, 1.0f, true}, tile_columns);
       }
     }
   }

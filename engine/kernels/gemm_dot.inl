@@ -4,7 +4,7 @@
 #pragma once
 #include "gemm_pack.inl"
 
-constexpr int64_t few_lines = 16;
+constexpr int64_t few_lines = 32;
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int dot_columns = 4; // 16 sums and 8 numbers in 32 registers
@@ -24,6 +24,19 @@ static inline Vec load_part(const float* p, int64_t count) {
 #endif
 }
 
+/// The sum of `lanes` floats: halves are added to each other until one is left.
+static inline float sum_of_lanes(const float* part) {
+  const char* p = reinterpret_cast<const char*>(part);
+#if ATTUNE_LANES == 16
+  const Vec4 four = (load4(p) + load4(p + 32)) + (load4(p + 16) + load4(p + 48));
+#elif ATTUNE_LANES == 8
+  const Vec4 four = load4(p) + load4(p + 16);
+#else
+  const Vec4 four = load4(p);
+#endif
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
 /// c (i, j) = a (i) · b (j) for R rows of a and C rows of b, `stride` floats apart.
 template <int R, int C>
 static void dot_tile(int64_t depth, const float* const* a, const float* b, int64_t b_stride, const TileOutput& c) {
@@ -41,14 +54,22 @@ static void dot_tile(int64_t depth, const float* const* a, const float* b, int64
     }
   }
   if (whole < depth) {
-    for (int i = 0; i < R; i++)
-      for (int j = 0; j < C; j++)
-        sum[i][j] += load_part(a[i] + whole, depth - whole) * load_part(b + j * b_stride + whole, depth - whole);
+#pragma GCC unroll 8
+    for (int j = 0; j < C; j++) { // every loop over the sums is unrolled, or they would not stay in registers
+      const Vec column = load_part(b + j * b_stride + whole, depth - whole);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; i++) sum[i][j] += load_part(a[i] + whole, depth - whole) * column;
+    }
   }
+  float part[R][C][lanes];
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+    for (int j = 0; j < C; j++) store(part[i][j], sum[i][j]);
   for (int i = 0; i < R; i++)
     for (int j = 0; j < C; j++) {
+      const float dot = sum_of_lanes(part[i][j]) * c.scale;
       float& at = c.at[i * c.row + j * c.column];
-      const float dot = sum_lanes(sum[i][j]) * c.scale;
       at = c.accumulate ? at + dot : dot;
     }
 }

@@ -34,11 +34,11 @@ static inline const char* stored(const Operand& x, int64_t row, int64_t column) 
   return static_cast<const char*>(x.data) + (row * x.stride + column) / type.block * type.bytes;
 }
 
-/// To the nearest bf16, ties to even; NaN stays NaN.
-static inline uint16_t nearest_bf16(float x) {
+/// The bits of the nearest bf16, ties to even, in the upper half; NaN stays NaN.
+static inline uint32_t rounded_bits(float x) {
   const uint32_t u = bit_cast<uint32_t>(x);
-  const uint32_t rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
-  return uint16_t((u & 0x7fffffff) > 0x7f800000 ? u >> 16 | 0x40 : rounded);
+  const uint32_t rounded = u + 0x7fff + (u >> 16 & 1);
+  return ((u & 0x7fffffff) > 0x7f800000 ? u | 0x400000 : rounded) & 0xffff0000;
 }
 
 /// Part of a stored row as f32: where it lies if it is f32 already, otherwise in `buffer`.
@@ -48,7 +48,7 @@ static inline const float* row_as_f32(const Operand& x, int64_t row, int64_t col
   if (x.type == F32 && !rounded) return reinterpret_cast<const float*>(src);
   expand(x.type, src, buffer, count);
   if (rounded && x.type != BF16)
-    for (int64_t i = 0; i < count; i++) buffer[i] = from_bf16(nearest_bf16(buffer[i]));
+    for (int64_t i = 0; i < count; i++) buffer[i] = from_bits(rounded_bits(buffer[i]));
   return buffer;
 }
 
@@ -58,7 +58,7 @@ static inline const uint16_t* row_as_bf16(const Operand& x, int64_t row, int64_t
   if (x.type == BF16 && count % 2 == 0) return reinterpret_cast<const uint16_t*>(src);
   float wide[pack_chunk];
   const float* from = row_as_f32<false>(x, row, column, count, wide);
-  for (int64_t i = 0; i < count; i++) buffer[i] = nearest_bf16(from[i]);
+  for (int64_t i = 0; i < count; i++) buffer[i] = uint16_t(rounded_bits(from[i]) >> 16);
   buffer[count] = 0;
   return buffer;
 }
@@ -76,12 +76,13 @@ typedef int32_t Vec4Int __attribute__((vector_size(16)));
 static inline Vec4 load4(const char* p) { return *reinterpret_cast<const UnalignedVec4*>(p); }
 static inline void store4(void* p, Vec4 v) { *reinterpret_cast<UnalignedVec4*>(p) = v; }
 
-/// Four rows of `units` 32-bit units become columns: to[u · W + i] = from[i][u].
+/// Units from `begin` on of four rows become columns: to[u · W + i] = from[i][begin + u].
 template <int W>
-static inline void transpose_four(const char* const from[4], int64_t units, uint32_t* to) {
+static inline void transpose_four(const char* const from[4], int64_t begin, int64_t units, uint32_t* to) {
+  const char *r0 = from[0] + begin * 4, *r1 = from[1] + begin * 4, *r2 = from[2] + begin * 4, *r3 = from[3] + begin * 4;
   int64_t u = 0;
   for (; u + 4 <= units; u += 4, to += 4 * W) {
-    const Vec4 a = load4(from[0] + u * 4), b = load4(from[1] + u * 4), c = load4(from[2] + u * 4), d = load4(from[3] + u * 4);
+    const Vec4 a = load4(r0 + u * 4), b = load4(r1 + u * 4), c = load4(r2 + u * 4), d = load4(r3 + u * 4);
     const Vec4 ab0 = ATTUNE_SHUFFLE(a, b, 0, 4, 1, 5), ab1 = ATTUNE_SHUFFLE(a, b, 2, 6, 3, 7);
     const Vec4 cd0 = ATTUNE_SHUFFLE(c, d, 0, 4, 1, 5), cd1 = ATTUNE_SHUFFLE(c, d, 2, 6, 3, 7);
     store4(to, ATTUNE_SHUFFLE(ab0, cd0, 0, 1, 4, 5));
@@ -90,7 +91,7 @@ static inline void transpose_four(const char* const from[4], int64_t units, uint
     store4(to + 3 * W, ATTUNE_SHUFFLE(ab1, cd1, 2, 3, 6, 7));
   }
   for (; u < units; u++, to += W)
-    for (int i = 0; i < 4; i++) __builtin_memcpy(to + i, from[i] + u * 4, 4);
+    for (int i = 0; i < 4; i++) memcpy(to + i, from[i] + (begin + u) * 4, 4);
 }
 
 /// Where a piece of a stored row lies in the format's units.
@@ -103,33 +104,35 @@ static inline const char* row_units(const Operand& x, int64_t row, int64_t colum
 
 constexpr int depth_per_unit(Format format) { return format == FORMAT_PAIRS ? 2 : 1; }
 
-/// Lines that are stored rows: four are expanded and transposed at a time; where W is no multiple of four the last four overlap.
+/// Lines that are stored rows: transposed four lines at a time, in pieces short enough for the panel's part to stay in L1. Where `lines` is no
+/// multiple of four, the last four overlap.
 template <int W, Format format>
 static void pack_stored_lines(const Operand& x, int64_t line, int lines, int64_t depth, int64_t count, int64_t units, uint32_t* panel) {
   constexpr int per_unit = depth_per_unit(format);
-  float buffer[4][pack_chunk + 2];
+  constexpr int64_t piece = 64;
+  float buffer[W][pack_chunk + 2];
   if (lines < W || units * per_unit > count) memset(panel, 0, size_t(units) * W * 4);
   for (int64_t d = 0; d < count; d += pack_chunk, panel += pack_chunk / per_unit * W) {
-    const int64_t part = count - d < pack_chunk ? count - d : pack_chunk;
-    const int64_t part_units = (part + per_unit - 1) / per_unit;
-    for (int i = 0; i < lines;) {
-      const int first = i + 4 > lines && lines >= 4 ? lines - 4 : i;
-      const int many = lines - first < 4 ? lines - first : 4;
-      const char* from[4];
-      for (int j = 0; j < many; j++) from[j] = row_units<format>(x, line + first + j, depth + d, part, buffer[j]);
-      if (many == 4) {
-        transpose_four<W>(from, part_units, panel + first);
-      } else {
-        for (int64_t u = 0; u < part_units; u++)
-          for (int j = 0; j < many; j++) __builtin_memcpy(panel + u * W + first + j, from[j] + u * 4, 4);
+    const int64_t part = smaller(pack_chunk, count - d), part_units = ceil_div(part, per_unit);
+    const char* from[W];
+    for (int i = 0; i < lines; i++) from[i] = row_units<format>(x, line + i, depth + d, part, buffer[i]);
+    for (int64_t u = 0; u < part_units; u += piece) {
+      const int64_t many = smaller(piece, part_units - u);
+      if (lines < 4) {
+        for (int64_t e = u; e < u + many; e++)
+          for (int i = 0; i < lines; i++) memcpy(panel + e * W + i, from[i] + e * 4, 4);
+        continue;
       }
-      i = first + many;
+      for (int i = 0; i < lines; i += 4) {
+        const int first = i + 4 > lines ? lines - 4 : i;
+        transpose_four<W>(from + first, u, many, panel + u * W + first);
+      }
     }
   }
 }
 
 /// Two f32 as a unit of two bf16.
-static inline uint32_t to_pair(float low, float high) { return uint32_t(nearest_bf16(low)) | uint32_t(nearest_bf16(high)) << 16; }
+static inline uint32_t to_pair(float low, float high) { return rounded_bits(low) >> 16 | rounded_bits(high); }
 
 /// Part of the depths that make unit `u` (of a depth of `count`) as f32: one row, and for pairs a second one, zero behind the end.
 template <Format format>

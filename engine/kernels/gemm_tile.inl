@@ -65,6 +65,11 @@ static inline void write_tile(const Vec (&sum)[R][2], const TileOutput& c, int c
 template <int R, int a_row, int a_depth>
 static void multiply_tile(int64_t depth, const float* a, const float* b, int64_t b_depth, const TileOutput& c, int columns) {
   Vec sum[R][2] = {};
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++) { // its rows lie far apart; by the end of the sum they will be in cache
+    __builtin_prefetch(c.at + i * c.row, 1);
+    __builtin_prefetch(c.at + i * c.row + lanes, 1);
+  }
   for (int64_t d = 0; d < depth; d++, a += a_depth, b += b_depth) {
     const Vec b0 = load(b), b1 = load(b + lanes);
 #pragma GCC unroll 16

@@ -14,50 +14,80 @@ static inline float from_bits(uint32_t u) { return bit_cast<float>(u); }
 
 /// Exact. f16's exponent is moved under f32's and corrected by a multiplication, which makes subnormals right as well.
 static inline float from_f16(uint16_t h) {
+#if defined(__F16C__)
+  return _cvtsh_ss(h);
+#else
   const float magnitude = from_bits(uint32_t(h & 0x7fff) << 13) * 0x1p112f;
   const uint32_t special = (h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u; // infinity or NaN
   return from_bits(bit_cast<uint32_t>(magnitude) | special | uint32_t(h & 0x8000) << 16);
+#endif
 }
 
 static inline float from_bf16(uint16_t h) { return from_bits(uint32_t(h) << 16); }
 
+/// The next `lanes` bytes, each in a lane.
+static inline VecInt load_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return VecInt(_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return VecInt(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  return VecInt{p[0], p[1], p[2], p[3]};
+#endif
+}
+
+static inline VecInt load_signed_bytes(const int8_t* p) { return load_bytes(reinterpret_cast<const uint8_t*>(p)) << 24 >> 24; }
+
+static inline Vec to_floats(VecInt v) { return __builtin_convertvector(v, Vec); }
+
 static inline void expand_block(const BlockQ8_0& b, float* y) {
   const float d = from_f16(b.d);
-  for (int i = 0; i < 32; i++) y[i] = d * b.q[i];
+  for (int i = 0; i < 32; i += lanes) store(y + i, d * to_floats(load_signed_bytes(b.q + i)));
 }
 
 static inline void expand_block(const BlockQ4_0& b, float* y) {
   const float d = from_f16(b.d);
-  for (int i = 0; i < 16; i++) y[i] = d * ((b.q[i] & 15) - 8);
-  for (int i = 0; i < 16; i++) y[i + 16] = d * ((b.q[i] >> 4) - 8);
+  for (int i = 0; i < 16; i += lanes) {
+    const VecInt q = load_bytes(b.q + i);
+    store(y + i, d * to_floats((q & 15) - 8));
+    store(y + i + 16, d * to_floats((q >> 4) - 8));
+  }
 }
 
 static inline void expand_block(const BlockQ4_1& b, float* y) {
   const float d = from_f16(b.d), m = from_f16(b.m);
-  for (int i = 0; i < 16; i++) y[i] = d * (b.q[i] & 15) + m;
-  for (int i = 0; i < 16; i++) y[i + 16] = d * (b.q[i] >> 4) + m;
+  for (int i = 0; i < 16; i += lanes) {
+    const VecInt q = load_bytes(b.q + i);
+    store(y + i, d * to_floats(q & 15) + m);
+    store(y + i + 16, d * to_floats(q >> 4) + m);
+  }
 }
 
-/// Fifth bits of a block, moved to bit 4 of a byte each.
-static inline void fifth_bits(const uint8_t high[4], uint8_t bit4[32]) {
-  for (int byte = 0; byte < 4; byte++)
-    for (int i = 0; i < 8; i++) bit4[byte * 8 + i] = (high[byte] >> i & 1) << 4;
+/// Fifth bits of `lanes` elements from `first` on, in place: 0 or 16.
+static inline VecInt fifth_bits(const uint8_t high[4], int first) {
+  VecInt bit;
+  for (int i = 0; i < lanes; i++) bit[i] = first + i;
+  int32_t all;
+  memcpy(&all, high, 4); // little-endian, as every machine that attune runs on
+  return (all >> bit & 1) << 4;
 }
 
 static inline void expand_block(const BlockQ5_0& b, float* y) {
   const float d = from_f16(b.d);
-  uint8_t bit4[32];
-  fifth_bits(b.high, bit4);
-  for (int i = 0; i < 16; i++) y[i] = d * (((b.q[i] & 15) | bit4[i]) - 16);
-  for (int i = 0; i < 16; i++) y[i + 16] = d * (((b.q[i] >> 4) | bit4[i + 16]) - 16);
+  for (int i = 0; i < 16; i += lanes) {
+    const VecInt q = load_bytes(b.q + i);
+    store(y + i, d * to_floats(((q & 15) | fifth_bits(b.high, i)) - 16));
+    store(y + i + 16, d * to_floats(((q >> 4) | fifth_bits(b.high, i + 16)) - 16));
+  }
 }
 
 static inline void expand_block(const BlockQ5_1& b, float* y) {
   const float d = from_f16(b.d), m = from_f16(b.m);
-  uint8_t bit4[32];
-  fifth_bits(b.high, bit4);
-  for (int i = 0; i < 16; i++) y[i] = d * ((b.q[i] & 15) | bit4[i]) + m;
-  for (int i = 0; i < 16; i++) y[i + 16] = d * ((b.q[i] >> 4) | bit4[i + 16]) + m;
+  for (int i = 0; i < 16; i += lanes) {
+    const VecInt q = load_bytes(b.q + i);
+    store(y + i, d * to_floats((q & 15) | fifth_bits(b.high, i)) + m);
+    store(y + i + 16, d * to_floats((q >> 4) | fifth_bits(b.high, i + 16)) + m);
+  }
 }
 
 struct ScaleMin {
@@ -73,21 +103,27 @@ static inline ScaleMin scale_min(const uint8_t s[12], int i, float d, float dmin
 
 static inline void expand_block(const BlockQ4_K& b, float* y) {
   const float d = from_f16(b.d), dmin = from_f16(b.dmin);
-  const uint8_t* q = b.q;
-  for (int i = 0; i < 8; i += 2, q += 32, y += 64) {
-    const ScaleMin low = scale_min(b.scales, i, d, dmin), high = scale_min(b.scales, i + 1, d, dmin);
-    for (int j = 0; j < 32; j++) y[j] = low.scale * (q[j] & 15) - low.min;
-    for (int j = 0; j < 32; j++) y[j + 32] = high.scale * (q[j] >> 4) - high.min;
+  const uint8_t* bytes = b.q;
+  for (int group = 0; group < 8; group += 2, bytes += 32, y += 64) {
+    const ScaleMin low = scale_min(b.scales, group, d, dmin), high = scale_min(b.scales, group + 1, d, dmin);
+    for (int i = 0; i < 32; i += lanes) {
+      const VecInt q = load_bytes(bytes + i);
+      store(y + i, low.scale * to_floats(q & 15) - low.min);
+      store(y + i + 32, high.scale * to_floats(q >> 4) - high.min);
+    }
   }
 }
 
 static inline void expand_block(const BlockQ5_K& b, float* y) {
   const float d = from_f16(b.d), dmin = from_f16(b.dmin);
-  const uint8_t* q = b.q;
-  for (int i = 0; i < 8; i += 2, q += 32, y += 64) {
-    const ScaleMin low = scale_min(b.scales, i, d, dmin), high = scale_min(b.scales, i + 1, d, dmin);
-    for (int j = 0; j < 32; j++) y[j] = low.scale * ((q[j] & 15) | (b.high[j] >> i & 1) << 4) - low.min;
-    for (int j = 0; j < 32; j++) y[j + 32] = high.scale * (q[j] >> 4 | (b.high[j] >> (i + 1) & 1) << 4) - high.min;
+  const uint8_t* bytes = b.q;
+  for (int group = 0; group < 8; group += 2, bytes += 32, y += 64) {
+    const ScaleMin low = scale_min(b.scales, group, d, dmin), high = scale_min(b.scales, group + 1, d, dmin);
+    for (int i = 0; i < 32; i += lanes) {
+      const VecInt q = load_bytes(bytes + i), fifths = load_bytes(b.high + i) >> group;
+      store(y + i, low.scale * to_floats((q & 15) | (fifths & 1) << 4) - low.min);
+      store(y + i + 32, high.scale * to_floats((q >> 4) | (fifths & 2) << 3) - high.min);
+    }
   }
 }
 
@@ -96,13 +132,13 @@ static inline void expand_block(const BlockQ6_K& b, float* y) {
   const uint8_t *low = b.low, *high = b.high;
   const int8_t* scales = b.scales;
   for (int half = 0; half < 2; half++, low += 64, high += 32, scales += 8, y += 128) {
-    for (int part = 0; part < 4; part++) { // 32 elements each: low nibbles of two runs of 32 bytes, then their high nibbles
-      const uint8_t* nibbles = low + (part & 1) * 32;
-      const int shift = part / 2 * 4;
-      for (int i = 0; i < 32; i++) {
-        const int q = (nibbles[i] >> shift & 15) | (high[i] >> part * 2 & 3) << 4;
-        y[part * 32 + i] = d * scales[part * 2 + i / 16] * (q - 32);
-      }
+    for (int i = 0; i < 32; i += lanes) { // four runs of 32: low nibbles of two runs of bytes, then their high nibbles
+      const VecInt a = load_bytes(low + i), c = load_bytes(low + 32 + i), top = load_bytes(high + i);
+      const int8_t* scale = scales + i / 16;
+      store(y + i, d * scale[0] * to_floats(((a & 15) | (top & 3) << 4) - 32));
+      store(y + i + 32, d * scale[2] * to_floats(((c & 15) | (top >> 2 & 3) << 4) - 32));
+      store(y + i + 64, d * scale[4] * to_floats(((a >> 4) | (top >> 4 & 3) << 4) - 32));
+      store(y + i + 96, d * scale[6] * to_floats(((c >> 4) | top >> 6 << 4) - 32));
     }
   }
 }
@@ -118,7 +154,11 @@ static void expand(int dtype, const void* src, float* dst, int64_t count) {
   case F32: __builtin_memcpy(dst, src, size_t(count) * 4); break;
   case F16: {
     const uint16_t* h = static_cast<const uint16_t*>(src);
-    for (int64_t i = 0; i < count; i++) dst[i] = from_f16(h[i]);
+    int64_t i = 0;
+#if defined(__F16C__)
+    for (; i + 8 <= count; i += 8) _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(h + i))));
+#endif
+    for (; i < count; i++) dst[i] = from_f16(h[i]);
     break;
   }
   case BF16: {
