@@ -96,7 +96,8 @@ export interface Layers {
   /**
    * Softmax attention that never holds T × T. q, o (qRows, heads, headDim); k, v (kRows, kvHeads, headDim); lse (qRows, heads).
    * `segments` lists (qStart, qLength, kStart, kLength) of each sequence; a query attends only inside its own segment. Causal: query i
-   * sees keys j ≤ i + kLength − qLength. `window` > 0 lets it see only the last `window` of these.
+   * sees keys j ≤ i + kLength − qLength. `window` > 0 lets it see only the last `window` of these. Segments never share rows of q; they
+   * may share rows of k (a common prefix), but not where a gradient is wanted.
    */
   attention(q: Id, k: Id, v: Id, o: Id, lse: Id, segments: Int32Array, shape: AttentionShape): void;
   /** dq, dk, dv are replaced, not accumulated; rows in no segment become 0. */

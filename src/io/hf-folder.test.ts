@@ -4,7 +4,7 @@ import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { ModelError } from "../errors.js";
 import { openModelFolder } from "./hf-folder.js";
-import { openModel } from "./model-files.js";
+import { openModel } from "./open-model.js";
 import { type TensorSource, writeSafetensors, writeShardedSafetensors } from "./safetensors.js";
 import { buildGguf, temporaryFolder } from "./test-support.js";
 

@@ -8,7 +8,7 @@ import { reportingFullDisk, requireSpace, syncFolder, systemErrorCode } from "./
 import { CachedRepository, commitPattern, hubCacheFolder, isOffline, readToken, sizeOf } from "./hub-cache.js";
 import { bodyOf, type HubConnection, hubGet, ModelUnavailableError, reasonOf } from "./hub-request.js";
 import { takeLock } from "./lock.js";
-import { openModel } from "./model-files.js";
+import { openModel } from "./open-model.js";
 import { indexFileName, singleFileName } from "./safetensors.js";
 
 export { ModelUnavailableError } from "./hub-request.js";

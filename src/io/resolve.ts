@@ -1,7 +1,8 @@
 import { stat } from "node:fs/promises";
 import { ModelError } from "../errors.js";
 import { fetchFromHub, type HubOptions, parseHubName } from "./hub.js";
-import { type ModelFiles, openModel } from "./model-files.js";
+import type { ModelFiles } from "./model-files.js";
+import { openModel } from "./open-model.js";
 
 /**
  * Opens the model that a recipe names: a local folder or GGUF file if there is one of that name, else a repository of a

@@ -6,7 +6,7 @@ import test from "node:test";
 import { Rng } from "../../src/core/rng.js";
 import { scope } from "../../src/core/tensor.js";
 import type { Example } from "../../src/data/example.js";
-import { openModel } from "../../src/io/model-files.js";
+import { openModel } from "../../src/io/open-model.js";
 import { openSafetensors, readEntry, toTensorEntry } from "../../src/io/safetensors.js";
 import { packSequences } from "../../src/models/causal-lm.js";
 import { buildModel, loadWeights } from "../../src/models/load.js";
