@@ -1,6 +1,6 @@
-// Softmax attention over tiles of queries × keys, after FlashAttention-2 (Dao 2023, arXiv:2307.08691) with grouped key/value heads: scores of one
-// tile at a time stand in scratch. All products run on the register tiles of gemm_tile.inl. What a query may see is one range of keys, so masks are
-// ranges too: products skip what no row of a register tile sees, and the rest of a score row is set to zero probability.
+// Softmax attention over tiles of queries × keys, after FlashAttention-2 (Dao 2023, arXiv:2307.08691) with grouped key/value heads: scores
+// of one tile at a time stand in scratch. All products run on the register tiles of gemm_tile.inl. What a query may see is one range of
+// keys, so masks are ranges too: products skip what no row of a register tile sees, and the rest of a score row is set to zero probability.
 #pragma once
 #include "gemm_dot.inl"
 
@@ -23,13 +23,16 @@ static inline KeyRange visible_keys(const AttentionShape& shape, const Segment& 
 }
 
 /// What queries [first, last) see between them, limited to the keys [begin, end) and counted from `begin`; {0, 0} if nothing.
-static inline KeyRange visible_keys(const AttentionShape& shape, const Segment& s, int64_t first, int64_t last, int64_t begin, int64_t end) {
+static inline KeyRange visible_keys(const AttentionShape& shape, const Segment& s, int64_t first, int64_t last, int64_t begin,
+                                    int64_t end) {
   const int64_t from = larger(begin, visible_keys(shape, s, first).begin), to = smaller(end, visible_keys(shape, s, last - 1).end);
   return from < to ? KeyRange{from - begin, to - begin} : KeyRange{0, 0};
 }
 
-/// The queries among [first, last) that see any of the keys [begin, end), counted from `first`. Ranges move up with the query, so these adjoin.
-static inline KeyRange seeing_queries(const AttentionShape& shape, const Segment& s, int64_t begin, int64_t end, int64_t first, int64_t last) {
+/// The queries among [first, last) that see any of the keys [begin, end), counted from `first`. Ranges move up with the query, so these
+/// adjoin.
+static inline KeyRange seeing_queries(const AttentionShape& shape, const Segment& s, int64_t begin, int64_t end, int64_t first,
+                                      int64_t last) {
   while (first < last && visible_keys(shape, s, last - 1).begin >= end) last--;
   int64_t from = first;
   while (from < last && visible_keys(shape, s, from).end <= begin) from++;
@@ -53,8 +56,8 @@ static void score_tile(const AttentionShape& shape, const Segment& s, const floa
     const int rows = int(smaller(tile_rows, queries - i));
     const KeyRange seen = visible_keys(shape, s, query + i, query + i + rows, key, key + keys);
     for (int64_t j = seen.begin / tile_columns * tile_columns; j < seen.end; j += tile_columns)
-      packed_tiles.by_rows[rows - 1](depth, left + i * depth, right + j * depth, tile_columns, {scores + i * key_tile + j, key_tile, 1, scale, false},
-                                     tile_columns);
+      packed_tiles.by_rows[rows - 1](depth, left + i * depth, right + j * depth, tile_columns,
+                                     {scores + i * key_tile + j, key_tile, 1, scale, false}, tile_columns);
   }
 }
 
@@ -67,11 +70,12 @@ struct AttentionTask {
 constexpr int few_rows = 2 * dot_rows;
 
 /// Scores of a few rows by dot products with keys as they lie: packing the keys would cost more than it saves.
-static void score_few(const float* const* rows, int count, const float* k, int64_t k_stride, int64_t depth, float scale, int64_t keys, float* scores) {
+static void score_few(const float* const* rows, int count, const float* k, int64_t k_stride, int64_t depth, float scale, int64_t keys,
+                      float* scores) {
   for (int i = 0; i < count; i += dot_rows)
     for (int64_t j = 0; j < keys; j += dot_columns)
-      dot_tile_for(int(smaller(dot_rows, count - i)), int(smaller(dot_columns, keys - j)))(depth, rows + i, k + j * k_stride, k_stride,
-                                                                                           {scores + i * key_tile + j, key_tile, 1, scale, false});
+      dot_tile_for(int(smaller(dot_rows, count - i)), int(smaller(dot_columns, keys - j)))(
+          depth, rows + i, k + j * k_stride, k_stride, {scores + i * key_tile + j, key_tile, 1, scale, false});
 }
 
 struct RunningSoftmax {
@@ -127,8 +131,7 @@ static void attend(const float* q, const float* k, const float* v, float* o, flo
   for (int64_t h = 0; h < group; h++) {
     if (few)
       for (int64_t i = 0; i < task.queries; i++) row_at[h * slots + i] = q + ((q_row + i) * shape.heads + head0 + h) * D;
-    else
-      pack_f32<tile_rows>(head_rows(q, shape.heads, head0 + h, D, true), q_row, task.queries, 0, D, left + h * slots * D);
+    else pack_f32<tile_rows>(head_rows(q, shape.heads, head0 + h, D, true), q_row, task.queries, 0, D, left + h * slots * D);
   }
 
   const KeyRange all = visible_keys(shape, s, task.query, task.query + task.queries, 0, s.k_length);
@@ -138,7 +141,8 @@ static void attend(const float* q, const float* k, const float* v, float* o, flo
     if (!v_as_it_lies) pack_f32<tile_columns>(head_rows(v, shape.kv_heads, task.kv_head, D, false), 0, D, k_row, keys, values_packed);
     if (few) score_few(row_at, int(rows), k + k_row * kv_stride + task.kv_head * D, kv_stride, D, shape.scale, keys, scores);
     for (int64_t h = 0; h < group && !few; h++)
-      score_tile(shape, s, left + h * slots * D, keys_packed, D, shape.scale, task.query, task.queries, key, keys, scores + h * slots * key_tile);
+      score_tile(shape, s, left + h * slots * D, keys_packed, D, shape.scale, task.query, task.queries, key, keys,
+                 scores + h * slots * key_tile);
 
     for (int64_t slot = 0; slot < rows; slot += tile_rows) {
       // A tile of few rows has all queries of several heads, otherwise it has consecutive queries of one.
@@ -157,8 +161,9 @@ static void attend(const float* q, const float* k, const float* v, float* o, flo
       for (int64_t d = 0; d < width; d += tile_columns) {
         const float* right = v_as_it_lies ? v + (k_row + seen.begin) * kv_stride + task.kv_head * D + d
                                           : values_packed + d * keys + seen.begin * tile_columns;
-        score_tiles.by_rows[tile - 1](seen.end - seen.begin, scores + slot * key_tile + seen.begin, right, v_as_it_lies ? kv_stride : tile_columns,
-                                      {sums + slot * width + d, width, 1, 1.0f, true}, tile_columns);
+        score_tiles.by_rows[tile - 1](seen.end - seen.begin, scores + slot * key_tile + seen.begin, right,
+                                      v_as_it_lies ? kv_stride : tile_columns, {sums + slot * width + d, width, 1, 1.0f, true},
+                                      tile_columns);
       }
     }
   }
@@ -200,15 +205,16 @@ static void attention(const float* q, const float* k, const float* v, float* o, 
   for (int64_t i = 0; i < segment_count; i++) {
     const int64_t length = segments[i].q_length;
     for (int64_t t = ceil_div(length, step) - 1; t >= 0; t--) // the longest first
-      for (int64_t h = 0; h < shape.kv_heads; h++) *next++ = {int32_t(i), int32_t(h), int32_t(t * step), int32_t(smaller(step, length - t * step))};
+      for (int64_t h = 0; h < shape.kv_heads; h++)
+        *next++ = {int32_t(i), int32_t(h), int32_t(t * step), int32_t(smaller(step, length - t * step))};
   }
   parallel(next - tasks, [&](int64_t i, int thread) { attend(q, k, v, o, lse, segments[tasks[i].segment], shape, tasks[i], thread); });
 }
 
 // Backward. With P = exp(S − lse), dP = dO Vᵀ and dS = P ∘ (dP − rowsum(dO ∘ O)):
 //   dV = Pᵀ dO     dK = scale · dSᵀ Q     dQ = scale · dS K
-// A segment is cut into chunks of queries and of keys. A task takes one chunk of each for one key/value head and adds to the gradients of both; tasks
-// run in rounds in which no chunk occurs twice, so sums have one order and need neither locks nor a second pass.
+// A segment is cut into chunks of queries and of keys. A task takes one chunk of each for one key/value head and adds to the gradients of
+// both; tasks run in rounds in which no chunk occurs twice, so sums have one order and need neither locks nor a second pass.
 
 struct AttentionGradTask {
   int32_t segment, kv_head, query, key;
@@ -226,8 +232,8 @@ static void add_rows(const float* from, int64_t width, float* to, int64_t to_str
 }
 
 /// Scores and dP of a tile become P and scale · dS.
-static void score_gradients(const AttentionShape& shape, const Segment& s, int64_t query, int64_t queries, int64_t key, int64_t keys, const float* lse,
-                            const float* delta, int64_t stat_stride, float* p, float* ds) {
+static void score_gradients(const AttentionShape& shape, const Segment& s, int64_t query, int64_t queries, int64_t key, int64_t keys,
+                            const float* lse, const float* delta, int64_t stat_stride, float* p, float* ds) {
   const int64_t used = round_up(keys, lanes);
   for (int64_t i = 0; i < queries; i++, p += key_tile, ds += key_tile) {
     const KeyRange seen = visible_keys(shape, s, query + i, query + i + 1, key, key + keys);
@@ -243,8 +249,8 @@ static void score_gradients(const AttentionShape& shape, const Segment& s, int64
   }
 }
 
-static void attend_grad(const AttentionGradients& g, const Segment& s, const AttentionShape& shape, const AttentionGradTask& task, int64_t chunk,
-                        int thread) {
+static void attend_grad(const AttentionGradients& g, const Segment& s, const AttentionShape& shape, const AttentionGradTask& task,
+                        int64_t chunk, int thread) {
   const int64_t D = shape.head_dim, group = shape.heads / shape.kv_heads;
   const int64_t width = round_up(D, tile_columns), kv_stride = shape.kv_heads * D, q_stride = shape.heads * D;
   const int64_t keys = smaller(chunk, s.k_length - task.key), queries = smaller(chunk, s.q_length - task.query);
@@ -288,7 +294,8 @@ static void attend_grad(const AttentionGradients& g, const Segment& s, const Att
         const int64_t many = smaller(key_tile, keys - j), key = task.key + j;
         score_tile(shape, s, q_lines, k_lines + j * width, D, shape.scale, query, rows, key, many, p);
         score_tile(shape, s, dout_lines, v_lines + j * width, D, 1.0f, query, rows, key, many, ds);
-        score_gradients(shape, s, query, rows, key, many, g.lse + q_row * shape.heads + h, g.delta + q_row * shape.heads + h, shape.heads, p, ds);
+        score_gradients(shape, s, query, rows, key, many, g.lse + q_row * shape.heads + h, g.delta + q_row * shape.heads + h, shape.heads,
+                        p, ds);
 
         for (int64_t c = 0; c < many; c += tile_rows) { // rows of dK and dV
           const int tile = int(smaller(tile_rows, many - c));
@@ -320,8 +327,8 @@ static void attend_grad(const AttentionGradients& g, const Segment& s, const Att
   add_rows(dv, width, g.dv + k_row * kv_stride + task.kv_head * D, kv_stride, keys, D);
 }
 
-static void attention_grad(const float* q, const float* k, const float* v, const float* o, const float* lse, const float* dout, float* dq, float* dk,
-                           float* dv, const Segment* segments, int64_t segment_count, const AttentionShape& shape) {
+static void attention_grad(const float* q, const float* k, const float* v, const float* o, const float* lse, const float* dout, float* dq,
+                           float* dk, float* dv, const Segment* segments, int64_t segment_count, const AttentionShape& shape) {
   const int64_t D = shape.head_dim;
   fill_rows(dq, 0.0f, shape.q_rows, shape.heads * D, false);
   fill_rows(dk, 0.0f, shape.k_rows, shape.kv_heads * D, false);
@@ -360,7 +367,8 @@ static void attention_grad(const float* q, const float* k, const float* v, const
         for (int64_t h = 0; h < shape.kv_heads; h++) *next++ = {int32_t(i), int32_t(h), int32_t(query), int32_t(key)};
       }
     }
-    parallel(next - tasks, [&](int64_t i, int thread) { attend_grad(gradients, segments[tasks[i].segment], shape, tasks[i], chunk, thread); });
+    parallel(next - tasks,
+             [&](int64_t i, int thread) { attend_grad(gradients, segments[tasks[i].segment], shape, tasks[i], chunk, thread); });
   }
 }
 

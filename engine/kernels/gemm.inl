@@ -1,9 +1,10 @@
-// Matrix products: c (i, j) = scale · Σ over depth of left (i, d) · right (d, j), blocked and packed after Goto & van de Geijn 2008 and BLIS.
+// Matrix products: c (i, j) = scale · Σ over depth of left (i, d) · right (d, j), blocked and packed after Goto & van de Geijn 2008 and
+// BLIS.
 //
 // Right panels of a block of columns stay in a core's L2 while left panels pass by, each through L1; blocks of depth are added up in c, in
-// order. A tile of c is computed whole by one task, so no result depends on the number of threads. Three products are too narrow for this and
-// are bound by memory: few lines on one side with rows along the depth (dot products, gemm_dot.inl); few lines on one side with the depth
-// across the rows (gemm_outer.inl). The test for these looks at shapes only.
+// order. A tile of c is computed whole by one task, so no result depends on the number of threads. Three products are too narrow for this
+// and are bound by memory: few lines on one side with rows along the depth (dot products, gemm_dot.inl); few lines on one side with the
+// depth across the rows (gemm_outer.inl). The test for these looks at shapes only.
 #pragma once
 #include "gemm_bf16.inl"
 #include "gemm_dot.inl"
@@ -20,6 +21,8 @@ constexpr int64_t panel_bytes_in_l2 = 256 * 1024; // right panels of one task
 template <Format format>
 struct F32Panels {
   static constexpr int rows = tile_rows, columns = tile_columns;
+  static constexpr bool rounded = format == FORMAT_ROUNDED;
+  static constexpr int64_t few = few_lines; // so many lines are better multiplied as they lie
 
   static int64_t units(int64_t depth) { return depth; }
   static void begin_task() {}
@@ -83,8 +86,8 @@ static void multiply_packed(const Product& p) {
         });
 
         // Cut into tasks so that right panels fit L2 and every thread gets several.
-        const int64_t task_columns =
-            smaller(round_up(columns, Panels::columns), larger(Panels::columns, panel_bytes_in_l2 / (units * 4) / Panels::columns * Panels::columns));
+        const int64_t task_columns = smaller(round_up(columns, Panels::columns),
+                                             larger(Panels::columns, panel_bytes_in_l2 / (units * 4) / Panels::columns * Panels::columns));
         const int64_t across = ceil_div(columns, task_columns);
         const int64_t wanted = ceil_div(thread_count() * 4, across);
         const int64_t task_rows = Panels::rows * larger(1, smaller(16, ceil_div(rows, Panels::rows) / wanted));
@@ -124,16 +127,20 @@ static void clear(const Product& p) {
     for (int64_t j = 0; j < p.columns; j++) p.out.at[i * p.out.row + j * p.out.column] = 0.0f;
 }
 
+template <class Panels>
+static void multiply_on(const Product& p) {
+  if (is_dot_product(p, Panels::few)) multiply_dot<Panels::rounded>(p);
+  else if (is_outer_product(p)) multiply_outer<Panels::rounded>(p);
+  else multiply_packed<Panels>(p);
+}
+
 static void multiply(const Product& given, int compute) {
   if (given.depth == 0) return clear(given);
   const Product p = given.columns < given.rows && given.columns <= few_lines ? transposed(given) : given;
-  const bool rounded = compute != COMPUTE_F32;
-  if (is_dot_product(p)) return rounded ? multiply_dot<true>(p) : multiply_dot<false>(p);
-  if (is_outer_product(p)) return rounded ? multiply_outer<true>(p) : multiply_outer<false>(p);
   switch (compute) {
-  case COMPUTE_F32: return multiply_packed<F32Panels<FORMAT_F32>>(p);
-  case COMPUTE_EMULATED_AMX: return multiply_packed<AmxPanels<EmulatedTiles>>(p);
-  default: return multiply_packed<Bf16Panels>(p);
+  case COMPUTE_F32: return multiply_on<F32Panels<FORMAT_F32>>(p);
+  case COMPUTE_BF16: return multiply_on<Bf16Panels>(p);
+  case COMPUTE_EMULATED_AMX: return multiply_on<AmxPanels<EmulatedTiles>>(p);
   }
 }
 

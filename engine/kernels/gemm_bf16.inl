@@ -1,16 +1,20 @@
-// Panels of bf16: operands are rounded to nearest even while they are packed, sums are f32. AVX512-BF16 multiplies pairs in vector registers, AMX in
-// tiles; below these tiers the same rounding is followed by f32 arithmetic, so that "bf16" means one thing everywhere up to the order of sums.
+// Panels of bf16: operands are rounded to nearest even while they are packed, sums are f32. AVX512-BF16 multiplies pairs in vector
+// registers, AMX in tiles; below these tiers the same rounding is followed by f32 arithmetic, so that "bf16" means one thing everywhere up
+// to the order of sums.
 //
-// How AMX is tested: few machines have it. All of its path but five instructions (packing, blocking, edges) is also compiled over EmulatedTiles,
-// which computes what Intel's manual says of these five, and the tests run that on every machine.
+// How AMX is tested: few machines have it. All of its path but five instructions (packing, blocking, edges) is also compiled over
+// EmulatedTiles, which computes what Intel's manual says of these five, and the tests run that on every machine.
 #pragma once
+#include "gemm_dot.inl"
 #include "gemm_pack.inl"
 
-/// Left panels of 32 rows and right panels of 32 columns, multiplied in tiles of 16 × 16 with two tiles of each side at a time. A left panel is
-/// cut into pieces of 32 depths, row by row; a right panel is pair-packed as for AVX512-BF16, which is AMX's VNNI layout.
+/// Left panels of 32 rows and right panels of 32 columns, multiplied in tiles of 16 × 16 with two tiles of each side at a time. A left
+/// panel is cut into pieces of 32 depths, row by row; a right panel is pair-packed as for AVX512-BF16, which is AMX's VNNI layout.
 template <class Tiles>
 struct AmxPanels {
   static constexpr int rows = 32, columns = 32;
+  static constexpr bool rounded = true;
+  static constexpr int64_t few = few_lines_bf16;
   static constexpr int tile_units = 16; // pairs in a tile's row
 
   static int64_t units(int64_t depth) { return round_up(ceil_div(depth, 2), tile_units); }
@@ -35,16 +39,16 @@ struct AmxPanels {
           const int64_t part = smaller(pack_chunk, count - d);
           const uint16_t* from = row_as_bf16(x, line + i, depth + d, part, buffer);
           for (int64_t e = 0; e < part; e += 2 * tile_units)
-            memcpy(left_unit(to + i / rows * panel_size, i % rows, (d + e) / 2), from + e, size_t(smaller(2 * tile_units, (part - e + 1) / 2 * 2)) * 2);
+            memcpy(left_unit(to + i / rows * panel_size, i % rows, (d + e) / 2), from + e,
+                   size_t(smaller(2 * tile_units, (part - e + 1) / 2 * 2)) * 2);
         }
       return;
     }
     for (int64_t u = 0; u < used; u++)
       for (int64_t i0 = 0; i0 < lines; i0 += pack_chunk) {
         const int64_t part = smaller(pack_chunk, lines - i0);
-        const UnitRows<FORMAT_PAIRS> from(x, line + i0, part, depth, count, u);
-        for (int64_t i = 0; i < part; i++)
-          *left_unit(to + (i0 + i) / rows * panel_size, (i0 + i) % rows, u) = to_pair(from.low[i], from.high[i]);
+        const UnitRow<FORMAT_PAIRS> from(x, line + i0, part, depth, count, u);
+        for (int64_t i = 0; i < part; i++) memcpy(left_unit(to + (i0 + i) / rows * panel_size, (i0 + i) % rows, u), from.units + i, 4);
       }
   }
 
@@ -74,15 +78,17 @@ struct AmxPanels {
   }
 };
 
-/// The tile instructions as the Intel Software Developer's Manual defines them, for tests: even and odd depths of a tile are summed apart by
-/// fused multiplications, then added to each other and to c. Subnormal numbers count as zero, before and after each operation.
+/// The tile instructions as the Intel Software Developer's Manual defines them, for tests: even and odd depths of a tile are summed apart
+/// by fused multiplications, then added to each other and to c. Subnormal numbers count as zero, before and after each operation.
 struct EmulatedTiles {
   uint32_t tile[8][16][16];
 
   static void configure() {}
   static void release() {}
   template <int t>
-  void zero() { memset(tile[t], 0, sizeof tile[t]); }
+  void zero() {
+    memset(tile[t], 0, sizeof tile[t]);
+  }
   template <int t>
   void load(const void* from, int64_t stride) {
     for (int i = 0; i < 16; i++) memcpy(tile[t][i], static_cast<const char*>(from) + i * stride, 64);
@@ -122,7 +128,9 @@ struct HardwareTiles {
   static void release() { _tile_release(); }
   // GCC's intrinsics paste the tile's number as text, which a template cannot give them.
   template <int t>
-  void zero() { asm volatile("tilezero %%tmm%c0" ::"i"(t)); }
+  void zero() {
+    asm volatile("tilezero %%tmm%c0" ::"i"(t));
+  }
   template <int t>
   void load(const void* from, int64_t stride) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(t) : "memory");
@@ -132,7 +140,9 @@ struct HardwareTiles {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(t) : "memory");
   }
   template <int c, int a, int b>
-  void multiply_add() { asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b)); }
+  void multiply_add() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b));
+  }
 };
 #endif
 
@@ -142,7 +152,8 @@ template <int R>
 static void multiply_pairs(int64_t units, const uint32_t* a, const uint32_t* b, const TileOutput& c, int columns) {
   Vec sum[R][2] = {};
   for (int64_t u = 0; u < units; u++, a += tile_rows, b += tile_columns) {
-    const __m512bh b0 = bit_cast<__m512bh>(load(reinterpret_cast<const float*>(b))), b1 = bit_cast<__m512bh>(load(reinterpret_cast<const float*>(b) + lanes));
+    const __m512bh b0 = bit_cast<__m512bh>(load(reinterpret_cast<const float*>(b))),
+                   b1 = bit_cast<__m512bh>(load(reinterpret_cast<const float*>(b) + lanes));
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
       const __m512bh pair = bit_cast<__m512bh>(_mm512_set1_epi32(int(a[i])));
@@ -155,6 +166,8 @@ static void multiply_pairs(int64_t units, const uint32_t* a, const uint32_t* b, 
 
 struct PairPanels {
   static constexpr int rows = tile_rows, columns = tile_columns;
+  static constexpr bool rounded = true;
+  static constexpr int64_t few = few_lines_bf16;
 
   static int64_t units(int64_t depth) { return ceil_div(depth, 2); }
   static void begin_task() {}

@@ -1,10 +1,11 @@
-// Products with few lines on one side and rows along the depth on the other: y = x Wᵀ with a few rows of x (decoding), x Aᵀ and dy B with a few
-// columns (LoRA). Every stored row of the long side is read once, expanded in cache if need be, and multiplied as it lies, so the work is bound
-// by memory. An element of c is summed in the same order whatever the number of lines on either side.
+// Products with few lines on one side and rows along the depth on the other: y = x Wᵀ with a few rows of x (decoding), x Aᵀ and dy B with a
+// few columns (LoRA). Every stored row of the long side is read once, expanded in cache if need be, and multiplied as it lies, so the work
+// is bound by memory. An element of c is summed in the same order whatever the number of lines on either side.
 #pragma once
 #include "gemm_pack.inl"
 
 constexpr int64_t few_lines = 32;
+constexpr int64_t few_lines_bf16 = 4; // where there are bf16 instructions, packing for them soon pays
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int dot_columns = 4; // 16 sums and 8 numbers in 32 registers
@@ -81,13 +82,16 @@ static constexpr DotTile dot_tiles_of(int columns) {
   return columns == 1 ? dot_tile<R, 1> : columns == 2 ? dot_tile<R, 2> : columns == 3 ? dot_tile<R, 3> : dot_tile<R, dot_columns>;
 }
 static constexpr DotTile dot_tile_for(int rows, int columns) {
-  return rows == 1 ? dot_tiles_of<1>(columns) : rows == 2 ? dot_tiles_of<2>(columns) : rows == 3 ? dot_tiles_of<3>(columns) : dot_tiles_of<4>(columns);
+  return rows == 1   ? dot_tiles_of<1>(columns)
+         : rows == 2 ? dot_tiles_of<2>(columns)
+         : rows == 3 ? dot_tiles_of<3>(columns)
+                     : dot_tiles_of<4>(columns);
 }
 
-/// The short side may lie across the depth: it is small, and turned while it is copied.
-static bool is_dot_product(const Product& p) {
-  if (p.rows <= few_lines && p.right.rows_are_lines) return p.left.rows_are_lines || p.left.type == F32;
-  return false;
+/// Whether one side has few lines and the other rows along the depth. The short side may lie across the depth: it is turned while it is
+/// copied.
+static bool is_dot_product(const Product& p, int64_t few) {
+  return p.rows <= few && p.right.rows_are_lines && (p.left.rows_are_lines || p.left.type == F32);
 }
 
 /// The short side (p.left) as rows along the depth, in f32.

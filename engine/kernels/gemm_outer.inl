@@ -1,6 +1,6 @@
-// Products with few lines on one side, both sides stored depth by depth, and a long depth: the weight gradients of LoRA (dA, dB). There are too few
-// tiles to share out, so the depth is cut into chunks of fixed size; their partial results are added up in order, and the long side is read
-// once, as it lies.
+// Products with few lines on one side, both sides stored depth by depth, and a long depth: the weight gradients of LoRA (dA, dB). There are
+// too few tiles to share out, so the depth is cut into chunks of fixed size; their partial results are added up in order, and the long side
+// is read once, as it lies.
 #pragma once
 #include "gemm_pack.inl"
 
@@ -16,25 +16,26 @@ template <bool rounded>
 static void multiply_outer(const Product& p) {
   constexpr Format format = rounded ? FORMAT_ROUNDED : FORMAT_F32;
   const int64_t chunks = ceil_div(p.depth, outer_chunk), size = p.rows * p.columns;
-  const int64_t whole = p.columns / tile_columns * tile_columns;
   float* partial = static_cast<float*>(shared_scratch(0, size_t(chunks * size) * 4));
 
   parallel(chunks, [&](int64_t chunk, int thread) {
     const int64_t depth0 = chunk * outer_chunk, depth = smaller(outer_chunk, p.depth - depth0);
     const int64_t left_size = round_up(p.rows, tile_rows) * outer_chunk;
-    float* left = static_cast<float*>(scratch(thread, size_t(left_size + tile_columns * outer_chunk) * 4));
-    float* edge = left + left_size; // one panel: of rounded columns, or of the last columns, which end too early to be read as they lie
+    float* left = static_cast<float*>(scratch(thread, size_t(left_size + pack_chunk * outer_chunk) * 4));
+    float* packed = left + left_size;
     pack<tile_rows, format>(p.left, 0, p.rows, depth0, depth, depth, reinterpret_cast<uint32_t*>(left));
 
-    for (int64_t j = 0; j < p.columns; j += tile_columns) {
-      const int columns = int(smaller(tile_columns, p.columns - j));
-      const bool as_it_lies = !rounded && j < whole;
-      if (!as_it_lies) pack<tile_columns, format>(p.right, j, columns, depth0, depth, depth, reinterpret_cast<uint32_t*>(edge));
-      const float* right = as_it_lies ? reinterpret_cast<const float*>(stored(p.right, depth0, j)) : edge;
-      for (int64_t i = 0; i < p.rows; i += tile_rows) {
-        const TileOutput c = {partial + chunk * size + i * p.columns + j, p.columns, 1, 1.0f, false};
-        packed_tiles.by_rows[smaller(tile_rows, p.rows - i) - 1](depth, left + i * depth, right, as_it_lies ? p.right.stride : tile_columns, c,
-                                                                 columns);
+    for (int64_t block = 0; block < p.columns; block += pack_chunk) {
+      const int64_t end = smaller(block + pack_chunk, p.columns);
+      const bool as_it_lies = !rounded && end % tile_columns == 0; // else the last tile would read beyond its row
+      if (!as_it_lies) pack<tile_columns, format>(p.right, block, end - block, depth0, depth, depth, reinterpret_cast<uint32_t*>(packed));
+      for (int64_t j = block; j < end; j += tile_columns) {
+        const float* right = as_it_lies ? reinterpret_cast<const float*>(stored(p.right, depth0, j)) : packed + (j - block) * depth;
+        for (int64_t i = 0; i < p.rows; i += tile_rows) {
+          const TileOutput c = {partial + chunk * size + i * p.columns + j, p.columns, 1, 1.0f, false};
+          packed_tiles.by_rows[smaller(tile_rows, p.rows - i) - 1](
+              depth, left + i * depth, right, as_it_lies ? p.right.stride : tile_columns, c, int(smaller(tile_columns, end - j)));
+        }
       }
     }
   });

@@ -8,7 +8,7 @@
 struct Operand {
   const void* data;
   int type;
-  int64_t stride;    // elements of a stored row
+  int64_t stride;      // elements of a stored row
   bool rows_are_lines; // a stored row is one line; otherwise it is one depth of all lines
 };
 
@@ -52,13 +52,24 @@ static inline const float* row_as_f32(const Operand& x, int64_t row, int64_t col
   return buffer;
 }
 
+static inline void round_to_bf16(const float* from, uint16_t* to, int64_t count) {
+  int64_t i = 0;
+#if defined(__AVX512BF16__)
+  // Takes subnormal numbers for zero; so do the instructions that will multiply these.
+  for (; i + 16 <= count; i += 16) {
+    const __m256i rounded = bit_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), rounded);
+  }
+#endif
+  for (; i < count; i++) to[i] = uint16_t(rounded_bits(from[i]) >> 16);
+}
+
 /// Part of a stored row as bf16, with a zero behind an odd count.
 static inline const uint16_t* row_as_bf16(const Operand& x, int64_t row, int64_t column, int64_t count, uint16_t* buffer) {
   const char* src = stored(x, row, column);
   if (x.type == BF16 && count % 2 == 0) return reinterpret_cast<const uint16_t*>(src);
   float wide[pack_chunk];
-  const float* from = row_as_f32<false>(x, row, column, count, wide);
-  for (int64_t i = 0; i < count; i++) buffer[i] = uint16_t(rounded_bits(from[i]) >> 16);
+  round_to_bf16(row_as_f32<false>(x, row, column, count, wide), buffer, count);
   buffer[count] = 0;
   return buffer;
 }
@@ -97,15 +108,14 @@ static inline void transpose_four(const char* const from[4], int64_t begin, int6
 /// Where a piece of a stored row lies in the format's units.
 template <Format format>
 static inline const char* row_units(const Operand& x, int64_t row, int64_t column, int64_t count, float* buffer) {
-  if (format == FORMAT_PAIRS)
-    return reinterpret_cast<const char*>(row_as_bf16(x, row, column, count, reinterpret_cast<uint16_t*>(buffer)));
+  if (format == FORMAT_PAIRS) return reinterpret_cast<const char*>(row_as_bf16(x, row, column, count, reinterpret_cast<uint16_t*>(buffer)));
   return reinterpret_cast<const char*>(row_as_f32<format == FORMAT_ROUNDED>(x, row, column, count, buffer));
 }
 
 constexpr int depth_per_unit(Format format) { return format == FORMAT_PAIRS ? 2 : 1; }
 
-/// Lines that are stored rows: transposed four lines at a time, in pieces short enough for the panel's part to stay in L1. Where `lines` is no
-/// multiple of four, the last four overlap.
+/// Lines that are stored rows: transposed four lines at a time, in pieces short enough for the panel's part to stay in L1. Where `lines` is
+/// no multiple of four, the last four overlap.
 template <int W, Format format>
 static void pack_stored_lines(const Operand& x, int64_t line, int lines, int64_t depth, int64_t count, int64_t units, uint32_t* panel) {
   constexpr int per_unit = depth_per_unit(format);
@@ -131,44 +141,40 @@ static void pack_stored_lines(const Operand& x, int64_t line, int lines, int64_t
   }
 }
 
-/// Two f32 as a unit of two bf16.
-static inline uint32_t to_pair(float low, float high) { return rounded_bits(low) >> 16 | rounded_bits(high); }
-
-/// Part of the depths that make unit `u` (of a depth of `count`) as f32: one row, and for pairs a second one, zero behind the end.
+/// One depth of lines that lie side by side, in units: for pairs of bf16, two depths, the second of them zero behind the end.
 template <Format format>
-struct UnitRows {
-  float buffer[2][pack_chunk];
-  const float *low, *high;
+struct UnitRow {
+  const float* units;
+  float buffer[pack_chunk];
 
-  UnitRows(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, int64_t u) {
-    const int64_t d = u * depth_per_unit(format);
-    low = row_as_f32<format == FORMAT_ROUNDED>(x, depth + d, line, lines, buffer[0]);
-    high = buffer[1];
-    if (format != FORMAT_PAIRS) return;
-    if (d + 1 < count) high = row_as_f32<false>(x, depth + d + 1, line, lines, buffer[1]);
-    else memset(buffer[1], 0, sizeof buffer[1]);
+  UnitRow(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, int64_t unit) {
+    if constexpr (format == FORMAT_PAIRS) {
+      uint16_t low_buffer[pack_chunk + 1], high_buffer[pack_chunk + 1] = {};
+      const uint16_t *low = row_as_bf16(x, depth + 2 * unit, line, lines, low_buffer), *high = high_buffer;
+      if (2 * unit + 1 < count) high = row_as_bf16(x, depth + 2 * unit + 1, line, lines, high_buffer);
+      for (int64_t i = 0; i < lines; i++) buffer[i] = from_bits(low[i] | uint32_t(high[i]) << 16);
+      units = buffer;
+    } else {
+      units = row_as_f32<format == FORMAT_ROUNDED>(x, depth + unit, line, lines, buffer);
+    }
   }
 };
 
 /// Lines side by side in stored rows: a row is expanded once and dealt out to up to pack_chunk / W panels.
 template <int W, Format format>
-static void pack_stored_depths(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, int64_t units, uint32_t* panels) {
+static void pack_stored_depths(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, int64_t units,
+                               uint32_t* panels) {
   for (int64_t u = 0; u < units; u++) {
     if (u * depth_per_unit(format) >= count) {
       for (int64_t i = 0; i < lines; i += W) memset(panels + i * units + u * W, 0, W * 4);
       continue;
     }
-    const UnitRows<format> rows(x, line, lines, depth, count, u);
+    const UnitRow<format> row(x, line, lines, depth, count, u);
     for (int64_t i = 0; i < lines; i += W) {
       uint32_t* to = panels + i * units + u * W;
-      const int64_t valid = lines - i < W ? lines - i : W;
-      if (format == FORMAT_PAIRS) {
-        for (int64_t j = 0; j < valid; j++) to[j] = to_pair(rows.low[i + j], rows.high[i + j]);
-      } else if (valid == W) {
-        __builtin_memcpy(to, rows.low + i, W * 4); // of a known size: a few vectors
-      } else {
-        __builtin_memcpy(to, rows.low + i, size_t(valid) * 4);
-      }
+      const int64_t valid = smaller(W, lines - i);
+      if (valid == W) memcpy(to, row.units + i, W * 4); // of a known size: a few vectors
+      else memcpy(to, row.units + i, size_t(valid) * 4);
       for (int64_t j = valid; j < W; j++) to[j] = 0;
     }
   }
