@@ -2,7 +2,7 @@
  * Writes the quickstart's data: `node make-data.mjs [FOLDER]` makes train.jsonl and heldout.jsonl in FOLDER (default: beside this file).
  *
  * The task: a customer's message to a café → strict JSON with name, count, size, item and pick-up time.
- * Names and items are copied; number words become digits, all else is as it was said.
+ * Number words become digits; all else is copied as it was said.
  * Every held-out message uses wording that no training message uses, and most have a name or an item that training never shows.
  * The same seed gives the same bytes.
  */
@@ -22,7 +22,7 @@ const words = (text) => text.trim().split(/\s+/);
 const wording = {
   train: {
     openings: list(
-      " |  |  | Hi, | Hi there, | Hello! | Hey, | Good morning, | Hi team, | hello, | Quick order: | Hey folks, | Morning! | Hi again,",
+      " |  |  | Hi, | Hi there, | Hello! | Hey, | Good morning, | Hi team, | hello, | Quick order: | Hey folks, | Morning! | Hi again, | Howdy, | Hiya! | Good afternoon, | Hello everyone, | Excuse me, | Dear café,",
     ),
     requests: [
       "can I get {o} for {t}? Name is {n}.",
@@ -45,7 +45,7 @@ const wording = {
       "my name is {n} and I want {o} at {t}.",
       "my name's {n}, could you do {o} for {t}?",
       "we need {o} at {t}. Ask for {n}.",
-      "I'm coming in at {t} and I'd love {o}. {n}",
+      "I'm coming in at {t} and I'd love {o}. {n}.",
       "just {o} today, {t}, {n}.",
       "would it be possible to get {o} by {t}? Under {n} please.",
       "{n} would like {o} at {t}.",
@@ -62,23 +62,16 @@ const wording = {
       "to go: {o}, {t}, for {n}.",
       "{t} pick-up for {n}: {o}.",
       "{t}, {o}, {n}. That's all.",
+      "by {t} please have {o} ready for {n}.",
+      "{t} suits me best. {o}, name {n}.",
+      "at {t} {n} comes for {o}.",
+      "tomorrow at {t}: {o}, {n}.",
+      "I finish work at {t} and then I want {o}, {n}.",
       "do you have {o}? If so keep it for {n}, {t}.",
     ],
     closings: list(
       " |  |  |  | Thanks! | thx | Thank you. | See you! | Cheers | Many thanks | I pay by card. | No rush. | To take away. | pls",
     ),
-    names:
-      words(`Mia Liam Noah Emma Olivia Ava Lucas Sofia Ethan Chloe Jack Grace Henry Lily Oscar Ruby Leo Zoe Max Ella Ben Nina Sam Anna Tom
-      Kate Paul Laura David Sarah Peter Julia Mark Alice Simon Clara Felix Maria Hugo Elena Ivan Priya Ravi Mei Chen Yuki Kenji Aisha Omar
-      Fatima Ali Layla Diego Carmen Pablo Lucia Marco Giulia Pierre Camille Lars Ingrid Sven Astrid Piotr Ewa Dmitri Olga Kofi Ama Thabo
-      Zanele Kim Jin Minh Linh Adam Beth Carl Daisy Edward Fiona George Helen Isaac Jasmine Kevin Leila Martin Nadia Owen Paula Rachel
-      Stefan Tina Umar Vera Walter Xavier Yvonne Zack Bianca Caleb Denise Elias Farah Gustav Hilda Imran Joanna Klaus Lorena Milan Naomi
-      Otto Petra Rafael Selma Tariq Valerie Wei Yara Andrei Brenda Colin Dora Esther Frank Greta Harry Irene Jorge`),
-    items:
-      list(`latte | mocha | espresso | cappuccino | flat white | hot chocolate | green tea | black tea | lemonade | iced tea | orange juice | smoothie | bagel |
-      muffin | croissant | brownie | cookie | scone | pretzel | waffle | cheese toast | ham sandwich | veggie wrap | fruit salad | tomato soup | pizza slice |
-      apple pie | lemon tart | carrot cake | rice bowl | macchiato | cold brew | oat latte | mint tea | apple juice | root beer | soda | cupcake | pancake |
-      cheesecake | tuna wrap | turkey sandwich | onion soup | pasta bowl | cherry pie | almond cake | honey bun | popcorn bag | burger | taco`),
   },
   heldOut: {
     openings: list(" |  | Greetings, | Good evening, | Hi all, | Good day! | Dear team, | Heya,"),
@@ -88,7 +81,7 @@ const wording = {
       "{n} speaking. I'd take {o} at {t} if you can.",
       "reserve {o} for {n} please, I'll swing by at {t}.",
       "mind making {o} for {t}? The order is for {n}.",
-      "I'd be grateful for {o} by {t}. Yours, {n}",
+      "I'd be grateful for {o} by {t}. Yours, {n}.",
       "{o}, that's for {n}, who arrives at {t}.",
       "around {t} {n} will fetch {o}.",
       "we'd love {o} for {n} at about {t}.",
@@ -99,15 +92,31 @@ const wording = {
       "I am {n} and need {o} before {t}.",
     ],
     closings: list(" |  |  | Bye! | Much appreciated. | Have a good one. | Cash is fine. | Best wishes"),
-    names: words(
-      "Tara Bruno Freya Idris Noor Stella Victor Wanda Quentin Yasmin Gabriel Hannah Mateo Ursula Dylan Penny Rosa Jonas Keira Ahmed",
-    ),
-    items: list(
-      "matcha | americano | ginger tea | milkshake | donut | cinnamon roll | egg sandwich | pumpkin soup | berry tart | banana cake",
-    ),
   },
 };
 
+const allNames = words(`
+  Mia Liam Noah Emma Olivia Ava Lucas Sofia Ethan Chloe Jack Grace Henry Lily Oscar Ruby Leo Zoe Max Ella Ben Nina Sam
+  Anna Tom Kate Paul Laura David Sarah Peter Julia Mark Alice Simon Clara Felix Maria Hugo Elena Ivan Priya Ravi Mei
+  Chen Yuki Kenji Aisha Omar Fatima Ali Layla Diego Carmen Pablo Lucia Marco Giulia Pierre Camille Lars Ingrid Sven
+  Astrid Piotr Ewa Dmitri Olga Kofi Ama Thabo Zanele Kim Jin Minh Linh Adam Beth Carl Daisy Edward Fiona George Helen
+  Isaac Jasmine Kevin Leila Martin Nadia Owen Paula Rachel Stefan Tina Umar Vera Walter Xavier Yvonne Zack Bianca Caleb
+  Denise Elias Farah Gustav Hilda Imran Joanna Klaus Lorena Milan Naomi Otto Petra Rafael Selma Tariq Valerie Wei Yara
+  Andrei Brenda Colin Dora Esther Frank Greta Harry Irene Jorge Tara Bruno Freya Idris Noor Stella Victor Wanda Quentin
+  Yasmin Gabriel Hannah Mateo Ursula Dylan Penny Rosa Jonas Keira Ahmed
+`);
+const allItems = list(`
+  latte | mocha | espresso | cappuccino | flat white | hot chocolate | green tea | black tea | lemonade | iced tea |
+  orange juice | smoothie | bagel | muffin | croissant | brownie | cookie | scone | pretzel | waffle | cheese toast |
+  ham sandwich | veggie wrap | fruit salad | tomato soup | pizza slice | apple pie | lemon tart | carrot cake |
+  rice bowl | macchiato | cold brew | mint tea | apple juice | root beer | soda | cupcake | pancake | cheesecake |
+  tuna wrap | turkey sandwich | onion soup | pasta bowl | cherry pie | almond cake | honey bun | popcorn bag | burger |
+  taco | vanilla shake | coconut water | peach nectar | cranberry juice | mango lassi | herbal tea | cortado |
+  ristretto | pecan pie | poppy roll | raisin bun | walnut bread | avocado toast | chicken panini | falafel wrap |
+  lentil soup | mushroom quiche | potato salad | noodle box | sushi tray | yogurt cup | granola bar | sherbet cone |
+  caramel flan | eclair | macaron | strudel | baguette | burrito | samosa | dumpling | pickle jar | matcha | americano |
+  ginger tea | milkshake | donut | cinnamon roll | egg sandwich | pumpkin soup | berry tart | banana cake
+`);
 const numberWords = ["no", "one", "two", "three", "four", "five", "six"];
 const sizes = ["small", "medium", "large"];
 
@@ -127,13 +136,23 @@ const chance = (p) => random() < p;
 const below = (n) => Math.floor(random() * n);
 const pick = (choices) => choices[below(choices.length)];
 
-/** What is ordered, as it is said and as it is meant. */
-function makeOrder(item) {
+/** Deals a list into two without looking: what training may use, and what only held-out messages use. */
+function deal(values, heldOutCount) {
+  const shuffled = [...values];
+  for (let i = shuffled.length - 1; i > 0; i--) {
+    const j = below(i + 1);
+    [shuffled[i], shuffled[j]] = [shuffled[j], shuffled[i]];
+  }
+  return { train: shuffled.slice(heldOutCount), heldOut: shuffled.slice(0, heldOutCount) };
+}
+
+/** What is ordered: how it is said, and its parts. */
+function makeOrder(name) {
   const count = chance(0.4) ? 1 : 2 + below(5);
   const size = pick(sizes);
-  if (chance(0.12)) return { said: joinWords(`${count}x`, size, item), count, size };
-  const things = count === 1 ? item : `${item}${item.endsWith("ch") ? "es" : "s"}`;
-  return { said: joinWords(numeral(count), size, things), count, size };
+  if (chance(0.12)) return { said: joinWords(`${count}x`, size, name), count, size, item: name };
+  const item = count === 1 ? name : `${name}${name.endsWith("ch") ? "es" : "s"}`;
+  return { said: joinWords(numeral(count), size, item), count, size, item };
 }
 
 function numeral(count) {
@@ -167,8 +186,7 @@ function misspell(text) {
 
 function makeRow({ openings, requests, closings }, names, items) {
   const name = pick(names);
-  const item = pick(items);
-  const order = makeOrder(item);
+  const order = makeOrder(pick(items));
   const time = makeTime();
   const opening = pick(openings);
   const template = pick(requests);
@@ -179,7 +197,7 @@ function makeRow({ openings, requests, closings }, names, items) {
   let message = joinWords(opening, request, pick(closings));
   if (chance(0.1)) message = message.replaceAll(/[,.!?]+$/g, "");
 
-  const answer = { name, count: order.count, size: order.size, item, time };
+  const answer = { name, count: order.count, size: order.size, item: order.item, time };
   const messages = [
     { role: "system", content: system },
     { role: "user", content: message },
@@ -198,11 +216,13 @@ function makeRows(count, makeOne) {
   return [...rows.values()];
 }
 
-const { train, heldOut } = wording;
-const training = makeRows(trainRows, () => makeRow(train, train.names, train.items));
-const heldOutSet = makeRows(heldOutRows, () =>
-  makeRow(heldOut, chance(0.6) ? heldOut.names : train.names, chance(0.4) ? heldOut.items : train.items),
-);
+const names = deal(allNames, 24);
+const items = deal(allItems, 16);
+const training = makeRows(trainRows, () => makeRow(wording.train, names.train, items.train));
+const heldOutSet = makeRows(heldOutRows, () => {
+  const side = (chanceOfNew) => (chance(chanceOfNew) ? "heldOut" : "train");
+  return makeRow(wording.heldOut, names[side(0.6)], items[side(0.4)]);
+});
 
 const folder = process.argv[2] ?? fileURLToPath(new URL(".", import.meta.url));
 const toLines = (rows) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
