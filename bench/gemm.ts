@@ -5,50 +5,24 @@
  *   node dist/bench/gemm.js [threads]        ATTUNE_ISA chooses the tier
  */
 import { bytesOf, type DType } from "../src/engine/dtype.js";
-import type { AttentionShape, ComputeType, Id } from "../src/engine/kernels.js";
+import type { AttentionShape, ComputeType } from "../src/engine/kernels.js";
 import { loadEngine } from "../src/engine/load.js";
+import { fastestSeconds, filled, measureProduct } from "./kernels.js";
 
 const engine = loadEngine();
 if (process.argv[2]) engine.setThreads(Number(process.argv[2]));
 const { isa, threads, cpu } = engine.info();
 console.log(`${cpu}, ${isa}, ${threads} threads`);
 
-/** Seconds of the fastest of some runs. */
-async function fastest(run: () => void): Promise<number> {
-  let best = Number.POSITIVE_INFINITY;
-  const end = performance.now() + 150;
-  run();
-  await engine.sync();
-  do {
-    const start = performance.now();
-    run();
-    await engine.sync();
-    best = Math.min(best, performance.now() - start);
-  } while (performance.now() < end);
-  return best / 1000;
-}
-
-function filled(bytes: number): Id {
-  const id = engine.alloc(bytes);
-  engine.write(id, 0, new Uint8Array(bytes).fill(0x11)); // small numbers of every type
-  return id;
-}
-
 const percent = (part: number, whole: number): string => `${((100 * part) / whole).toFixed(0)} %`.padStart(6);
 
 async function benchProducts(m: number, n: number, k: number, wType: DType, compute: ComputeType): Promise<void> {
-  const [x, w, y] = [filled(m * k * 4), filled(bytesOf(wType, n * k)), filled(m * n * 4)];
-  const dw = filled(n * k * 4);
-  const peak = engine.peakFlops();
-  const forward = await fastest(() => engine.matmul(x, w, wType, y, m, n, k, 1, false, compute));
-  const inputGrad = await fastest(() => engine.matmulInputGrad(y, w, wType, x, m, n, k, 1, false, compute));
-  const weightGrad = await fastest(() => engine.matmulWeightGrad(y, x, dw, m, n, k, 1, false, compute));
+  const { forward, inputGrad, weightGrad, flops, peakFlops } = await measureProduct(engine, { m, n, k, wType, compute });
   const shape = `${m} × ${n} × ${k}`.padEnd(20) + `${wType} ${compute}`.padEnd(10);
-  const rates = [forward, inputGrad, weightGrad].map((seconds) => (2 * m * n * k) / seconds);
-  const columns = rates.map((rate) => `${(rate / 1e9).toFixed(1).padStart(8)}${percent(rate, peak)}`);
+  const rates = [forward, inputGrad, weightGrad].map((seconds) => flops / seconds);
+  const columns = rates.map((rate) => `${(rate / 1e9).toFixed(1).padStart(8)}${percent(rate, peakFlops)}`);
   const weights = bytesOf(wType, n * k) / forward / 1e9;
-  console.log(`${shape}${columns.join("  ")}   of ${(peak / 1e9).toFixed(0)}   ${weights.toFixed(1)} GB/s of weights`);
-  for (const id of [x, w, y, dw]) engine.free(id);
+  console.log(`${shape}${columns.join("  ")}   of ${(peakFlops / 1e9).toFixed(0)}   ${weights.toFixed(1)} GB/s of weights`);
 }
 
 async function benchAttention(
@@ -65,13 +39,14 @@ async function benchAttention(
   };
   const segments = Int32Array.from(Array.from({ length: count }, (_, i) => [i * length, length, i * keys, keys]).flat());
   const [qBytes, kBytes] = [shape.qRows * heads * headDim * 4, shape.kRows * kvHeads * headDim * 4];
-  const [q, o, dout, dq] = [filled(qBytes), filled(qBytes), filled(qBytes), filled(qBytes)];
-  const [k, v, dk, dv] = [filled(kBytes), filled(kBytes), filled(kBytes), filled(kBytes)];
-  const lse = filled(shape.qRows * heads * 4);
+  const array = (bytes: number) => filled(engine, bytes);
+  const [q, o, dout, dq] = [array(qBytes), array(qBytes), array(qBytes), array(qBytes)];
+  const [k, v, dk, dv] = [array(kBytes), array(kBytes), array(kBytes), array(kBytes)];
+  const lse = array(shape.qRows * heads * 4);
   const peak = engine.peakFlops();
   const pairs = count * heads * (length * keys - (length * (length - 1)) / 2);
-  const forward = await fastest(() => engine.attention(q, k, v, o, lse, segments, shape));
-  const backward = await fastest(() => engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, segments, shape));
+  const forward = await fastestSeconds(engine, () => engine.attention(q, k, v, o, lse, segments, shape));
+  const backward = await fastestSeconds(engine, () => engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, segments, shape));
   const name = `${count} × ${length} on ${keys}, heads ${heads}/${kvHeads} of ${headDim}`.padEnd(40);
   const rates = [(pairs * headDim * 4) / forward, (pairs * headDim * 10) / backward];
   console.log(

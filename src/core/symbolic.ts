@@ -4,14 +4,19 @@ import { EngineError } from "../errors.js";
 import type { Device } from "./device.js";
 
 /** What work would cost, found by running it on shapes alone. */
-export interface Cost {
-  /** Multiplications and additions, each counted as one. */
-  readonly flops: number;
-  /** Bytes that the kernels read and write, each operand once. */
-  readonly bytesMoved: number;
+export interface Cost extends KernelCost {
   /** Bytes in live blocks, now and at the highest point. */
   readonly liveBytes: number;
   readonly peakBytes: number;
+  /** Each kernel's part, under its name in `Kernels`. */
+  readonly byKernel: ReadonlyMap<string, KernelCost>;
+}
+
+export interface KernelCost {
+  /** Multiplications and additions, each counted as one. */
+  readonly flops: number;
+  /** Bytes that the kernel reads and writes, each operand once. */
+  readonly bytesMoved: number;
 }
 
 /**
@@ -25,12 +30,12 @@ export class SymbolicDevice implements Device {
 
   constructor(compute: ComputeType = "f32") {
     this.compute = compute;
-    this.kernels = symbolicKernels(this.#counter);
+    this.kernels = attributed(symbolicKernels(this.#counter), this.#counter);
   }
 
   get cost(): Cost {
-    const { flops, bytesMoved, liveBytes, peakBytes } = this.#counter;
-    return { flops, bytesMoved, liveBytes, peakBytes };
+    const { flops, bytesMoved, liveBytes, peakBytes, byKernel } = this.#counter;
+    return { flops, bytesMoved, liveBytes, peakBytes, byKernel: new Map(byKernel) };
   }
 
   /** Forgets flops and bytes moved, and takes the live bytes as the new peak. */
@@ -48,6 +53,9 @@ class Counter {
   bytesMoved = 0;
   liveBytes = 0;
   peakBytes = 0;
+  readonly byKernel = new Map<string, KernelCost>();
+  /** Whose work is counted. */
+  kernel = "";
   readonly #blocks = new Map<Id, number>();
   #lastId = 0;
 
@@ -55,11 +63,14 @@ class Counter {
     this.flops = 0;
     this.bytesMoved = 0;
     this.peakBytes = this.liveBytes;
+    this.byKernel.clear();
   }
 
   work(flops: number, bytesMoved: number): void {
     this.flops += flops;
     this.bytesMoved += bytesMoved;
+    const before = this.byKernel.get(this.kernel) ?? { flops: 0, bytesMoved: 0 };
+    this.byKernel.set(this.kernel, { flops: before.flops + flops, bytesMoved: before.bytesMoved + bytesMoved });
   }
 
   open(bytes: number): Id {
@@ -76,6 +87,16 @@ class Counter {
     this.#blocks.delete(id);
     this.liveBytes -= bytes;
   }
+}
+
+/** Tells the counter whose work it counts: a kernel is looked up right before each call. */
+function attributed(kernels: Kernels, counter: Counter): Kernels {
+  return new Proxy(kernels, {
+    get(target, name) {
+      counter.kernel = String(name);
+      return Reflect.get(target, name);
+    },
+  });
 }
 
 function symbolicKernels(counter: Counter): Kernels {

@@ -1,0 +1,118 @@
+import { estimateStep, type StepWork } from "../src/advise/estimate.js";
+import { Rng } from "../src/core/rng.js";
+import type { Cost } from "../src/core/symbolic.js";
+import type { Example } from "../src/data/example.js";
+import type { ComputeType, NativeEngine } from "../src/engine/kernels.js";
+import { ConfigError } from "../src/errors.js";
+import { resolveModel } from "../src/io/resolve.js";
+import { buildModel, loadWeights } from "../src/models/load.js";
+import { sft } from "../src/objectives/sft/sft.js";
+import { AdamW } from "../src/optim/adamw.js";
+import { noProgress, peakMemoryBytes, train } from "../src/train/loop.js";
+import { StepPlan } from "../src/train/step-plan.js";
+import { tuners } from "../src/tuners/index.js";
+
+export interface TrainingWork {
+  readonly model: string;
+  /** `finetuning_type` of a recipe; the tuner has its default settings. */
+  readonly method: string;
+  readonly compute: ComputeType;
+  readonly gradientCheckpointing: boolean;
+  /** Sequences of a micro-batch, tokens of each, and micro-batches of an optimizer step. */
+  readonly rows: number;
+  readonly tokens: number;
+  readonly accumulate: number;
+  readonly steps: number;
+}
+
+/** For `parseArgs`. */
+export const trainingOptions = {
+  model: { type: "string" },
+  method: { type: "string", default: "lora" },
+  compute: { type: "string", default: "auto" },
+  rows: { type: "string", default: "4" },
+  tokens: { type: "string", default: "512" },
+  accumulate: { type: "string", default: "1" },
+  steps: { type: "string", default: "4" },
+  checkpointing: { type: "boolean", default: false },
+} as const;
+
+type Values = { [name in Exclude<keyof typeof trainingOptions, "model" | "checkpointing">]: string };
+
+/** Throws ConfigError. `fastest` is what `--compute auto` means. */
+export function trainingWork(values: Values & { model?: string; checkpointing: boolean }, fastest: ComputeType): TrainingWork {
+  const { model, method, checkpointing } = values;
+  if (model === undefined) throw new ConfigError("--model is missing: a folder, a GGUF file or a name of the hub");
+  const compute = values.compute === "auto" ? fastest : values.compute;
+  if (compute !== "f32" && compute !== "bf16") throw new ConfigError(`--compute: expected auto, f32 or bf16, got ${compute}`);
+  const numbers = {
+    rows: Number(values.rows),
+    tokens: Number(values.tokens),
+    accumulate: Number(values.accumulate),
+    steps: Number(values.steps),
+  };
+  for (const [name, value] of Object.entries(numbers))
+    if (!Number.isInteger(value) || value < 1) throw new ConfigError(`--${name}: expected a whole number above 0, got ${value}`);
+  if (numbers.steps < 2) throw new ConfigError("--steps: expected 2 or more; the first one only warms up");
+  return { model, method, compute, gradientCheckpointing: checkpointing, ...numbers };
+}
+
+export interface TrainingTimes {
+  readonly stepSeconds: readonly number[];
+  /** Of an optimizer step. */
+  readonly tokens: number;
+  /** Peak resident set of the process. */
+  readonly peakBytes: number;
+  /** Of a micro-batch with an update, as the symbolic device counts it. */
+  readonly cost: Cost;
+}
+
+/** Runs optimizer steps of the training loop on random tokens, all of them supervised. */
+export async function timeTraining(engine: NativeEngine, work: TrainingWork, afterStep = () => {}): Promise<TrainingTimes> {
+  const tuner = tuners.find(({ name }) => name === work.method);
+  if (tuner === undefined)
+    throw new ConfigError(`--method: expected one of ${tuners.map(({ name }) => name).join(", ")}, got ${work.method}`);
+  const { compute, gradientCheckpointing, steps } = work;
+  const tunerConfig = tuner.config.parse({});
+  const files = await resolveModel(work.model);
+  const model = buildModel({ kernels: engine, compute }, files.config, files.path);
+  await loadWeights(model, files);
+  model.gradientCheckpointing = gradientCheckpointing;
+  tuner.apply(model, tunerConfig, new Rng(0));
+  const rows = randomExamples(work.rows, work.tokens, model.shape.vocabSize);
+  const parameters = model.trainableParameters();
+  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
+  const oneBatch = rows.map((_, i) => i);
+  const microBatches = Array.from({ length: work.accumulate }, () => oneBatch);
+  const events = train({
+    ...{ model, objective: sft, trainRows: rows, evalRows: [], optimizer, parameters, progress: noProgress() },
+    plan: new StepPlan(() => microBatches, { accumulationSteps: work.accumulate, epochs: 1, maxSteps: steps }),
+    settings: {
+      ...{ learningRate: 2e-4, schedule: "constant", warmupSteps: 0, maxGradNorm: 1, seed: 0 },
+      ...{ evalSteps: 0, saveSteps: 0, evalBatchSize: 1 },
+    },
+    save: () => Promise.reject(new Error("a benchmark saves nothing")),
+    signal: new AbortController().signal,
+  });
+
+  const stepSeconds: number[] = [];
+  for await (const event of events) {
+    if (event.type !== "step") continue;
+    stepSeconds.push(event.tokens / event.tokensPerSecond);
+    afterStep();
+  }
+  const peakBytes = peakMemoryBytes();
+  optimizer.dispose();
+  model.dispose();
+  const stepWork: StepWork = { files, tuner, tunerConfig, objective: sft, gradientCheckpointing, rows, compute };
+  return { stepSeconds, tokens: work.rows * work.tokens * work.accumulate, peakBytes, cost: estimateStep(stepWork) };
+}
+
+function randomExamples(count: number, length: number, vocabSize: number): Example[] {
+  const rng = new Rng(0);
+  return Array.from({ length: count }, (_, i) => ({
+    ids: Int32Array.from({ length }, () => rng.below(vocabSize)),
+    supervised: new Uint8Array(length).fill(1, 1), // the first token has none before it
+    where: `random row ${i}`,
+  }));
+}

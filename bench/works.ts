@@ -1,0 +1,263 @@
+import { join } from "node:path";
+import { dtypes } from "../src/engine/dtype.js";
+
+/** What the works need to know of the machine and of the command line. */
+export interface Setup {
+  /** A folder or GGUF file of attune's; with peers, a Hugging Face folder that both read. */
+  readonly model: string;
+  /** The same model in 4 bits, for decoding. */
+  readonly gguf: string;
+  /** An Alpaca file. */
+  readonly data: string | undefined;
+  readonly threads: number;
+  /** Whether the CPU multiplies bf16; else nobody is asked to. */
+  readonly hasBf16: boolean;
+  /** Python of the peers' venv, and the folder of their scripts. */
+  readonly peers: { readonly python: string; readonly scripts: string } | undefined;
+  /** The folder where node-llama-cpp is installed. */
+  readonly llama: string | undefined;
+  /** Time torch.compile as well: minutes. */
+  readonly compile: boolean;
+  /** Fewer steps. */
+  readonly isQuick: boolean;
+}
+
+/** A process that prints one JSON line. */
+export interface Command {
+  readonly label: string;
+  readonly argv: readonly [program: string, ...args: string[]];
+}
+
+/** A bound, at least or at most as the measure says: on attune's own figure, on its ratio to the peer's, on its share of the machine's limit. */
+export type Target = { readonly value: number } | { readonly ratio: number } | { readonly share: number };
+
+/** One figure of the JSON lines. */
+export interface Measure {
+  readonly what: string;
+  readonly key: string;
+  readonly better: "more" | "less";
+  readonly targets?: readonly Target[];
+  /** Key of the share of the machine's limit, which attune's commands print. */
+  readonly share?: string;
+}
+
+/**
+ * Work that attune and its peers do, each in every number type that it has there; the best by the first measure are compared. Where attune
+ * is held against itself, its own command is the peer.
+ */
+export interface Work {
+  readonly name: string;
+  readonly attune: readonly Command[];
+  readonly peers: readonly Command[];
+  readonly measures: readonly [Measure, ...Measure[]];
+}
+
+/** SmolLM2-135M: output and input features of its Linears, a layer's seven in the order of the forward pass. */
+const modelShapes = ["576x576", "192x576", "192x576", "576x576", "1536x576", "1536x576", "576x1536"];
+/** As Llama's, but whole blocks of every type fit in a row. */
+const blockShapes = ["768x768", "2048x768", "768x2048"];
+
+export function worksFor(setup: Setup): Work[] {
+  const { model, gguf, data, hasBf16, isQuick } = setup;
+  const types = hasBf16 ? ["f32", "bf16"] : ["f32"];
+  const steps = isQuick ? "2" : "4";
+
+  const attune = (label: string, entry: string, ...args: string[]): Command => ({
+    label,
+    argv: [process.execPath, join(import.meta.dirname, `${entry}.js`), ...args],
+  });
+  const step = (label: string, ...args: string[]) => attune(label, "step", "--model", model, "--steps", steps, ...args);
+  const train = (label: string, ...settings: string[]) => attune(label, "train", `model_name_or_path=${model}`, ...settings);
+  const products = (label: string, shapes: readonly string[], ...args: string[]) =>
+    attune(label, "products", ...shapes.flatMap((shape) => ["--shape", shape]), ...args);
+
+  /** The peer's script, or nothing without peers. */
+  const peer = (label: string, script: string, ...args: string[]): Command[] =>
+    setup.peers === undefined
+      ? []
+      : [
+          {
+            label,
+            argv: [
+              setup.peers.python,
+              join(setup.peers.scripts, script),
+              "--model",
+              model,
+              "--threads",
+              `${setup.threads}`,
+              ...args,
+            ],
+          },
+        ];
+  const peft = (label: string, ...args: string[]) => peer(label, "peft_step.py", "--steps", steps, ...args);
+  const peftTypes = (...args: string[]) => types.flatMap((type) => peft(`PEFT ${type}`, "--dtype", type, ...args));
+  const llama = (...args: string[]): Command[] =>
+    setup.llama === undefined
+      ? []
+      : [attune("llama.cpp", "llama", "--llama", setup.llama, "--model", gguf, "--threads", `${setup.threads}`, ...args)];
+
+  const rate = (targets: readonly Target[] = []): Measure => ({
+    ...{ what: "tokens/s", key: "tokens_per_second", better: "more" },
+    ...{ targets, share: "share" },
+  });
+  const peak = (...targets: Target[]): Measure => ({ what: "peak RSS, GB", key: "peak_rss_gb", better: "less", targets });
+
+  const training: Work[] = [
+    {
+      name: "LoRA step, 4 × 512",
+      attune: types.map((type) => step(type, "--compute", type)),
+      peers: peftTypes(),
+      measures: [rate(hasBf16 ? [{ ratio: 1.5 }] : [{ ratio: 2 }, { share: 0.75 }]), peak({ ratio: 0.25 })],
+    },
+    {
+      name: "LoRA step, 4 × 512, against torch.compile",
+      attune: setup.compile ? types.map((type) => step(type, "--compute", type)) : [],
+      peers: peftTypes("--compile"),
+      measures: [rate([{ ratio: 1.75 }]), peak()],
+    },
+    {
+      name: "LoRA step, 4 × 512, checkpointed against not",
+      attune: [step("checkpointed", "--checkpointing")],
+      peers: [step("attune")],
+      measures: [rate([{ ratio: 0.74 }]), peak({ value: 0.8 })], // 1.35 times the time
+    },
+    {
+      name: "LoRA step, 4 × 512, both checkpointed",
+      attune: types.map((type) => step(type, "--compute", type, "--checkpointing")),
+      peers: peftTypes("--checkpointing"),
+      measures: [rate(), peak()],
+    },
+    {
+      name: "full step, 4 × 512",
+      attune: types.map((type) => step(type, "--compute", type, "--method", "full")),
+      peers: peftTypes("--method", "full"),
+      measures: [rate([{ ratio: 1.9 }]), peak({ ratio: 0.5 })],
+    },
+  ];
+
+  const commands: Work[] =
+    data === undefined
+      ? []
+      : [
+          {
+            name: "SFT, Alpaca, batch 8, cutoff 512",
+            attune: [
+              train(
+                "",
+                `dataset=${data}`,
+                "max_samples=1000",
+                "cutoff_len=512",
+                "per_device_train_batch_size=8",
+                `max_steps=${isQuick ? 2 : 16}`,
+              ),
+            ],
+            peers: [false, true].flatMap((isPacked) =>
+              peer(
+                isPacked ? "TRL packed" : "TRL padded",
+                "trl_sft.py",
+                ...["--data", data, "--rows", "1000", "--batch", "8", "--max-length", "512", "--steps", isQuick ? "1" : "4"],
+                ...(isPacked ? ["--packing"] : []),
+              ),
+            ),
+            measures: [
+              { what: "useful tokens/s", key: "useful_tokens_per_second", better: "more", targets: [{ ratio: 6 }] },
+              peak({ ratio: 0.125 }),
+              { what: "seconds to the first step", key: "seconds_to_first_step_done", better: "less" },
+            ],
+          },
+          {
+            name: "command of one step, 1 × 256",
+            attune: [train("", `dataset=${data}`, "max_samples=200", "packing=true", "cutoff_len=256", "max_steps=1")],
+            peers: peer("TRL", "trl_sft.py", "--data", data, "--batch", "1", "--max-length", "256", "--steps", "1"),
+            measures: [
+              { what: "seconds to the first step", key: "seconds_to_first_step_done", better: "less", targets: [{ value: 4 }] },
+              { what: "seconds of all", key: "command_s", better: "less" },
+            ],
+          },
+        ];
+
+  const gemms: Work[] = [
+    ...types.map(
+      (compute): Work => ({
+        name: `GEMM at the model's shapes, ${compute}`,
+        attune: [products("", [...modelShapes, "49152x576"], "--weights", "bf16", "--compute", compute)],
+        peers: [],
+        measures: productMeasures([{ share: compute === "f32" ? 0.85 : 0.6 }]),
+      }),
+    ),
+    ...fourBitTypes().flatMap((weights) =>
+      types.map(
+        (compute): Work => ({
+          name: `GEMM with ${weights} weights against bf16, ${compute}`,
+          attune: [products("", blockShapes, "--weights", weights, "--compute", compute, "--rows", "256")],
+          peers: [products("attune", blockShapes, "--weights", "bf16", "--compute", compute, "--rows", "256")],
+          measures: productMeasures([{ ratio: 0.9 }]),
+        }),
+      ),
+    ),
+  ];
+
+  const newTokens = isQuick ? "16" : "64";
+  const decode = (label: string, model: string, batch: number, ...args: string[]) =>
+    attune(label, "decode", "--model", model, "--batch", `${batch}`, "--new-tokens", newTokens, ...args);
+  const generation: Work[] = [
+    {
+      name: "decode 4 bits, batch 1, after 512 tokens",
+      attune: [decode("", gguf, 1, "--prompt-tokens", "512")],
+      peers: llama("--prompt-tokens", "512", "--new-tokens", newTokens),
+      measures: [
+        { what: "tokens/s", key: "decode_tokens_per_second", better: "more", targets: [{ ratio: 1 }], share: "share" },
+        { what: "prompt tokens/s", key: "prompt_tokens_per_second", better: "more", targets: [{ ratio: 1 }] },
+        peak(),
+      ],
+    },
+    ...[1, 8].map(
+      (batch): Work => ({
+        name: `generate, batch ${batch}`,
+        attune: [decode("bf16", model, batch), decode("4 bits", gguf, batch)],
+        peers: peer("transformers f32", "hf_generate.py", "--batch", `${batch}`, "--new-tokens", newTokens),
+        measures: [rate(batch === 8 ? [{ ratio: 4 }] : [])],
+      }),
+    ),
+  ];
+
+  const longest = isQuick ? 2048 : 4096;
+  const growth: Work[] = [
+    {
+      name: `growth: one sequence of ${longest} against ${longest / 512} of 512`,
+      attune: [step("", "--rows", "1", "--tokens", `${longest}`)],
+      peers: [step("attune", "--rows", `${longest / 512}`, "--tokens", "512")],
+      measures: [rate([{ ratio: 0.6 }]), peak()],
+    },
+    {
+      name: `growth: one sequence of ${longest} against one of ${longest / 2}`,
+      attune: [step("", "--rows", "1", "--tokens", `${longest}`)],
+      peers: [step("attune", "--rows", "1", "--tokens", `${longest / 2}`)],
+      measures: [rate(), peak({ ratio: 2 })],
+    },
+    ...(isQuick ? [4] : [4, 16, 64]).map(
+      (rows): Work => ({
+        name: `growth: ${rows} rows a step against one`,
+        attune: [step("", "--rows", `${Math.min(rows, 16)}`, "--accumulate", `${Math.ceil(rows / 16)}`, "--steps", "2")],
+        peers: [step("attune", "--rows", "1")],
+        measures: [rate([{ ratio: 0.9 }]), peak()],
+      }),
+    ),
+  ];
+
+  return [...training, ...commands, ...gemms, ...generation, ...growth].filter(({ attune }) => attune.length > 0);
+}
+
+function productMeasures(targets: readonly Target[]): [Measure, Measure] {
+  return [
+    { what: "y = x Wᵀ, GFLOP/s", key: "forward_gflops", better: "more", targets, share: "forward_share" },
+    { what: "dx = dy W, GFLOP/s", key: "input_grad_gflops", better: "more", targets, share: "input_grad_share" },
+  ];
+}
+
+/** With the scale of its block, a number of such a type takes 4 to 5 bits. */
+function fourBitTypes(): string[] {
+  return Object.entries(dtypes)
+    .filter(([, { block, bytes }]) => (8 * bytes) / block <= 5)
+    .map(([name]) => name);
+}
