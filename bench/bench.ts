@@ -75,7 +75,10 @@ async function main(): Promise<void> {
   };
   const pattern = new RegExp(values.only, "i");
   const works = worksFor(setup).filter(({ name }) => pattern.test(name));
+  if (works.length === 0) throw new ConfigError(`--only: no work's name matches ${pattern}`);
   const rounds = Number(values.rounds ?? (values.quick ? 1 : 3));
+  if (!(rounds >= 1)) throw new ConfigError(`--rounds: expected a number from 1, got ${values.rounds}`);
+  if (values.data === undefined) log("without --data, an Alpaca file, no run of the command is measured");
 
   const done: WorkRuns[] = [];
   for (const work of works) {

@@ -1,6 +1,8 @@
 /**
  * Times llama.cpp, by node-llama-cpp, as decode.js times attune. Prints one JSON line. node-llama-cpp is no dependency: `--llama` names a folder
- * where it was installed. Its prebuilt binary is used; nothing is compiled or downloaded.
+ * where it and its prebuilt binary were installed. Nothing is compiled or downloaded here:
+ *
+ *   npm install --ignore-scripts --omit=optional node-llama-cpp @node-llama-cpp/linux-x64
  */
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";

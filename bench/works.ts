@@ -118,7 +118,7 @@ export function worksFor(setup: Setup): Work[] {
     {
       name: "LoRA step, 4 × 512, checkpointed against not",
       attune: [step("checkpointed", "--checkpointing")],
-      peers: [step("attune")],
+      peers: [step("not")],
       measures: [rate([{ ratio: 0.74 }]), peak({ value: 0.8 })], // 1.35 times the time
     },
     {
@@ -190,7 +190,7 @@ export function worksFor(setup: Setup): Work[] {
         (compute): Work => ({
           name: `GEMM with ${weights} weights against bf16, ${compute}`,
           attune: [products("", blockShapes, "--weights", weights, "--compute", compute, "--rows", "256")],
-          peers: [products("attune", blockShapes, "--weights", "bf16", "--compute", compute, "--rows", "256")],
+          peers: [products("bf16", blockShapes, "--weights", "bf16", "--compute", compute, "--rows", "256")],
           measures: productMeasures([{ ratio: 0.9 }]),
         }),
       ),
@@ -214,7 +214,7 @@ export function worksFor(setup: Setup): Work[] {
     ...[1, 8].map(
       (batch): Work => ({
         name: `generate, batch ${batch}`,
-        attune: [decode("bf16", model, batch), decode("4 bits", gguf, batch)],
+        attune: [...(model === gguf ? [] : [decode("as stored", model, batch)]), decode("4 bits", gguf, batch)],
         peers: peer("transformers f32", "hf_generate.py", "--batch", `${batch}`, "--new-tokens", newTokens),
         measures: [rate(batch === 8 ? [{ ratio: 4 }] : [])],
       }),
@@ -226,20 +226,20 @@ export function worksFor(setup: Setup): Work[] {
     {
       name: `growth: one sequence of ${longest} against ${longest / 512} of 512`,
       attune: [step("", "--rows", "1", "--tokens", `${longest}`)],
-      peers: [step("attune", "--rows", `${longest / 512}`, "--tokens", "512")],
+      peers: [step(`${longest / 512} × 512`, "--rows", `${longest / 512}`, "--tokens", "512")],
       measures: [rate([{ ratio: 0.6 }]), peak()],
     },
     {
       name: `growth: one sequence of ${longest} against one of ${longest / 2}`,
       attune: [step("", "--rows", "1", "--tokens", `${longest}`)],
-      peers: [step("attune", "--rows", "1", "--tokens", `${longest / 2}`)],
+      peers: [step(`1 × ${longest / 2}`, "--rows", "1", "--tokens", `${longest / 2}`)],
       measures: [rate(), peak({ ratio: 2 })],
     },
     ...(isQuick ? [4] : [4, 16, 64]).map(
       (rows): Work => ({
         name: `growth: ${rows} rows a step against one`,
         attune: [step("", "--rows", `${Math.min(rows, 16)}`, "--accumulate", `${Math.ceil(rows / 16)}`, "--steps", "2")],
-        peers: [step("attune", "--rows", "1")],
+        peers: [step("1 row", "--rows", "1")],
         measures: [rate([{ ratio: 0.9 }]), peak()],
       }),
     ),

@@ -89,12 +89,15 @@ class Counter {
   }
 }
 
-/** Tells the counter whose work it counts: a kernel is looked up right before each call. */
+/** The same kernels; each tells the counter that what follows is its work. */
 function attributed(kernels: Kernels, counter: Counter): Kernels {
   return new Proxy(kernels, {
     get(target, name) {
-      counter.kernel = String(name);
-      return Reflect.get(target, name);
+      const kernel = Reflect.get(target, name);
+      return (...args: unknown[]) => {
+        counter.kernel = String(name);
+        return Reflect.apply(kernel, target, args);
+      };
     },
   });
 }
