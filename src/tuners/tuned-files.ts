@@ -1,3 +1,4 @@
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Rng } from "../core/rng.js";
 import type { Tensor } from "../core/tensor.js";
@@ -34,6 +35,7 @@ export async function saveTuned(folder: string, model: CausalLM, tuner: Tuner, c
     await saveAdapter(folder, { ...common, ...tuner.peft.toPeft(config, model) }, tensors);
     return;
   }
+  await mkdir(folder, { recursive: true });
   await writeShardedSafetensors(folder, tensors, { maxShardBytes: 5e9, metadata: { format: "pt" } });
   const { quantization_config: _, ...kept } = base.config;
   await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify({ ...kept, dtype: "float32" }, null, 2)}\n`);
