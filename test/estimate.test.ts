@@ -3,6 +3,7 @@ import test from "node:test";
 import { estimateStep, type StepWork, smallestRemedy } from "../src/advise/estimate.js";
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
+import type { ModelFiles } from "../src/io/model-files.js";
 import { sft } from "../src/objectives/sft/sft.js";
 import { AdamW } from "../src/optim/adamw.js";
 import { gradientSquares } from "../src/optim/clip.js";
@@ -11,6 +12,19 @@ import { engine } from "./support/gradient-check.js";
 import { exampleOf, loadTinyLlama, reference } from "./support/tiny-llama.js";
 
 const rows = Array.from({ length: 16 }, (_, i) => exampleOf(reference.sequences[i % 2]!));
+
+function loraWork(files: ModelFiles): StepWork {
+  const tuner = tuners.find(({ name }) => name === "lora")!;
+  return {
+    files,
+    tuner,
+    tunerConfig: tuner.config.parse({}),
+    objective: sft,
+    gradientCheckpointing: false,
+    rows,
+    compute: "f32",
+  };
+}
 
 for (const tuner of tuners)
   for (const gradientCheckpointing of [false, true])
@@ -37,16 +51,7 @@ for (const tuner of tuners)
 
 test("FLOPs of a LoRA step: twice the weights forward, as much for the inputs' gradients, and what the adapters add", async () => {
   const { model, files } = await loadTinyLlama("tied");
-  const [lora] = tuners;
-  const work: StepWork = {
-    files,
-    tuner: lora!,
-    tunerConfig: lora!.config.parse({}),
-    objective: sft,
-    gradientCheckpointing: false,
-    rows,
-    compute: "f32",
-  };
+  const work = loraWork(files);
   const linears = 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 80); // two layers
   const tokens = rows.reduce((sum, { ids }) => sum + ids.length, 0);
   const supervised = rows.reduce((sum, row) => sum + row.supervised.reduce((a, b) => a + b, 0), 0);
@@ -58,16 +63,7 @@ test("FLOPs of a LoRA step: twice the weights forward, as much for the inputs' g
 
 test("the smallest change that fits is named, and none where none does", async () => {
   const { model, files } = await loadTinyLlama("tied");
-  const [lora] = tuners;
-  const work: StepWork = {
-    files,
-    tuner: lora!,
-    tunerConfig: lora!.config.parse({}),
-    objective: sft,
-    gradientCheckpointing: false,
-    rows,
-    compute: "f32",
-  };
+  const work = loraWork(files);
   const { peakBytes } = estimateStep(work);
   const checkpointed = estimateStep({ ...work, gradientCheckpointing: true }).peakBytes;
   assert.ok(checkpointed < peakBytes);

@@ -10,15 +10,13 @@ import type { Example } from "../src/data/example.js";
 import { type CausalLM, continueSequences, packSequences } from "../src/models/causal-lm.js";
 import { KVCache } from "../src/nn/kv-cache.js";
 import { sft } from "../src/objectives/sft/sft.js";
-import { AdamW } from "../src/optim/adamw.js";
-import { noProgress, train } from "../src/train/loop.js";
-import { StepPlan } from "../src/train/step-plan.js";
 import { full } from "../src/tuners/full/full.js";
 import { tuners } from "../src/tuners/index.js";
 import { applyAdapter, loadTuned, saveTuned } from "../src/tuners/tuned-files.js";
 import type { Tuner } from "../src/tuners/tuner.js";
 import { engine } from "./support/gradient-check.js";
 import { exampleOf, loadTinyLlama, type Reference, readTensors, reference, tinyLlama } from "./support/tiny-llama.js";
+import { trainSteps } from "./support/train-steps.js";
 
 const sequences = reference.sequences.map(({ ids }) => Int32Array.from(ids));
 
@@ -113,37 +111,7 @@ async function runReference(model: CausalLM, training: Reference["full"], { spli
     const numbered = micro_batches.map((batch) => batch.map((sequence) => rows.push(exampleOf(sequence)) - 1));
     return splitSteps ? numbered : [numbered.flat()];
   });
-  const { learning_rate, schedule, warmup_steps, weight_decay, max_grad_norm } = training.settings;
-  const parameters = model.trainableParameters();
-  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: weight_decay });
-  const micro = steps.flat();
-  const plan = new StepPlan(() => micro, { accumulationSteps: splitSteps ? 2 : 1, epochs: 1, maxSteps: 0 });
-  const events = [];
-  for await (const event of train({
-    model,
-    objective: sft,
-    trainRows: rows,
-    evalRows: [],
-    plan,
-    optimizer,
-    parameters,
-    settings: {
-      learningRate: learning_rate,
-      schedule,
-      warmupSteps: warmup_steps,
-      maxGradNorm: max_grad_norm,
-      seed: 1,
-      evalSteps: 0,
-      saveSteps: 0,
-      evalBatchSize: 1,
-    },
-    progress: noProgress(),
-    save: () => assert.fail("nothing is to be saved"),
-    signal: new AbortController().signal,
-  }))
-    if (event.type === "step") events.push(event);
-  optimizer.dispose();
-  return events;
+  return await trainSteps(model, rows, steps.flat(), splitSteps ? 2 : 1, training.settings);
 }
 
 const relative = (actual: number, expected: number) => Math.abs(actual - expected) / Math.max(Math.abs(expected), 1e-12);

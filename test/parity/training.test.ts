@@ -10,14 +10,11 @@ import { openModel } from "../../src/io/open-model.js";
 import { openSafetensors, readEntry, toTensorEntry } from "../../src/io/safetensors.js";
 import { packSequences } from "../../src/models/causal-lm.js";
 import { buildModel, loadWeights } from "../../src/models/load.js";
-import { sft } from "../../src/objectives/sft/sft.js";
-import { AdamW } from "../../src/optim/adamw.js";
-import { noProgress, train } from "../../src/train/loop.js";
-import { StepPlan } from "../../src/train/step-plan.js";
 import { tuners } from "../../src/tuners/index.js";
 import { loadTuned, saveTuned } from "../../src/tuners/tuned-files.js";
 import { device } from "../support/gradient-check.js";
 import { runPython, skipWithoutPeers, smolLM2Folder } from "../support/peers.js";
+import { trainSteps } from "../support/train-steps.js";
 
 const steps = 20;
 const rng = new Rng(5);
@@ -47,7 +44,7 @@ async function loadSmolLM2() {
   return { model, files };
 }
 
-const settings = { lora: 1e-3, full: 1e-5 } as const;
+const learningRates = { lora: 1e-3, full: 1e-5 } as const;
 
 for (const method of ["lora", "full"] as const)
   test(`${steps} steps of ${method} on SmolLM2-135M follow PyTorch's losses within 1e-4`, {
@@ -64,51 +61,29 @@ for (const method of ["lora", "full"] as const)
     await saveTuned(start, model, tuner, config, base);
 
     const args = ["--model", smolLM2Folder(), "--method", method, "--batches", writeBatches(folder), "--threads", "2"];
-    const schedule = ["--learning-rate", String(settings[method]), "--schedule", "cosine", "--warmup-steps", "2"];
+    const schedule = ["--learning-rate", String(learningRates[method]), "--schedule", "cosine", "--warmup-steps", "2"];
     const adapter = method === "lora" ? ["--adapter", start] : [];
     const theirs = JSON.parse(runPython("torch_train.py", [...args, ...schedule, ...adapter])) as {
       loss: number[];
       grad_norm: number[];
     };
 
-    const parameters = model.trainableParameters();
-    const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
-    const plan = new StepPlan(() => Array.from({ length: steps }, (_, i) => [2 * i, 2 * i + 1]), {
-      accumulationSteps: 1,
-      epochs: 1,
-      maxSteps: 0,
-    });
-    const events = train({
-      model,
-      objective: sft,
-      trainRows: rows,
-      evalRows: [],
-      plan,
-      optimizer,
-      parameters,
-      settings: {
-        learningRate: settings[method],
-        schedule: "cosine",
-        warmupSteps: 2,
-        maxGradNorm: 1,
-        seed: 1,
-        evalSteps: 0,
-        saveSteps: 0,
-        evalBatchSize: 1,
-      },
-      progress: noProgress(),
-      save: () => assert.fail("nothing is to be saved"),
-      signal: new AbortController().signal,
-    });
+    const microBatches = Array.from({ length: steps }, (_, i) => [2 * i, 2 * i + 1]);
+    const settings = {
+      learning_rate: learningRates[method],
+      schedule: "cosine",
+      warmup_steps: 2,
+      weight_decay: 0,
+      max_grad_norm: 1,
+    } as const;
+    const events = await trainSteps(model, rows, microBatches, 1, settings);
     let worst = 0;
-    for await (const event of events) {
-      if (event.type !== "step") continue;
+    for (const event of events) {
       const expected = theirs.loss[event.step - 1]!;
       worst = Math.max(worst, Math.abs(event.loss - expected) / expected);
       assert.ok(worst < 1e-4, `step ${event.step}: loss ${event.loss}, PyTorch ${expected}`);
     }
     console.log(`${method}: largest relative difference of a loss over ${steps} steps: ${worst.toExponential(1)}`);
-    optimizer.dispose();
     model.dispose();
   });
 

@@ -7,6 +7,7 @@ import { openSafetensors, readEntry, toTensorEntry } from "../../src/io/safetens
 import type { CausalLM } from "../../src/models/causal-lm.js";
 import { buildModel, loadWeights } from "../../src/models/load.js";
 import { device } from "./gradient-check.js";
+import type { StepSettings } from "./train-steps.js";
 
 /** Made by test/fixtures/make_llama.py, which says what each file holds. */
 export const tinyLlama = join(import.meta.dirname, "../../../test/fixtures/tiny-llama");
@@ -17,13 +18,7 @@ interface Sequence {
 }
 
 interface Training {
-  readonly settings: {
-    readonly learning_rate: number;
-    readonly schedule: "cosine";
-    readonly warmup_steps: number;
-    readonly weight_decay: number;
-    readonly max_grad_norm: number;
-  };
+  readonly settings: StepSettings;
   readonly loss: readonly number[];
   readonly grad_norm: readonly number[];
   readonly lr: readonly number[];

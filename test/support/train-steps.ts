@@ -1,0 +1,54 @@
+import assert from "node:assert/strict";
+import type { Example } from "../../src/data/example.js";
+import type { CausalLM } from "../../src/models/causal-lm.js";
+import { sft } from "../../src/objectives/sft/sft.js";
+import { AdamW } from "../../src/optim/adamw.js";
+import type { StepEvent } from "../../src/train/events.js";
+import { noProgress, train } from "../../src/train/loop.js";
+import { StepPlan } from "../../src/train/step-plan.js";
+
+export interface StepSettings {
+  readonly learning_rate: number;
+  readonly schedule: "cosine";
+  readonly warmup_steps: number;
+  readonly weight_decay: number;
+  readonly max_grad_norm: number;
+}
+
+/** Trains whatever is trainable in the model on given micro-batches (row numbers), through the one loop. */
+export async function trainSteps(
+  model: CausalLM,
+  rows: readonly Example[],
+  microBatches: readonly (readonly number[])[],
+  accumulationSteps: number,
+  { learning_rate, schedule, warmup_steps, weight_decay, max_grad_norm }: StepSettings,
+): Promise<StepEvent[]> {
+  const parameters = model.trainableParameters();
+  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: weight_decay });
+  const steps: StepEvent[] = [];
+  for await (const event of train({
+    model,
+    objective: sft,
+    trainRows: rows,
+    evalRows: [],
+    plan: new StepPlan(() => microBatches, { accumulationSteps, epochs: 1, maxSteps: 0 }),
+    optimizer,
+    parameters,
+    settings: {
+      learningRate: learning_rate,
+      schedule,
+      warmupSteps: warmup_steps,
+      maxGradNorm: max_grad_norm,
+      seed: 1,
+      evalSteps: 0,
+      saveSteps: 0,
+      evalBatchSize: 1,
+    },
+    progress: noProgress(),
+    save: () => assert.fail("nothing is to be saved"),
+    signal: new AbortController().signal,
+  }))
+    if (event.type === "step") steps.push(event);
+  optimizer.dispose();
+  return steps;
+}
