@@ -4,6 +4,7 @@ import type { Device } from "../src/core/device.js";
 import { Rng } from "../src/core/rng.js";
 import { SymbolicDevice } from "../src/core/symbolic.js";
 import { fastestCompute, loadEngine } from "../src/engine/load.js";
+import { ConfigError } from "../src/errors.js";
 import { Decoder, type Request } from "../src/generate/decoder.js";
 import { greedy } from "../src/generate/sampling.js";
 import { resolveModel } from "../src/io/resolve.js";
@@ -20,7 +21,7 @@ const { values } = parseArgs({
     "new-tokens": { type: "string", default: "64" },
   },
 });
-if (values.model === undefined) throw new Error("--model is missing: a folder, a GGUF file or a name of the hub");
+if (values.model === undefined) throw new ConfigError("--model is missing: a folder, a GGUF file or a name of the hub");
 const [batch, promptTokens, newTokens] = [values.batch, values["prompt-tokens"], values["new-tokens"]].map(Number) as [
   number,
   number,

@@ -7,6 +7,7 @@
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
+import { ConfigError } from "../src/errors.js";
 
 const { values } = parseArgs({
   options: {
@@ -18,7 +19,7 @@ const { values } = parseArgs({
   },
 });
 const { llama: folder, model: modelPath } = values;
-if (folder === undefined || modelPath === undefined) throw new Error("--llama FOLDER and --model FILE.gguf are needed");
+if (folder === undefined || modelPath === undefined) throw new ConfigError("--llama FOLDER and --model FILE.gguf are needed");
 const [threads, promptTokens, newTokens] = [values.threads, values["prompt-tokens"], values["new-tokens"]].map(Number) as [
   number,
   number,

@@ -47,7 +47,13 @@ test("a target without a figure has no mark, and failures are named", () => {
     ["work, GFLOP/s", "123", "", "", "≥ 85 %", ""],
   ]);
   const [row] = rowsOf({ work: work(share), attune: [runs("", [{ speed: 9, share: 0.9 }])], peers: [runs("peer", [undefined])] });
-  assert.deepEqual(row, ["work, GFLOP/s", "9.00", "failed", "", "≥ 85 % ✓", "90 %"]);
+  assert.deepEqual(row, ["work, GFLOP/s", "9.00", "failed", "", "≥ 85 % ✓", "90.0 %"]);
   const [failed] = rowsOf({ work: work(speed), attune: [runs("f32", [undefined])], peers: [] });
   assert.deepEqual(failed, ["work, tokens/s", "failed f32", "", "", "", ""]);
+});
+
+test("a figure that the peer does not print is left out, not called a failure", () => {
+  const own: Measure = { what: "seconds of all", key: "all", better: "less" };
+  const [, row] = rowsOf({ work: work(speed, own), attune: [runs("", [{ speed: 5, all: 6 }])], peers: [speeds("peer", 1)] });
+  assert.deepEqual(row, ["work, seconds of all", "6.00", "", "", "", ""]);
 });

@@ -31,15 +31,11 @@ export function rowsOf({ work, attune, peers }: WorkRuns): string[][] {
       const targets = own === bestOwn ? (measure.targets ?? []) : [];
       return [
         `${work.name}, ${measure.what}`,
-        `${formatNumber(value)} ${own.command.label}`.trim(),
-        peers.length === 0
-          ? ""
-          : bestPeer === undefined
-            ? "failed"
-            : `${formatNumber(medianOf(bestPeer, measure.key))} ${bestPeer.command.label}`,
+        value === undefined ? `failed ${own.command.label}`.trim() : figureOf(own, measure.key),
+        peers.length === 0 ? "" : bestPeer === undefined ? "failed" : figureOf(bestPeer, measure.key),
         ratio === undefined ? "" : `${ratio.toFixed(2)} ×`,
         targets.map((target) => judge(target, measure, figures)).join(", "),
-        share === undefined ? "" : `${(100 * share).toFixed(0)} %`,
+        share === undefined ? "" : `${(100 * share).toPrecision(3)} %`,
       ];
     }),
   );
@@ -96,8 +92,9 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
-/** Three digits that count. */
-function formatNumber(value: number | undefined): string {
-  if (value === undefined) return "failed";
-  return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
+/** In three digits that count, and whose it is; empty where a command does not print it. */
+function figureOf(runs: Runs, key: string): string {
+  const value = medianOf(runs, key);
+  if (value === undefined) return "";
+  return `${value >= 100 ? value.toFixed(0) : value.toPrecision(3)} ${runs.command.label}`.trim();
 }

@@ -52,13 +52,13 @@ export interface Work {
   readonly measures: readonly [Measure, ...Measure[]];
 }
 
-/** SmolLM2-135M: output and input features of its Linears, a layer's seven in the order of the forward pass. */
-const modelShapes = ["576x576", "192x576", "192x576", "576x576", "1536x576", "1536x576", "576x1536"];
-/** As Llama's, but whole blocks of every type fit in a row. */
-const blockShapes = ["768x768", "2048x768", "768x2048"];
+/** The products of a forward pass of SmolLM2-135M over 4 × 512 tokens: COUNTxMxNxK. The last are the output projection's chunks of rows. */
+const modelProducts = ["60x2048x576x576", "60x2048x192x576", "60x2048x1536x576", "30x2048x576x1536", "6x341x49152x576"];
+/** Of a layer like its own, but whole blocks of every type fit in a row. */
+const blockProducts = ["2x256x768x768", "2x256x2048x768", "1x256x768x2048"];
 
 export function worksFor(setup: Setup): Work[] {
-  const { model, gguf, data, hasBf16, isQuick } = setup;
+  const { model, gguf, data, hasBf16, isQuick, peers } = setup;
   const types = hasBf16 ? ["f32", "bf16"] : ["f32"];
   const steps = isQuick ? "2" : "4";
 
@@ -68,27 +68,13 @@ export function worksFor(setup: Setup): Work[] {
   });
   const step = (label: string, ...args: string[]) => attune(label, "step", "--model", model, "--steps", steps, ...args);
   const train = (label: string, ...settings: string[]) => attune(label, "train", `model_name_or_path=${model}`, ...settings);
-  const products = (label: string, shapes: readonly string[], ...args: string[]) =>
-    attune(label, "products", ...shapes.flatMap((shape) => ["--shape", shape]), ...args);
+  const products = (label: string, list: readonly string[], weights: string, compute: string) =>
+    attune(label, "products", "--weights", weights, "--compute", compute, ...list);
 
+  const shared = ["--model", model, "--threads", `${setup.threads}`];
   /** The peer's script, or nothing without peers. */
   const peer = (label: string, script: string, ...args: string[]): Command[] =>
-    setup.peers === undefined
-      ? []
-      : [
-          {
-            label,
-            argv: [
-              setup.peers.python,
-              join(setup.peers.scripts, script),
-              "--model",
-              model,
-              "--threads",
-              `${setup.threads}`,
-              ...args,
-            ],
-          },
-        ];
+    peers === undefined ? [] : [{ label, argv: [peers.python, join(peers.scripts, script), ...shared, ...args] }];
   const peft = (label: string, ...args: string[]) => peer(label, "peft_step.py", "--steps", steps, ...args);
   const peftTypes = (...args: string[]) => types.flatMap((type) => peft(`PEFT ${type}`, "--dtype", type, ...args));
   const llama = (...args: string[]): Command[] =>
@@ -180,17 +166,17 @@ export function worksFor(setup: Setup): Work[] {
     ...types.map(
       (compute): Work => ({
         name: `GEMM at the model's shapes, ${compute}`,
-        attune: [products("", [...modelShapes, "49152x576"], "--weights", "bf16", "--compute", compute)],
+        attune: [products("", modelProducts, "bf16", compute)],
         peers: [],
-        measures: productMeasures([{ share: compute === "f32" ? 0.85 : 0.6 }]),
+        measures: productMeasures(compute === "f32" ? [{ share: 0.85 }] : []),
       }),
     ),
     ...fourBitTypes().flatMap((weights) =>
       types.map(
         (compute): Work => ({
           name: `GEMM with ${weights} weights against bf16, ${compute}`,
-          attune: [products("", blockShapes, "--weights", weights, "--compute", compute, "--rows", "256")],
-          peers: [products("bf16", blockShapes, "--weights", "bf16", "--compute", compute, "--rows", "256")],
+          attune: [products("", blockProducts, weights, compute)],
+          peers: [products("bf16", blockProducts, "bf16", compute)],
           measures: productMeasures([{ ratio: 0.9 }]),
         }),
       ),
