@@ -43,7 +43,7 @@ test("the committed files are what the generator makes", () => {
 });
 
 test("every row is a short exchange whose answer is one line of JSON with its keys in order", () => {
-  assert.equal(train.length, 400);
+  assert.equal(train.length, 440);
   assert.equal(heldOut.length, 50);
   for (const row of [...train, ...heldOut]) {
     assert.deepEqual(

@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const system = "Extract the order as JSON with name, count, size, item, time.";
-const trainRows = 400;
+const trainRows = 440;
 const heldOutRows = 50;
 
 /** The items of a list that is written as one text. */
@@ -99,7 +99,7 @@ const allNames = words(`
   Mia Liam Noah Emma Olivia Ava Lucas Sofia Ethan Chloe Jack Grace Henry Lily Oscar Ruby Leo Zoe Max Ella Ben Nina Sam
   Anna Tom Kate Paul Laura David Sarah Peter Julia Mark Alice Simon Clara Felix Maria Hugo Elena Ivan Priya Ravi Mei
   Chen Yuki Kenji Aisha Omar Fatima Ali Layla Diego Carmen Pablo Lucia Marco Giulia Pierre Camille Lars Ingrid Sven
-  Astrid Piotr Ewa Dmitri Olga Kofi Ama Thabo Zanele Kim Jin Minh Linh Adam Beth Carl Daisy Edward Fiona George Helen
+  Astrid Piotr Ewa Dmitri Olga Kofi Ama Thabo Zanele Kim Jin Linh Adam Beth Carl Daisy Edward Fiona George Helen
   Isaac Jasmine Kevin Leila Martin Nadia Owen Paula Rachel Stefan Tina Umar Vera Walter Xavier Yvonne Zack Bianca Caleb
   Denise Elias Farah Gustav Hilda Imran Joanna Klaus Lorena Milan Naomi Otto Petra Rafael Selma Tariq Valerie Wei Yara
   Andrei Brenda Colin Dora Esther Frank Greta Harry Irene Jorge Tara Bruno Freya Idris Noor Stella Victor Wanda Quentin
@@ -151,7 +151,7 @@ function makeOrder(name) {
   const count = chance(0.4) ? 1 : 2 + below(5);
   const size = pick(sizes);
   if (chance(0.12)) return { said: joinWords(`${count}x`, size, name), count, size, item: name };
-  const item = count === 1 ? name : `${name}${name.endsWith("ch") ? "es" : "s"}`;
+  const item = count === 1 ? name : `${name}${/(ch|x)$/.test(name) ? "es" : "s"}`;
   return { said: joinWords(numeral(count), size, item), count, size, item };
 }
 
