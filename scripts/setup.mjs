@@ -79,8 +79,8 @@ async function stage(name, [command, ...args], advise) {
 
 function adviseNetwork() {
   return [
-    "npm could not install the packages of package-lock.json. Most often the registry cannot be reached:",
-    "check the network, or a proxy or mirror in `npm config list`, then run the same command again.",
+    "npm could not install the packages of package-lock.json: its own words are above. If the registry cannot be reached, check the",
+    "network, or the proxy or mirror in `npm config list`, then run the same command again.",
   ];
 }
 

@@ -126,5 +126,5 @@ test("setup.mjs shows what a failing stage said, and what to do", (t) => {
   write("package-lock.json", lock("2.0.0"));
   const network = run([], { npm_execpath: join(root, "npm-cli.js") });
   assert.equal(network.exitCode, 1);
-  assert.match(network.stderr, /ENOTFOUND registry.*packages +failed.*check the network/s);
+  assert.match(network.stderr, /ENOTFOUND registry.*packages +failed.*If the registry cannot be reached/s);
 });
