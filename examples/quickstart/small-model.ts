@@ -2,6 +2,16 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { writeRandomModel } from "attune";
 
+/** A model to tune, and what follows from which one it is. */
+export interface Choice {
+  readonly model: string;
+  /** Longest answer. */
+  readonly answerTokens: number;
+  /** All weights are trained, so that the result is a model and no adapter. */
+  readonly trainsWhole: boolean;
+  readonly overrides: readonly string[];
+}
+
 const config = {
   architectures: ["LlamaForCausalLM"],
   model_type: "llama",
@@ -19,11 +29,13 @@ const config = {
   eos_token_id: 258,
 };
 
-/** A Llama of 1.7 million weights that knows nothing, and the settings to train all of it for about a minute on two cores. */
-export async function makeSmallModel(folder: string): Promise<{ model: string; overrides: readonly string[] }> {
+/** A Llama of 1.6 million weights that knows nothing, and the settings to train all of it for about a minute on two cores. */
+export async function makeSmallModel(folder: string): Promise<Choice> {
   if (!existsSync(join(folder, "config.json"))) await writeRandomModel(folder, config, 1);
   return {
     model: folder,
+    answerTokens: 128, // a token is one byte
+    trainsWhole: true,
     overrides: [
       "finetuning_type=full",
       "learning_rate=2e-3",

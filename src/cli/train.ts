@@ -107,7 +107,7 @@ class TrainingView {
 
   #showStart(event: StartEvent): void {
     const { model, method, objective, trainableParams, allParams, trainRows, evalRows, totalSteps, resumedFromStep } = event;
-    const share = allParams > 0 ? ` (${((100 * trainableParams) / allParams).toPrecision(2)} %)` : "";
+    const share = allParams > 0 ? ` (${Number(((100 * trainableParams) / allParams).toPrecision(2))} %)` : "";
     this.say(`${this.#style.bold(escapeControls(model))} ${method}, ${objective}`);
     this.say(
       `  ${formatCount(trainableParams)} of ${formatCount(allParams)} weights train${share}, ${event.dtype} on ${event.isa}, threads: ${event.threads}`,
