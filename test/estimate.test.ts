@@ -26,28 +26,33 @@ function loraWork(files: ModelFiles): StepWork {
   };
 }
 
-for (const tuner of tuners)
-  for (const gradientCheckpointing of [false, true])
-    test(`${tuner.name}${gradientCheckpointing ? ", checkpointed" : ""}: the symbolic step has the engine's peak, byte by byte`, async () => {
-      const before = engine.stats().liveBytes;
-      const { model, files } = await loadTinyLlama("untied");
-      const tunerConfig = tuner.config.parse({});
-      model.gradientCheckpointing = gradientCheckpointing;
-      tuner.apply(model, tunerConfig, new Rng(0));
-      const parameters = model.trainableParameters();
-      const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
-      const batch = sft.collate(rows);
-      engine.resetPeak();
-      differentiate(() => sft.loss(model, batch), new Rng(0)).dispose();
-      gradientSquares(parameters.values()).dispose();
-      optimizer.update(1e-4, 1);
-      await engine.sync();
-      const measured = engine.stats().peakLiveBytes - before;
-      const work: StepWork = { files, tuner, tunerConfig, objective: sft, gradientCheckpointing, rows, compute: "f32" };
-      assert.equal(estimateStep(work).peakBytes, measured);
-      optimizer.dispose();
-      model.dispose();
-    });
+const cases = tuners.flatMap((tuner) =>
+  (["f32", "bf16"] as const).flatMap((compute) =>
+    [false, true].map((gradientCheckpointing) => ({ tuner, compute, gradientCheckpointing })),
+  ),
+);
+
+for (const { tuner, compute, gradientCheckpointing } of cases)
+  test(`${tuner.name}, ${compute}${gradientCheckpointing ? ", checkpointed" : ""}: the symbolic step has the engine's peak, byte by byte`, async () => {
+    const before = engine.stats().liveBytes;
+    const { model, files } = await loadTinyLlama("untied", {}, compute);
+    const tunerConfig = tuner.config.parse({});
+    model.gradientCheckpointing = gradientCheckpointing;
+    tuner.apply(model, tunerConfig, new Rng(0));
+    const parameters = model.trainableParameters();
+    const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
+    const batch = sft.collate(rows);
+    engine.resetPeak();
+    differentiate(() => sft.loss(model, batch), new Rng(0)).dispose();
+    gradientSquares(parameters.values()).dispose();
+    optimizer.update(1e-4, 1);
+    await engine.sync();
+    const measured = engine.stats().peakLiveBytes - before;
+    const work: StepWork = { files, tuner, tunerConfig, objective: sft, gradientCheckpointing, rows, compute };
+    assert.equal(estimateStep(work).peakBytes, measured);
+    optimizer.dispose();
+    model.dispose();
+  });
 
 test("FLOPs of a LoRA step: twice the weights forward, as much for the inputs' gradients, and what the adapters add", async () => {
   const { model, files } = await loadTinyLlama("tied");

@@ -7,6 +7,7 @@ import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
 import { scope } from "../src/core/tensor.js";
 import type { Example } from "../src/data/example.js";
+import type { ComputeType } from "../src/engine/kernels.js";
 import { type CausalLM, continueSequences, packSequences } from "../src/models/causal-lm.js";
 import { KVCache } from "../src/nn/kv-cache.js";
 import { sft } from "../src/objectives/sft/sft.js";
@@ -35,6 +36,8 @@ function assertClose(actual: Float32Array, expected: Float32Array, tolerance: nu
   assert.ok(worst <= tolerance, `${what}: largest difference ${worst}, allowed ${tolerance}`);
 }
 
+const relative = (actual: number, expected: number) => Math.abs(actual - expected) / Math.max(Math.abs(expected), 1e-12);
+
 const joined = (tensors: Map<string, Float32Array>) =>
   Float32Array.from([...tensors.get("logits.0")!, ...tensors.get("logits.1")!]);
 
@@ -62,6 +65,28 @@ for (const isa of engine.info().tiers)
       }
       model.dispose();
     });
+
+for (const isa of engine.info().tiers)
+  test(`products in bf16 change loss and gradients only as much as rounding must, on ${isa}`, async () => {
+    engine.setIsa(isa);
+    const run = async (compute: ComputeType) => {
+      const { model } = await loadTinyLlama("untied", {}, compute);
+      full.apply(model, {}, new Rng(0));
+      const loss = differentiate(() => sft.loss(model, sft.collate(reference.sequences.map((sequence) => exampleOf(sequence)))));
+      const value = await loss.item();
+      const gradients = new Map<string, Float32Array>();
+      for (const [name, parameter] of model.trainableParameters()) gradients.set(name, await parameter.value.grad!.read());
+      model.dispose();
+      return { value, gradients };
+    };
+    const [exact, rounded] = [await run("f32"), await run("bf16")];
+    assert.notEqual(rounded.value, exact.value);
+    assert.ok(relative(rounded.value, exact.value) < 5e-3);
+    for (const [name, gradient] of exact.gradients) {
+      const distance = Math.hypot(...gradient.map((g, i) => g - rounded.gradients.get(name)![i]!)) / Math.hypot(...gradient);
+      assert.ok(distance < 0.05, `gradient of ${name}: relative distance ${distance}`);
+    }
+  });
 
 for (const [variant, { rope_parameters, older }] of Object.entries(reference.rope))
   test(`rotary positions, ${variant}, under new and old names of the settings`, async () => {
@@ -113,8 +138,6 @@ async function runReference(model: CausalLM, training: Reference["full"], { spli
   });
   return await trainSteps(model, rows, steps.flat(), splitSteps ? 2 : 1, training.settings);
 }
-
-const relative = (actual: number, expected: number) => Math.abs(actual - expected) / Math.max(Math.abs(expected), 1e-12);
 
 async function assertTrainsLikePyTorch(model: CausalLM, training: Reference["full"], options = {}) {
   const events = await runReference(model, training, options);

@@ -104,6 +104,29 @@ test("contents that are cheap to compute again give their memory back between fo
   assert.equal(live(), before);
 });
 
+test("where products round to bf16, what the tape alone needs rests in bf16, unless every bit matters", () => {
+  const device = new SymbolicDevice("bf16");
+  const live = () => device.cost.liveBytes / 1024;
+  const leaf = Tensor.empty(device, [1]);
+  leaf.requiresGrad = true;
+  const before = live();
+  differentiate(() => {
+    const y = scope(() => {
+      const [rounded, exact] = [Tensor.empty(device, [1024]), Tensor.empty(device, [1024]).keepExact()];
+      return record(Tensor.empty(device, [1]), [leaf], [rounded, exact], (dy, grads) => {
+        const resting = live();
+        assert.ok(rounded.id > 0 && exact.id > 0);
+        assert.equal(live() - resting, 2, "4 KB again for 2");
+        grads.pass(leaf, dy);
+      });
+    });
+    assert.ok(live() - before >= 6 && live() - before < 6.5, "2 KB and 4 KB");
+    return y;
+  }).dispose();
+  leaf.grad!.dispose();
+  assert.equal(live(), before);
+});
+
 test("an op works in place only where nobody else needs the memory", () => {
   const { empty } = kilobyte();
   scope(() => {

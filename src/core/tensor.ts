@@ -13,30 +13,30 @@ export interface Recipe {
 
 /**
  * Memory behind one or more tensors. Two kinds of claim keep it: *holders* (a scope, an owner, a gradient) and *saves* (the tape needs the
- * contents in backward). Contents that are cheap to compute again give their memory back while only saves remain.
+ * contents in backward). While only saves remain, contents *rest* once: those that are cheap to compute again give their memory back, and
+ * where products round to bf16 anyway, the others are kept in bf16.
  */
 class Storage {
   #id: Id | null;
   #holders = 1;
   #saves = 0;
   #recipe: Recipe | null = null;
-  /** Contents that were computed again stay until the last save is gone. */
-  #isRemade = false;
+  /** The contents in bf16 while they rest. */
+  #half: Id | null = null;
+  #hasRested = false;
 
   constructor(
     readonly device: Device,
     readonly bytes: number,
+    /** f32 contents that may be rounded to bf16 for backward. */
+    public mayRound: boolean,
     id: Id = device.kernels.alloc(bytes),
   ) {
     this.#id = id;
   }
 
   get id(): Id {
-    if (this.#id === null) {
-      if (this.#recipe === null || this.#saves === 0) throw new ShapeError("a tensor was used after its scope had ended");
-      this.#id = this.device.kernels.alloc(this.bytes);
-      this.#recipe.write(this.#id);
-    }
+    this.#id ??= this.#wake();
     return this.#id;
   }
 
@@ -77,13 +77,41 @@ class Storage {
 
   #settle(): void {
     if (this.#holders > 0) return;
-    const over = this.#saves === 0;
-    if (this.#id !== null && (over || (this.#recipe !== null && !this.#isRemade))) {
-      this.device.kernels.free(this.#id);
-      this.#id = null;
-      this.#isRemade = true;
+    if (this.#saves > 0) {
+      if (!this.#hasRested) this.#rest();
+      return;
     }
-    if (over) this.forgetRecipe();
+    const { kernels } = this.device;
+    if (this.#id !== null) kernels.free(this.#id);
+    if (this.#half !== null) kernels.free(this.#half);
+    this.#id = this.#half = null;
+    this.forgetRecipe();
+  }
+
+  #rest(): void {
+    const { kernels } = this.device;
+    if (this.#id === null || (this.#recipe === null && !this.mayRound)) return;
+    if (this.#recipe === null) {
+      this.#half = kernels.alloc(this.bytes / 2);
+      kernels.convert(this.#id, "f32", this.#half, "bf16", this.bytes / 4);
+    }
+    kernels.free(this.#id);
+    this.#id = null;
+    this.#hasRested = true;
+  }
+
+  #wake(): Id {
+    const { kernels } = this.device;
+    if (this.#saves === 0 || !this.#hasRested) throw new ShapeError("a tensor was used after its scope had ended");
+    const id = kernels.alloc(this.bytes);
+    if (this.#half === null) {
+      this.#recipe!.write(id);
+    } else {
+      kernels.convert(this.#half, "bf16", id, "f32", this.bytes / 4);
+      kernels.free(this.#half);
+      this.#half = null;
+    }
+    return id;
   }
 }
 
@@ -117,7 +145,8 @@ export class Tensor {
     for (const length of shape)
       if (!Number.isSafeInteger(length) || length < 0) throw new ShapeError(`expected whole lengths in a shape, got [${shape}]`);
     if (!isWholeBlocks(dtype, columns)) throw new ShapeError(`rows of ${columns} are not whole ${dtype} blocks`);
-    const tensor = new Tensor(new Storage(device, bytesOf(dtype, sizeOf(shape))), shape, dtype);
+    const mayRound = dtype === "f32" && device.compute === "bf16";
+    const tensor = new Tensor(new Storage(device, bytesOf(dtype, sizeOf(shape)), mayRound), shape, dtype);
     currentScope?.push(tensor);
     return tensor;
   }
@@ -162,7 +191,7 @@ export class Tensor {
     const rowBytes = bytesOf(this.dtype, this.columns);
     const { kernels } = this.device;
     const view = kernels.view(this.id, start * rowBytes, count * rowBytes);
-    const tensor = new Tensor(new Storage(this.device, count * rowBytes, view), [count, this.columns], this.dtype);
+    const tensor = new Tensor(new Storage(this.device, count * rowBytes, false, view), [count, this.columns], this.dtype);
     currentScope?.push(tensor);
     return tensor;
   }
@@ -195,6 +224,12 @@ export class Tensor {
   /** Says how to compute the contents again, so that their memory may go while only the tape needs them. */
   remakeFrom(from: readonly Tensor[], write: (id: Id) => void): void {
     this.#alive().recipe = { from, write };
+  }
+
+  /** Says that backward needs every bit of the contents, even where products round to bf16. Returns the tensor. */
+  keepExact(): this {
+    this.#alive().mayRound = false;
+    return this;
   }
 
   /** True if nobody else claims the memory. */

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Example } from "../../src/data/example.js";
+import type { ComputeType } from "../../src/engine/kernels.js";
 import { openModelFolder } from "../../src/io/hf-folder.js";
 import type { ModelFiles } from "../../src/io/model-files.js";
 import { openSafetensors, readEntry, toTensorEntry } from "../../src/io/safetensors.js";
@@ -44,9 +45,10 @@ export function exampleOf({ ids, supervised }: Sequence, where = "test"): Exampl
 export async function loadTinyLlama(
   name: "tied" | "untied",
   changes: Readonly<Record<string, unknown>> = {},
+  compute: ComputeType = "f32",
 ): Promise<{ model: CausalLM; files: ModelFiles }> {
   const files = await openModelFolder(join(tinyLlama, name));
-  const model = buildModel(device, { ...files.config, ...changes }, files.path);
+  const model = buildModel({ ...device, compute }, { ...files.config, ...changes }, files.path);
   await loadWeights(model, files);
   return { model, files };
 }

@@ -46,7 +46,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, segments: readonly Se
   const { kernels } = q.device;
 
   const o = Tensor.empty(q.device, q.shape);
-  const lse = Tensor.empty(q.device, [q.rows, heads]); // log Σ exp(scores), one per query and head
+  const lse = Tensor.empty(q.device, [q.rows, heads]).keepExact(); // log Σ exp(scores), one per query and head
   kernels.attention(q.id, k.id, v.id, o.id, lse.id, flat, shape);
 
   return record(o, [q, k, v], [q, k, v, o, lse], (dy, grads) => {

@@ -13,7 +13,7 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
   const { kernels } = x.device;
 
   const y = Tensor.empty(x.device, x.shape);
-  const rstd = Tensor.empty(x.device, [rows]); // 1 / sqrt(mean(x²) + eps), one per row
+  const rstd = Tensor.empty(x.device, [rows]).keepExact(); // 1 / sqrt(mean(x²) + eps), one per row
   kernels.rmsNorm(x.id, weight.id, y.id, rstd.id, rows, columns, eps);
   y.remakeFrom([x, rstd], (again) => kernels.rmsNorm(x.id, weight.id, again, rstd.id, rows, columns, eps));
 
