@@ -5,7 +5,7 @@
 #include "gemm_pack.inl"
 
 constexpr int64_t few_lines = 32;
-constexpr int64_t few_lines_bf16 = 4; // where there are bf16 instructions, packing for them soon pays
+constexpr int64_t few_lines_bf16 = 12; // where there are bf16 instructions, packing for them soon pays
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int dot_columns = 4; // 16 sums and 8 numbers in 32 registers

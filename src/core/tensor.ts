@@ -300,7 +300,8 @@ export function scope<T>(body: () => T): T {
     currentScope = outer;
   }
   const kept = new Set(tensorsIn(result));
-  for (const tensor of mine) {
+  // Last made, first freed: what could be remade then no longer asks for what it is made from.
+  for (const tensor of mine.reverse()) {
     if (!kept.has(tensor)) tensor.dispose();
     else outer?.push(tensor);
   }
