@@ -109,6 +109,22 @@ test("stopped in the middle, a run saves, and goes on as if nothing had happened
   );
 });
 
+test("a template that writes the date writes that of the run's start when the run goes on another day", async () => {
+  const folder = makeFolder();
+  const model = join(folder, "model");
+  cpSync(join(tinyLlama, "tied"), model, { recursive: true });
+  const path = join(model, "tokenizer_config.json");
+  const config = JSON.parse(readFileSync(path, "utf8")) as { chat_template: string };
+  config.chat_template = `{{ strftime_now("%H:%M:%S") }}${config.chat_template}`;
+  writeFileSync(path, JSON.stringify(config));
+  const recipe = { model_name_or_path: model, save_strategy: "steps", save_steps: 2 };
+  const expected = trace(await collect(tinyRecipe(folder, { ...recipe, resume_from_checkpoint: true })));
+  const newest = readdirSync(join(folder, "out")).filter((name) => name.startsWith("checkpoint-"));
+  for (const name of newest) if (name !== "checkpoint-2") rmSync(join(folder, "out", name), { recursive: true });
+  await new Promise((resolve) => setTimeout(resolve, 1100));
+  assert.deepEqual(trace(await collect(tinyRecipe(folder, { ...recipe, resume_from_checkpoint: true }))), expected.slice(2));
+});
+
 test("one thread and two train the same adapter, bit by bit", async () => {
   const [one, two] = [makeFolder(), makeFolder()];
   const { threads } = engine.info();

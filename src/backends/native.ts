@@ -17,7 +17,7 @@ import { AdamW } from "../optim/adamw.js";
 import { formatRecipe } from "../recipe/parse.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { ChatFormat } from "../text/supervised.js";
-import { loadCheckpoint, saveCheckpoint } from "../train/checkpoint.js";
+import { loadCheckpoint, saveCheckpoint, startOfRun } from "../train/checkpoint.js";
 import type { RunEvent, RunResults } from "../train/events.js";
 import { noProgress, type Progress, peakMemoryBytes, train } from "../train/loop.js";
 import { RunFolder, recordRun } from "../train/run-folder.js";
@@ -60,7 +60,11 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     planOutput(recipe, { onInfo: (message) => emit(info(message)), onWarning: (message) => emit(warning(message)) }),
   );
   const files = yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit));
-  const data = yield* during<RunEvent, RunData>((emit) => prepareData(recipe, files, (message) => emit(warning(message))));
+  const { resumeFrom } = output;
+  const startedAt = resumeFrom === null ? new Date() : await startOfRun(resumeFrom);
+  const data = yield* during<RunEvent, RunData>((emit) =>
+    prepareData(recipe, files, startedAt, (message) => emit(warning(message))),
+  );
   const tunerConfig = yield* during<RunEvent, unknown>((emit) => settingsOf(recipe, tuner, emit));
 
   const engine = loadEngine();
@@ -77,7 +81,6 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     isPacked: recipe.packing,
   });
 
-  const { resumeFrom } = output;
   const model = await loadModel({ kernels: engine, compute }, files);
   model.gradientCheckpointing = recipe.gradient_checkpointing;
   tuner.apply(model, tunerConfig, Rng.for(recipe.seed, "tuner"));
@@ -108,6 +111,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
       optimizer: recipe.save_only_model ? null : optimizer,
       progress,
       work: data.identity,
+      startedAt,
     });
     if (recipe.save_total_limit !== null) await pruneCheckpoints(recipe.output_dir, recipe.save_total_limit);
     return path;

@@ -23,12 +23,17 @@ export interface RunData {
 }
 
 /**
- * Reads, renders and tokenizes the data of a recipe, splits it, and plans every step. `warn` gets what the user should know.
- * Throws DataError, ConfigError.
+ * Reads, renders and tokenizes the data of a recipe, splits it, and plans every step. `now` is the date that templates see; `warn` gets what
+ * the user should know. Throws DataError, ConfigError.
  */
-export async function prepareData(recipe: Recipe, files: ModelFiles, warn: (message: string) => void): Promise<RunData> {
+export async function prepareData(
+  recipe: Recipe,
+  files: ModelFiles,
+  now: Date,
+  warn: (message: string) => void,
+): Promise<RunData> {
   const tokenizer = await loadTokenizer(files);
-  const { template, notices } = chooseTemplate(tokenizer, { name: recipe.template ?? undefined });
+  const { template, notices } = chooseTemplate(tokenizer, { name: recipe.template ?? undefined, now });
   for (const message of [...tokenizer.notices, ...notices]) warn(message);
   const chat: ChatFormat = { tokenizer, template };
   const rowsOf = async (dataset: readonly string[]) => {

@@ -18,6 +18,8 @@ const stateName = "training_state.json";
 const TrainingState = z.strictObject({
   /** Identifies rows, their order and what a step is made of: a run may only go on with the same. */
   work: z.string(),
+  /** When the run began: templates that write the date must write the same one again. */
+  startedAt: z.iso.datetime(),
   optimizerSteps: z.int().min(0),
   progress: z.strictObject({
     step: z.int().min(0),
@@ -39,16 +41,25 @@ export interface CheckpointContents {
   readonly optimizer: AdamW | null;
   readonly progress: Progress;
   readonly work: string;
+  readonly startedAt: Date;
 }
 
 /** Writes `checkpoint-N` aside, then publishes it whole. Throws NoSpaceError. */
-export async function saveCheckpoint(path: string, { writeModel, optimizer, progress, work }: CheckpointContents): Promise<void> {
+export async function saveCheckpoint(
+  path: string,
+  { writeModel, optimizer, progress, work, startedAt }: CheckpointContents,
+): Promise<void> {
   await publishFolder(path, async (folder) => {
     await writeModel(folder);
     if (optimizer === null) return;
     await writeSafetensors(join(folder, optimizerName), moments(optimizer));
-    await writeFileAtomic(join(folder, stateName), JSON.stringify({ work, optimizerSteps: optimizer.step, progress }));
+    await writeFileAtomic(join(folder, stateName), JSON.stringify({ work, startedAt, optimizerSteps: optimizer.step, progress }));
   });
+}
+
+/** When the run that a checkpoint belongs to began. Throws CheckpointError if nothing can resume from it. */
+export async function startOfRun(path: string): Promise<Date> {
+  return new Date((await readState(path)).startedAt);
 }
 
 /**
