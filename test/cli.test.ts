@@ -53,7 +53,7 @@ test("exit codes: 2 for bad input, 5 for what does not fit, each with a word on 
   assert.match(typo.stderr, /lora_rnak.*Did you mean "?lora_rank/);
   assert.equal(attune(["train", join(folder, "missing.yaml")]).status, 2);
 
-  const large = attune(["train", recipe], { env: { ATTUNE_MEMORY: "0.066" } });
+  const large = attune(["train", recipe], { env: { ATTUNE_MEMORY: "0.1353" } });
   assert.equal(large.status, 5, large.stderr);
   assert.match(large.stderr, /needs about .* are available\. .*gradient_checkpointing=true|smaller or quantized/);
   assert.ok(!existsSync(join(folder, "out/events.jsonl")), "it ends before it starts");

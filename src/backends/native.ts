@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { engineOverheadBytes, estimateStep, type StepWork, smallestRemedy } from "../advise/estimate.js";
+import { estimateStep, overheadBytes, type StepWork, smallestRemedy } from "../advise/estimate.js";
 import { availableMemoryBytes } from "../advise/memory.js";
 import type { Device } from "../core/device.js";
 import { Rng } from "../core/rng.js";
@@ -213,15 +213,15 @@ interface Fit {
 function checkMemory({ isPacked, ...work }: StepWork & { isPacked: boolean }): Fit {
   const { flops, peakBytes } = estimateStep(work);
   const availableBytes = availableMemoryBytes();
-  const neededBytes = peakBytes + engineOverheadBytes;
+  const neededBytes = peakBytes + overheadBytes;
   if (neededBytes > availableBytes) {
-    const remedy = smallestRemedy(work, isPacked, availableBytes - engineOverheadBytes);
-    const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
+    const remedy = smallestRemedy(work, isPacked, availableBytes - overheadBytes);
+    const inWords = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`);
     throw new DoesNotFitError(
-      `this run needs about ${gigabytes(neededBytes)} of memory, and ${gigabytes(availableBytes)} are available. ` +
+      `this run needs about ${inWords(neededBytes)} of memory, and ${inWords(availableBytes)} are available. ` +
         (remedy === undefined
           ? "No smaller batch would help: choose a smaller or quantized model"
-          : `The smallest change that fits: ${remedy.change} (about ${gigabytes(remedy.peakBytes + engineOverheadBytes)})`),
+          : `The smallest change that fits: ${remedy.change} (about ${inWords(remedy.peakBytes + overheadBytes)})`),
     );
   }
   return { flops, availableBytes, predictedPeakBytes: process.memoryUsage.rss() + neededBytes };
