@@ -26,6 +26,8 @@ function loraWork(files: ModelFiles): StepWork {
   };
 }
 
+const unpacked = { batchSize: rows.length, isPacked: false };
+
 const cases = tuners.flatMap((tuner) =>
   (["f32", "bf16"] as const).flatMap((compute) =>
     [false, true].map((gradientCheckpointing) => ({ tuner, compute, gradientCheckpointing })),
@@ -72,11 +74,23 @@ test("the smallest change that fits is named, and none where none does", async (
   const { peakBytes } = estimateStep(work);
   const checkpointed = estimateStep({ ...work, gradientCheckpointing: true }).peakBytes;
   assert.ok(checkpointed < peakBytes);
-  assert.deepEqual(smallestRemedy(work, false, peakBytes - 1), {
+  assert.deepEqual(smallestRemedy(work, unpacked, peakBytes - 1), {
     change: "gradient_checkpointing=true",
     peakBytes: checkpointed,
   });
-  assert.match(smallestRemedy(work, false, checkpointed - 1)!.change, /per_device_train_batch_size/);
-  assert.equal(smallestRemedy(work, false, 1000), undefined);
+  assert.match(smallestRemedy(work, unpacked, checkpointed - 1)!.change, /per_device_train_batch_size/);
+  assert.equal(smallestRemedy(work, unpacked, 1000), undefined);
+  model.dispose();
+});
+
+test("packed, a batch of one is a whole bin, not a row: what is advised fits", async () => {
+  const { model, files } = await loadTinyLlama("tied");
+  const work = { ...loraWork(files), gradientCheckpointing: true };
+  const ofBin = estimateStep({ ...work, rows: rows.slice(0, rows.length / 4) }).peakBytes; // four bins, each of whole rows
+  const packed = { batchSize: 4, isPacked: true };
+  const remedy = smallestRemedy(work, packed, ofBin)!;
+  assert.equal(remedy.change, "gradient_checkpointing=true and per_device_train_batch_size=1");
+  assert.equal(remedy.peakBytes, ofBin);
+  assert.match(smallestRemedy(work, packed, ofBin - 1)!.change, /a quarter of cutoff_len/);
   model.dispose();
 });

@@ -245,10 +245,12 @@ describe("bad input is refused with a clear word", () => {
       save_steps: 1,
       warmup_steps: 0,
     });
+    const before = engine.stats().liveBytes;
     await assert.rejects(
       collect(recipe),
       (error) => error instanceof AttuneError && error.exitCode === 3 && /^step \d+: the (loss|gradient)/.test(error.message),
     );
     assert.ok(!existsSync(join(folder, "out/adapter_model.safetensors")), "nothing that diverged is saved as a result");
+    assert.equal(engine.stats().liveBytes, before, "nothing of the run stays in memory");
   });
 });

@@ -54,22 +54,28 @@ export interface Remedy {
   readonly peakBytes: number;
 }
 
+/** How the rows of a micro-batch came together. */
+export interface BatchShape {
+  readonly batchSize: number;
+  /** Rows fill `batchSize` bins of cutoff_len; otherwise there are `batchSize` rows. */
+  readonly isPacked: boolean;
+}
+
 /** The smallest change, in the order of what it costs the user, that brings the need below `availableBytes`; undefined if none does. */
-export function smallestRemedy(work: StepWork, isPacked: boolean, availableBytes: number): Remedy | undefined {
-  const half = <T>(items: readonly T[]) => items.slice(0, Math.max(1, items.length / 2));
-  const shorter = (parts: number) => work.rows.map((row) => cut(row, Math.ceil(row.ids.length / parts)));
-  const batches = isPacked ? "cutoff_len" : "per_device_train_batch_size";
+export function smallestRemedy(work: StepWork, { batchSize, isPacked }: BatchShape, availableBytes: number): Remedy | undefined {
+  const halved = isPacked ? "cutoff_len" : "per_device_train_batch_size";
+  const half = rowsOfShare(work.rows, 1 / 2);
+  const one = rowsOfShare(work.rows, 1 / batchSize);
+  const quarter = isPacked ? rowsOfShare(one, 1 / 4) : one.map((row) => cut(row, Math.ceil(row.ids.length / 4)));
+  const gradientCheckpointing = true;
   const choices: [change: string, changed: StepWork][] = [
-    ["gradient_checkpointing=true", { ...work, gradientCheckpointing: true }],
-    [`half the ${batches}, twice the gradient_accumulation_steps`, { ...work, rows: half(work.rows) }],
-    [`gradient_checkpointing=true and half the ${batches}`, { ...work, gradientCheckpointing: true, rows: half(work.rows) }],
-    [
-      "gradient_checkpointing=true and per_device_train_batch_size=1",
-      { ...work, gradientCheckpointing: true, rows: work.rows.slice(0, 1) },
-    ],
+    ["gradient_checkpointing=true", { ...work, gradientCheckpointing }],
+    [`half the ${halved}, twice the gradient_accumulation_steps`, { ...work, rows: half }],
+    [`gradient_checkpointing=true and half the ${halved}`, { ...work, gradientCheckpointing, rows: half }],
+    ["gradient_checkpointing=true and per_device_train_batch_size=1", { ...work, gradientCheckpointing, rows: one }],
     [
       "gradient_checkpointing=true, per_device_train_batch_size=1 and a quarter of cutoff_len",
-      { ...work, gradientCheckpointing: true, rows: shorter(4).slice(0, 1) },
+      { ...work, gradientCheckpointing, rows: quarter },
     ],
   ];
   for (const [change, changed] of choices) {
@@ -77,6 +83,19 @@ export function smallestRemedy(work: StepWork, isPacked: boolean, availableBytes
     if (peakBytes <= availableBytes) return { change, peakBytes };
   }
   return undefined;
+}
+
+/** The first rows that hold at least `share` of all tokens. */
+function rowsOfShare(rows: readonly Example[], share: number): Example[] {
+  const wanted = share * rows.reduce((sum, { ids }) => sum + ids.length, 0);
+  const taken: Example[] = [];
+  let tokens = 0;
+  for (const row of rows) {
+    if (tokens >= wanted) break;
+    taken.push(row);
+    tokens += row.ids.length;
+  }
+  return taken;
 }
 
 function cut({ ids, supervised, where }: Example, length: number): Example {

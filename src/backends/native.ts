@@ -1,7 +1,6 @@
 import { join } from "node:path";
-import { estimateStep, overheadBytes, type StepWork, smallestRemedy } from "../advise/estimate.js";
+import { type BatchShape, estimateStep, overheadBytes, type StepWork, smallestRemedy } from "../advise/estimate.js";
 import { availableMemoryBytes } from "../advise/memory.js";
-import type { Device } from "../core/device.js";
 import { Rng } from "../core/rng.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
 import { ConfigError, DoesNotFitError } from "../errors.js";
@@ -11,8 +10,9 @@ import type { ModelFiles } from "../io/model-files.js";
 import { openAdapter } from "../io/peft.js";
 import { resolveModel } from "../io/resolve.js";
 import type { CausalLM } from "../models/causal-lm.js";
-import { buildModel, loadWeights } from "../models/load.js";
+import { loadModel } from "../models/load.js";
 import { objectives } from "../objectives/index.js";
+import type { Objective } from "../objectives/objective.js";
 import { AdamW } from "../optim/adamw.js";
 import { formatRecipe } from "../recipe/parse.js";
 import type { Recipe } from "../recipe/schema.js";
@@ -60,8 +60,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     planOutput(recipe, { onInfo: (message) => emit(info(message)), onWarning: (message) => emit(warning(message)) }),
   );
   const files = yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit));
-  const { resumeFrom } = output;
-  const startedAt = resumeFrom === null ? new Date() : await startOfRun(resumeFrom);
+  const startedAt = output.resumeFrom === null ? new Date() : await startOfRun(output.resumeFrom);
   const data = yield* during<RunEvent, RunData>((emit) =>
     prepareData(recipe, files, startedAt, (message) => emit(warning(message))),
   );
@@ -78,10 +77,39 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     gradientCheckpointing: recipe.gradient_checkpointing,
     rows: data.largestBatch,
     compute,
+    batchSize: recipe.per_device_train_batch_size,
     isPacked: recipe.packing,
   });
 
   const model = await loadModel({ kernels: engine, compute }, files);
+  const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
+  const prepared = { recipe, files, tuner, tunerConfig, objective, output, startedAt, data, fit, machine, signal, folder };
+  try {
+    yield* trainModel(model, prepared);
+  } finally {
+    model.dispose(); // however the run ends
+  }
+}
+
+/** All that is known of a run before its model changes. */
+interface Prepared {
+  readonly recipe: Recipe;
+  readonly files: ModelFiles;
+  readonly tuner: Tuner;
+  readonly tunerConfig: unknown;
+  readonly objective: Objective;
+  readonly output: OutputPlan;
+  readonly startedAt: Date;
+  readonly data: RunData;
+  readonly fit: Fit;
+  readonly machine: Pick<RunResults, "isa" | "threads" | "dtype">;
+  readonly signal: AbortSignal;
+  readonly folder: RunFolder;
+}
+
+async function* trainModel(model: CausalLM, prepared: Prepared): AsyncGenerator<RunEvent> {
+  const { recipe, files, tuner, tunerConfig, objective, output, startedAt, data, fit, machine, signal, folder } = prepared;
+  const { resumeFrom } = output;
   model.gradientCheckpointing = recipe.gradient_checkpointing;
   tuner.apply(model, tunerConfig, Rng.for(recipe.seed, "tuner"));
   const weightsFrom = resumeFrom ?? recipe.adapter_name_or_path;
@@ -93,86 +121,91 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     eps: recipe.adam_epsilon,
     weightDecay: recipe.weight_decay,
   });
-  const progress = noProgress();
-  if (resumeFrom !== null) await loadCheckpoint(resumeFrom, optimizer, progress, data.identity);
-  const resumedFromStep = progress.step;
+  try {
+    const progress = noProgress();
+    if (resumeFrom !== null) await loadCheckpoint(resumeFrom, optimizer, progress, data.identity);
+    const resumedFromStep = progress.step;
 
-  const writeModel = async (path: string) => {
-    await saveTuned(path, model, tuner, tunerConfig, { name: recipe.model_name_or_path, config: files.config });
-    for (const { name, contents } of chatFiles(data.chat)) await writeFileAtomic(join(path, name), contents);
-  };
-  const save = async () => {
-    const path = join(recipe.output_dir, `checkpoint-${progress.step}`);
-    await saveCheckpoint(path, {
-      writeModel: async (temporary) => {
-        await writeModel(temporary);
-        await writeFileAtomic(join(temporary, "trainer_state.json"), `${JSON.stringify(folder.trainerState, null, 2)}\n`);
+    const writeModel = async (path: string) => {
+      await saveTuned(path, model, tuner, tunerConfig, { name: recipe.model_name_or_path, config: files.config });
+      for (const { name, contents } of chatFiles(data.chat)) await writeFileAtomic(join(path, name), contents);
+    };
+    const save = async () => {
+      const path = join(recipe.output_dir, `checkpoint-${progress.step}`);
+      await saveCheckpoint(path, {
+        writeModel: async (temporary) => {
+          await writeModel(temporary);
+          await writeFileAtomic(join(temporary, "trainer_state.json"), `${JSON.stringify(folder.trainerState, null, 2)}\n`);
+        },
+        optimizer: recipe.save_only_model ? null : optimizer,
+        progress,
+        work: data.identity,
+        startedAt,
+      });
+      if (recipe.save_total_limit !== null) await pruneCheckpoints(recipe.output_dir, recipe.save_total_limit);
+      return path;
+    };
+
+    await removeLeftovers(output);
+    const counts = countParameters(model);
+    yield {
+      type: "start",
+      outputDir: recipe.output_dir,
+      model: recipe.model_name_or_path,
+      method: tuner.name,
+      objective: objective.name,
+      trainRows: data.trainRows.length,
+      evalRows: data.evalRows.length,
+      totalSteps: data.plan.totalSteps,
+      resumedFromStep,
+      trainableParams: counts.trainable,
+      allParams: counts.all,
+      ...machine,
+      predictedPeakBytes: fit.predictedPeakBytes,
+      availableBytes: fit.availableBytes,
+    };
+
+    let secondsToFirstStep = 0;
+    const { stepsPerEpoch } = data.plan;
+    const events = train({
+      model,
+      objective,
+      trainRows: data.trainRows,
+      evalRows: data.evalRows,
+      plan: data.plan,
+      optimizer,
+      parameters,
+      settings: {
+        learningRate: recipe.learning_rate,
+        schedule: recipe.lr_scheduler_type,
+        warmupSteps: recipe.warmup_steps > 0 ? recipe.warmup_steps : Math.ceil(recipe.warmup_ratio * data.plan.totalSteps),
+        maxGradNorm: recipe.max_grad_norm,
+        seed: recipe.seed,
+        evalSteps: everySteps(recipe.eval_strategy, recipe.eval_steps, stepsPerEpoch),
+        saveSteps: everySteps(recipe.save_strategy, recipe.save_steps, stepsPerEpoch),
+        evalBatchSize: recipe.per_device_train_batch_size,
       },
-      optimizer: recipe.save_only_model ? null : optimizer,
       progress,
-      work: data.identity,
-      startedAt,
+      save,
+      signal,
     });
-    if (recipe.save_total_limit !== null) await pruneCheckpoints(recipe.output_dir, recipe.save_total_limit);
-    return path;
-  };
+    for await (const event of events) {
+      if (event.type === "step" && secondsToFirstStep === 0) secondsToFirstStep = performance.now() / 1000;
+      yield event;
+    }
 
-  await removeLeftovers(output);
-  const counts = countParameters(model);
-  const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
-  yield {
-    type: "start",
-    outputDir: recipe.output_dir,
-    model: recipe.model_name_or_path,
-    method: tuner.name,
-    objective: objective.name,
-    trainRows: data.trainRows.length,
-    evalRows: data.evalRows.length,
-    totalSteps: data.plan.totalSteps,
-    resumedFromStep,
-    trainableParams: counts.trainable,
-    allParams: counts.all,
-    ...machine,
-    predictedPeakBytes: fit.predictedPeakBytes,
-    availableBytes: fit.availableBytes,
-  };
-
-  let secondsToFirstStep = 0;
-  const { stepsPerEpoch } = data.plan;
-  const events = train({
-    model,
-    objective,
-    trainRows: data.trainRows,
-    evalRows: data.evalRows,
-    plan: data.plan,
-    optimizer,
-    parameters,
-    settings: {
-      learningRate: recipe.learning_rate,
-      schedule: recipe.lr_scheduler_type,
-      warmupSteps: recipe.warmup_steps > 0 ? recipe.warmup_steps : Math.ceil(recipe.warmup_ratio * data.plan.totalSteps),
-      maxGradNorm: recipe.max_grad_norm,
-      seed: recipe.seed,
-      evalSteps: everySteps(recipe.eval_strategy, recipe.eval_steps, stepsPerEpoch),
-      saveSteps: everySteps(recipe.save_strategy, recipe.save_steps, stepsPerEpoch),
-      evalBatchSize: recipe.per_device_train_batch_size,
-    },
-    progress,
-    save,
-    signal,
-  });
-  for await (const event of events) {
-    if (event.type === "step" && secondsToFirstStep === 0) secondsToFirstStep = performance.now() / 1000;
-    yield event;
+    const interrupted = progress.step < data.plan.totalSteps;
+    if (interrupted && progress.step > resumedFromStep) yield { type: "checkpoint", step: progress.step, path: await save() };
+    await writeModel(recipe.output_dir);
+    const flopsPerToken = fit.flops / data.largestBatch.reduce((sum, { ids }) => sum + ids.length, 0);
+    yield {
+      type: "end",
+      interrupted,
+      results: { ...resultsOf(progress, counts, flopsPerToken, secondsToFirstStep), ...machine },
+    };
+  } finally {
+    optimizer.dispose();
   }
-
-  const interrupted = progress.step < data.plan.totalSteps;
-  if (interrupted && progress.step > resumedFromStep) yield { type: "checkpoint", step: progress.step, path: await save() };
-  await writeModel(recipe.output_dir);
-  const flopsPerToken = fit.flops / data.largestBatch.reduce((sum, { ids }) => sum + ids.length, 0);
-  yield { type: "end", interrupted, results: { ...resultsOf(progress, counts, flopsPerToken, secondsToFirstStep), ...machine } };
-  optimizer.dispose();
-  model.dispose();
 }
 
 const info = (message: string): RunEvent => ({ type: "notice", level: "info", message });
@@ -210,12 +243,12 @@ interface Fit {
 }
 
 /** Throws DoesNotFitError, with the smallest change that fits, if the largest step would need more memory than there is. */
-function checkMemory({ isPacked, ...work }: StepWork & { isPacked: boolean }): Fit {
+function checkMemory({ batchSize, isPacked, ...work }: StepWork & BatchShape): Fit {
   const { flops, peakBytes } = estimateStep(work);
   const availableBytes = availableMemoryBytes();
   const neededBytes = peakBytes + overheadBytes;
   if (neededBytes > availableBytes) {
-    const remedy = smallestRemedy(work, isPacked, availableBytes - overheadBytes);
+    const remedy = smallestRemedy(work, { batchSize, isPacked }, availableBytes - overheadBytes);
     const inWords = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`);
     throw new DoesNotFitError(
       `this run needs about ${inWords(neededBytes)} of memory, and ${inWords(availableBytes)} are available. ` +
@@ -225,12 +258,6 @@ function checkMemory({ isPacked, ...work }: StepWork & { isPacked: boolean }): F
     );
   }
   return { flops, availableBytes, predictedPeakBytes: process.memoryUsage.rss() + neededBytes };
-}
-
-async function loadModel(device: Device, files: ModelFiles): Promise<CausalLM> {
-  const model = buildModel(device, files.config, files.path);
-  await loadWeights(model, files);
-  return model;
 }
 
 /** Tokenizer files with the template that training used: chat and server render with the same. */

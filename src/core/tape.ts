@@ -133,20 +133,19 @@ const lazyLosses = new WeakSet<Tensor>();
  * Runs `forward` with a tape and adds the gradients of its scalar result to `grad` of every trainable leaf. Returns the result. `rng` draws
  * dropout masks; without it nothing is dropped.
  */
-export function differentiate<T extends Tensor | { readonly sum: Tensor }>(forward: () => T, rng: Rng | null = null): T {
+export function differentiate(forward: () => Tensor, rng: Rng | null = null): Tensor {
   return scope(() => {
     const tape = new Tape();
-    const result = within(tape, rng, () => scope(forward));
-    const loss = result instanceof Tensor ? result : result.sum;
+    const loss = within(tape, rng, () => scope(forward));
     if (loss.size !== 1) throw new ShapeError(`differentiate: expected a scalar loss, got shape [${loss.shape}]`);
     const one = Tensor.empty(loss.device, loss.shape);
     loss.device.kernels.fill(one.id, 1, 1);
     runBackward(tape, loss, one);
-    return result;
+    return loss;
   });
 }
 
-/** True while dropout is to be applied: inside `differentiate` with an Rng. */
+/** Draws dropout masks; null where nothing is to be dropped, which is everywhere but inside `differentiate` with an Rng. */
 export function dropoutRng(): Rng | null {
   return currentRng;
 }

@@ -116,7 +116,7 @@ class Storage {
 }
 
 /**
- * A dense row-major array on a device. Ops make new tensors; a tensor made inside a scope (scope.ts) lives until the scope ends, unless it
+ * A dense row-major array on a device. Ops make new tensors; a tensor made inside a `scope` lives until the scope ends, unless it
  * is returned from it or saved by the tape.
  */
 export class Tensor {

@@ -3,7 +3,7 @@ import type { ComputeType } from "../engine/kernels.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
 import { resolveModel } from "../io/resolve.js";
 import type { CausalLM } from "../models/causal-lm.js";
-import { buildModel, loadWeights } from "../models/load.js";
+import { loadModel } from "../models/load.js";
 import type { Message } from "../text/chat-template.js";
 import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
 import { type ChatFormat, renderPrompt } from "../text/supervised.js";
@@ -58,9 +58,8 @@ export class Chat {
 
     const kernels = loadEngine();
     const compute = options.compute ?? fastestCompute(kernels.info());
-    const model = buildModel({ kernels, compute }, files.config, files.path);
+    const model = await loadModel({ kernels, compute }, files);
     try {
-      await loadWeights(model, files);
       if (adapter !== undefined) await applyAdapter(adapter, model, tuners, new Rng(0));
       return new Chat(model, { tokenizer, template });
     } catch (error) {

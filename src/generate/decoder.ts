@@ -124,7 +124,7 @@ export class Decoder {
 
   #release({ request, slot }: Running): void {
     this.#running.delete(request);
-    this.#cache.truncate(slot);
+    this.#cache.clear(slot);
     this.#freeSlots.push(slot);
   }
 }

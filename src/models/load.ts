@@ -4,6 +4,7 @@ import { Tensor, unscoped } from "../core/tensor.js";
 import type { DType } from "../engine/dtype.js";
 import { ModelError } from "../errors.js";
 import type { ModelFiles } from "../io/model-files.js";
+import type { TensorSource } from "../io/safetensors.js";
 import type { Parameter } from "../nn/module.js";
 import type { CausalLM } from "./causal-lm.js";
 import { Llama, LlamaConfig } from "./llama.js";
@@ -32,6 +33,18 @@ export function buildModel(device: Device, config: Readonly<Record<string, unkno
     return family.build(device, config);
   } catch (error) {
     if (error instanceof z.ZodError) throw new ModelError(`${where}: config.json of ${type}: ${z.prettifyError(error)}`);
+    throw error;
+  }
+}
+
+/** A model with its weights. Throws ModelError, as `buildModel` and `loadWeights` do; nothing of it then stays in memory. */
+export async function loadModel(device: Device, files: ModelFiles): Promise<CausalLM> {
+  const model = buildModel(device, files.config, files.path);
+  try {
+    await loadWeights(model, files);
+    return model;
+  } catch (error) {
+    model.dispose();
     throw error;
   }
 }
@@ -93,4 +106,9 @@ export function setValues(tensor: Tensor, bytes: Uint8Array, dtype: DType): void
   kernels.write(stored.id, 0, bytes);
   kernels.convert(stored.id, dtype, tensor.id, tensor.dtype, tensor.size);
   stored.dispose();
+}
+
+/** An f32 tensor as something that can be written: read when its turn comes. The reverse of `setValues`. */
+export function sourceOf(name: string, tensor: Tensor): TensorSource {
+  return { name, dtype: "f32", shape: tensor.shape, data: async () => new Uint8Array((await tensor.read()).buffer) };
 }

@@ -42,9 +42,9 @@ export class KVCache {
     return slot * this.capacity + length;
   }
 
-  /** Forgets the tokens of a slot after the first `length`. */
-  truncate(slot: number, length = 0): void {
-    this.#lengths[slot] = Math.min(length, this.#lengths[slot]!);
+  /** Forgets the tokens of a slot. */
+  clear(slot: number): void {
+    this.#lengths[slot] = 0;
   }
 
   /** Stores keys and values (T, G · D) at the given rows, and returns all of the layer's. */

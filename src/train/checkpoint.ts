@@ -7,7 +7,7 @@ import { publishFolder } from "../io/checkpoint.js";
 import { writeFileAtomic } from "../io/disk.js";
 import { checkTensors } from "../io/peft.js";
 import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "../io/safetensors.js";
-import { setValues } from "../models/load.js";
+import { setValues, sourceOf } from "../models/load.js";
 import type { AdamW } from "../optim/adamw.js";
 import type { Progress } from "./loop.js";
 
@@ -82,17 +82,8 @@ export async function loadCheckpoint(path: string, optimizer: AdamW, progress: P
   Object.assign(progress, state.progress);
 }
 
-function* moments(optimizer: AdamW): Generator<TensorSource> {
-  const source = (name: string, tensor: Tensor): TensorSource => ({
-    name,
-    dtype: "f32",
-    shape: tensor.shape,
-    data: async () => new Uint8Array((await tensor.read()).buffer),
-  });
-  for (const [name, { m, v }] of optimizer.moments) {
-    yield source(`${name}.m`, m);
-    yield source(`${name}.v`, v);
-  }
+function moments({ moments }: AdamW): TensorSource[] {
+  return [...moments].flatMap(([name, { m, v }]) => [sourceOf(`${name}.m`, m), sourceOf(`${name}.v`, v)]);
 }
 
 async function readState(path: string): Promise<z.output<typeof TrainingState>> {

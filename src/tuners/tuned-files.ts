@@ -1,14 +1,13 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Rng } from "../core/rng.js";
-import type { Tensor } from "../core/tensor.js";
 import { ModelError } from "../errors.js";
 import { writeFileAtomic } from "../io/disk.js";
 import { openModelFolder } from "../io/hf-folder.js";
 import { checkTensors, openAdapter, saveAdapter } from "../io/peft.js";
-import { type TensorSource, writeShardedSafetensors } from "../io/safetensors.js";
+import { writeShardedSafetensors } from "../io/safetensors.js";
 import type { CausalLM } from "../models/causal-lm.js";
-import { setValues } from "../models/load.js";
+import { setValues, sourceOf } from "../models/load.js";
 import type { Tuner } from "./tuner.js";
 
 /** The base that a tuned model goes back to. */
@@ -24,7 +23,7 @@ export interface Base {
  * appear under their final names only when they are complete. Throws NoSpaceError.
  */
 export async function saveTuned(folder: string, model: CausalLM, tuner: Tuner, config: unknown, base: Base): Promise<void> {
-  const tensors = tensorSources(model.trainableParameters());
+  const tensors = [...model.trainableParameters()].map(([name, { value }]) => sourceOf(name, value));
   if (tuner.peft !== undefined) {
     const common = {
       peft_type: tuner.peft.peftType,
@@ -67,14 +66,4 @@ export async function applyAdapter(
   tuner.apply(model, config, rng);
   await loadTuned(folder, model, tuner);
   return { tuner, config };
-}
-
-function* tensorSources(parameters: ReadonlyMap<string, { readonly value: Tensor }>): Generator<TensorSource> {
-  for (const [name, { value }] of parameters)
-    yield {
-      name,
-      dtype: "f32",
-      shape: value.shape,
-      data: async () => new Uint8Array((await value.read()).buffer),
-    };
 }
