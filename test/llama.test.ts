@@ -8,8 +8,8 @@ import { differentiate } from "../src/core/tape.js";
 import { scope } from "../src/core/tensor.js";
 import type { Example } from "../src/data/example.js";
 import type { ComputeType } from "../src/engine/kernels.js";
-import { type CausalLM, continueSequences, packSequences } from "../src/models/causal-lm.js";
-import { KVCache } from "../src/nn/kv-cache.js";
+import type { CausalLM } from "../src/models/causal-lm.js";
+import { continueSequences, packSequences } from "../src/models/token-batch.js";
 import { sft } from "../src/objectives/sft/sft.js";
 import { full } from "../src/tuners/full/full.js";
 import { tuners } from "../src/tuners/index.js";
@@ -108,8 +108,7 @@ test("packed sequences give what each gives alone; a cache gives what a whole pa
   ]);
   assertClose(packed, alone, 2e-5, "packed against alone");
 
-  const { layers, kvWidth } = model.shape;
-  const cache = new KVCache(model.device, layers, 2, 128, kvWidth);
+  const cache = model.newCache(2, 128);
   const cut = (from: number, to?: number) => sequences.map((sequence) => sequence.subarray(from, to));
   const [first, second] = cut(0, 7).map((part) => part.length);
   assert.equal(first, second);

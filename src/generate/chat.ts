@@ -72,7 +72,7 @@ export class Chat {
   async *reply(messages: readonly Message[], options: ReplyOptions = {}): AsyncGenerator<string> {
     const request = this.#request(messages, options);
     const { maxPositions } = this.#model.shape;
-    const capacity = Math.min(request.prompt.length + request.maxNewTokens, maxPositions);
+    const capacity = Math.min(request.prompt.length + request.maxNewTokens, maxPositions - this.#model.virtualTokens);
     const decoder = new Decoder(this.#model, { slots: 1, capacity });
     const text = this.#format.tokenizer.decodeStream();
     try {

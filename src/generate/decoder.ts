@@ -1,8 +1,9 @@
 import { Rng } from "../core/rng.js";
 import { scope } from "../core/tensor.js";
 import { ConfigError } from "../errors.js";
-import { type CausalLM, continueSequences } from "../models/causal-lm.js";
-import { KVCache } from "../nn/kv-cache.js";
+import type { CausalLM } from "../models/causal-lm.js";
+import { continueSequences } from "../models/token-batch.js";
+import type { KVCache } from "../nn/kv-cache.js";
 import { type SamplingOptions, sample } from "./sampling.js";
 
 export interface Request {
@@ -46,9 +47,8 @@ export class Decoder {
 
   /** `capacity` is the most tokens, prompt and answer together, that a request may have. Throws EngineError if memory is short. */
   constructor(model: CausalLM, { slots, capacity }: { slots: number; capacity: number }) {
-    const { layers, kvWidth } = model.shape;
     this.#model = model;
-    this.#cache = new KVCache(model.device, layers, slots, capacity, kvWidth);
+    this.#cache = model.newCache(slots, capacity);
     this.#freeSlots = Array.from({ length: slots }, (_, i) => slots - 1 - i);
   }
 
@@ -139,7 +139,7 @@ export async function decodeAll(model: CausalLM, requests: readonly Request[], s
   const longest = Math.max(0, ...requests.map(({ prompt, maxNewTokens }) => prompt.length + maxNewTokens));
   const decoder = new Decoder(model, {
     slots: Math.min(slots, requests.length),
-    capacity: Math.min(longest, model.shape.maxPositions),
+    capacity: Math.min(longest, model.shape.maxPositions - model.virtualTokens),
   });
   const answers = new Map<Request, number[]>(requests.map((request) => [request, []]));
   const finished = new Map<Request, FinishReason>();

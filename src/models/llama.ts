@@ -1,16 +1,16 @@
 import { z } from "zod";
 import type { Device } from "../core/device.js";
-import { add } from "../core/ops/add.js";
 import { attention } from "../core/ops/attention.js";
 import { siluMul } from "../core/ops/silu-mul.js";
-import { checkpoint } from "../core/tape.js";
-import { scope, type Tensor } from "../core/tensor.js";
+import type { Tensor } from "../core/tensor.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
+import { Residual } from "../nn/residual.js";
 import { RMSNorm } from "../nn/rms-norm.js";
 import { RopeScaling, RotaryEmbedding } from "../nn/rotary.js";
-import { CausalLM, type CausalLMShape, type TokenBatch } from "./causal-lm.js";
+import { CausalLM } from "./causal-lm.js";
+import type { Block, LayerInput, ModelShape } from "./language-model.js";
 
 /** The keys of config.json that Llama reads; others are ignored. transformers 5 moved RoPE's into `rope_parameters`. */
 export const LlamaConfig = z
@@ -66,7 +66,7 @@ export type LlamaConfig = z.output<typeof LlamaConfig>;
 export class Llama extends CausalLM {
   readonly model: LlamaModel;
   readonly lm_head: Linear;
-  readonly shape: CausalLMShape;
+  readonly shape: ModelShape;
 
   constructor(
     readonly device: Device,
@@ -85,12 +85,15 @@ export class Llama extends CausalLM {
     };
   }
 
-  hidden(batch: TokenBatch): Tensor {
-    let x = this.model.embed_tokens.forward(batch.ids);
-    for (const layer of this.model.layers) {
-      const forward = (h: Tensor) => scope(() => layer.forward(h, batch));
-      x = this.gradientCheckpointing ? checkpoint([x], forward) : forward(x);
-    }
+  protected embed(ids: Int32Array): Tensor {
+    return this.model.embed_tokens.forward(ids);
+  }
+
+  protected get blocks(): readonly Block[] {
+    return this.model.layers;
+  }
+
+  protected finish(x: Tensor): Tensor {
     return this.model.norm.forward(x);
   }
 
@@ -116,11 +119,13 @@ class LlamaModel extends Module {
   }
 }
 
-class LlamaLayer extends Module {
+class LlamaLayer extends Module implements Block {
   readonly self_attn: LlamaAttention;
   readonly mlp: LlamaMLP;
   readonly input_layernorm: RMSNorm;
   readonly post_attention_layernorm: RMSNorm;
+  readonly attention_residual: Residual = new Residual();
+  readonly mlp_residual: Residual = new Residual();
 
   constructor(config: LlamaConfig, rotary: RotaryEmbedding, index: number) {
     super();
@@ -130,10 +135,9 @@ class LlamaLayer extends Module {
     this.post_attention_layernorm = new RMSNorm(config.hidden_size, config.rms_norm_eps);
   }
 
-  /** x (T, C) → (T, C). */
-  forward(x: Tensor, batch: TokenBatch): Tensor {
-    const attended = add(x, this.self_attn.forward(this.input_layernorm.forward(x), batch));
-    return add(attended, this.mlp.forward(this.post_attention_layernorm.forward(attended)));
+  forward(x: Tensor, input: LayerInput): Tensor {
+    const attended = this.attention_residual.forward(x, this.self_attn.forward(this.input_layernorm.forward(x), input));
+    return this.mlp_residual.forward(attended, this.mlp.forward(this.post_attention_layernorm.forward(attended)));
   }
 }
 
@@ -159,12 +163,11 @@ class LlamaAttention extends Module {
     this.#index = index;
   }
 
-  forward(x: Tensor, { positions, segments, cache }: TokenBatch): Tensor {
+  forward(x: Tensor, { positions, segments, keysAndValues }: LayerInput): Tensor {
     const { num_attention_heads: heads, kvHeads, headDim, sliding_window } = this.#config;
     const q = this.#rotary.forward(this.q_proj.forward(x), positions);
-    let k = this.#rotary.forward(this.k_proj.forward(x), positions);
-    let v = this.v_proj.forward(x);
-    if (cache !== undefined) [k, v] = cache.store.store(this.#index, k, v, cache.rows);
+    const rotated = this.#rotary.forward(this.k_proj.forward(x), positions);
+    const [k, v] = keysAndValues(this.#index, rotated, this.v_proj.forward(x));
     const o = attention(q, k, v, segments, { heads, kvHeads, headDim, window: sliding_window ?? 0 });
     return this.o_proj.forward(o);
   }

@@ -92,15 +92,16 @@ export abstract class Module {
     return new Map([...this.namedParameters()].filter(([, parameter]) => parameter.requiresGrad));
   }
 
-  /** Puts `module` in the place of the one at `path`. Throws ModelError if there is none. */
+  /** Puts `module` in the place of the one at `path`, or of a null that waits there for one. Throws ModelError if there is no such place. */
   replace(path: string, module: Module): void {
     const names = path.split(".");
     const last = names.pop()!;
     let place: unknown = this;
     for (const name of names) place = (place as Record<string, unknown> | undefined)?.[name];
     const slots = place as Record<string, unknown> | undefined;
-    if (!(slots?.[last] instanceof Module)) throw new ModelError(`there is no module "${path}" to replace`);
-    slots[last] = module;
+    const before = slots?.[last];
+    if (!(before instanceof Module) && before !== null) throw new ModelError(`there is no module "${path}" to replace`);
+    slots![last] = module;
   }
 
   freeze(): void {

@@ -1,6 +1,6 @@
 import { linearCrossEntropy } from "../../core/ops/linear-cross-entropy.js";
 import { gatherRows } from "../../core/ops/rows.js";
-import { packSequences, type TokenBatch } from "../../models/causal-lm.js";
+import { packSequences, type TokenBatch } from "../../models/token-batch.js";
 import type { Batch, Objective } from "../objective.js";
 
 export interface SftBatch extends Batch {

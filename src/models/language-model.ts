@@ -1,0 +1,150 @@
+import type { Device } from "../core/device.js";
+import type { Segment } from "../core/ops/attention.js";
+import { gatherRows, mergeRows } from "../core/ops/rows.js";
+import { checkpoint } from "../core/tape.js";
+import { scope, type Tensor } from "../core/tensor.js";
+import { KVCache } from "../nn/kv-cache.js";
+import { Module } from "../nn/module.js";
+import { extendBatch, type TokenBatch } from "./token-batch.js";
+
+/** What the rest of attune needs to know of a model's shape. */
+export interface ModelShape {
+  readonly vocabSize: number;
+  readonly width: number;
+  readonly layers: number;
+  /** Columns of one layer's keys: G · D. */
+  readonly kvWidth: number;
+  readonly maxPositions: number;
+}
+
+/** Vectors that stand before every sequence as if they were the embeddings of P tokens. */
+export interface PromptVectors extends Module {
+  /** P */
+  readonly length: number;
+  /** (P, C) */
+  forward(): Tensor;
+}
+
+/** Keys and values that every sequence finds in each layer, as if P tokens stood before it. */
+export interface PastKeyValues extends Module {
+  /** P */
+  readonly length: number;
+  /** For each layer, keys as attention sees them, and values: (P, G · D) each. */
+  forward(): readonly (readonly [keys: Tensor, values: Tensor])[];
+}
+
+/** What a layer needs to know of the rows that go through it. */
+export interface LayerInput {
+  /** (T) */
+  readonly positions: Int32Array;
+  /** Which rows of queries attend to which rows of what `keysAndValues` returns. */
+  readonly segments: readonly Segment[];
+  /** All keys and values that layer `index` attends to, given those of the rows at hand (T, G · D): a cache or a prefix adds its own. */
+  keysAndValues(index: number, k: Tensor, v: Tensor): readonly [keys: Tensor, values: Tensor];
+}
+
+/** A layer of a model: x (T, C) → (T, C). */
+export interface Block extends Module {
+  forward(x: Tensor, input: LayerInput): Tensor;
+}
+
+/**
+ * A transformer over tokens, as tuners and objectives know it. Tuners reach it through four seams: the Linears among its modules can be
+ * replaced; so can each `Residual`, which joins a sub-layer to what went around it; `prompt` puts vectors before the embeddings; `prefix`
+ * puts keys and values before those of each layer. A model knows its seams, never who uses them.
+ */
+export abstract class LanguageModel extends Module {
+  abstract readonly device: Device;
+  abstract readonly shape: ModelShape;
+  /** Compute each layer's activations again in backward instead of keeping them. */
+  gradientCheckpointing = false;
+  prompt: PromptVectors | null = null;
+  prefix: PastKeyValues | null = null;
+
+  /** Vectors of tokens, (T, C). */
+  protected abstract embed(ids: Int32Array): Tensor;
+  /** What stands between the vectors and the first layer: nothing, unless a family adds positions or a norm there. */
+  protected start(x: Tensor, _positions: Int32Array): Tensor {
+    return x;
+  }
+  protected abstract get blocks(): readonly Block[];
+  /** What stands after the last layer. */
+  protected abstract finish(x: Tensor): Tensor;
+
+  /** P: how many rows of each sequence `prompt` or `prefix` takes. */
+  get virtualTokens(): number {
+    return this.prompt?.length ?? this.prefix?.length ?? 0;
+  }
+
+  /** A cache for `slots` sequences of at most `capacity` tokens, with room for virtual ones. Throws EngineError if memory is short. */
+  newCache(slots: number, capacity: number): KVCache {
+    const { layers, kvWidth } = this.shape;
+    return new KVCache(this.device, { layers, slots, capacity, width: kvWidth, virtual: this.virtualTokens });
+  }
+
+  /** The last hidden state of every token: (T, C). */
+  hidden(batch: TokenBatch): Tensor {
+    if (this.prompt !== null) return this.#hiddenAfterPrompt(batch, this.prompt);
+    const input = this.prefix === null ? presentOnly(batch) : afterPrefix(batch, this.prefix);
+    return this.#run(this.embed(batch.ids), input);
+  }
+
+  #hiddenAfterPrompt(batch: TokenBatch, prompt: PromptVectors): Tensor {
+    const { virtual, virtualRows, tokenRows, cacheRows, ...extended } = extendBatch(batch, prompt.length);
+    const x = mergeRows(extended.positions.length, [
+      { from: prompt.forward(), rows: virtual, at: virtualRows },
+      { from: this.embed(batch.ids), rows: null, at: tokenRows },
+    ]);
+    const cache = batch.cache && { store: batch.cache.store, rows: cacheRows };
+    return gatherRows(this.#run(x, presentOnly({ ...extended, ...(cache && { cache }) })), tokenRows);
+  }
+
+  #run(vectors: Tensor, input: LayerInput): Tensor {
+    let x = this.start(vectors, input.positions);
+    for (const block of this.blocks) {
+      const forward = (h: Tensor) => scope(() => block.forward(h, input));
+      x = this.gradientCheckpointing ? checkpoint([x], forward) : forward(x);
+    }
+    return this.finish(x);
+  }
+}
+
+/** Rows attend to each other, and to what a cache has kept. */
+function presentOnly({ positions, segments, cache }: Omit<TokenBatch, "ids">): LayerInput {
+  return {
+    positions,
+    segments,
+    keysAndValues: (index, k, v) => (cache === undefined ? [k, v] : cache.store.store(index, k, v, cache.rows)),
+  };
+}
+
+/** Every sequence finds a prefix before it: among the rows at hand, or in the cache, where it is put when the sequence begins. */
+function afterPrefix(batch: TokenBatch, prefix: PastKeyValues): LayerInput {
+  const { virtual, virtualRows, tokenRows, cacheRows, ...extended } = extendBatch(batch, prefix.length);
+  const { cache } = batch;
+  const past = virtual.length > 0 ? prefix.forward() : [];
+  const virtualInCache = cache && virtualRows.map((row) => cacheRows[row]!);
+  return {
+    positions: batch.positions.map((position) => position + prefix.length),
+    segments: extended.segments.map((segment, i) => {
+      const { qStart, qLength } = batch.segments[i]!;
+      return { ...segment, qStart, qLength };
+    }),
+    keysAndValues(index, k, v) {
+      if (cache === undefined) {
+        const merged = (present: Tensor, before: Tensor) =>
+          mergeRows(extended.positions.length, [
+            { from: before, rows: virtual, at: virtualRows },
+            { from: present, rows: null, at: tokenRows },
+          ]);
+        const [keys, values] = past[index]!;
+        return [merged(k, keys), merged(v, values)];
+      }
+      if (virtualInCache!.length > 0) {
+        const [keys, values] = past[index]!;
+        cache.store.store(index, gatherRows(keys, virtual), gatherRows(values, virtual), virtualInCache!);
+      }
+      return cache.store.store(index, k, v, cache.rows);
+    },
+  };
+}
