@@ -172,7 +172,10 @@ test("checkpointing holds no activations of its body", () => {
     const layer = (h: Tensor) => scope(() => weights.reduce((a, w) => add(a, rmsNorm(a, w, 1e-5)), h));
     differentiate(() => {
       let h = x as Tensor;
-      for (let i = 0; i < 8; i++) h = wrap ? checkpoint([h], layer) : layer(h);
+      for (let i = 0; i < 8; i++) {
+        const before = h;
+        h = wrap ? checkpoint(() => layer(before)) : layer(before);
+      }
       return record(Tensor.empty(device, [1]), [h], [], (_dy, grads) => grads.into(h, () => {}));
     });
     return device.cost.peakBytes;

@@ -145,6 +145,7 @@ function symbolicKernels(counter: Counter): Kernels {
     fill: (_y, _value, count) => each(count, 0, 1),
     copy: (_x, _y, count) => each(count, 0, 2),
     convert: (_x, xType, _y, yType, count) => counter.work(0, bytesOf(xType, count) + bytesOf(yType, count)),
+    quantize: (_x, xType, _y, yType, rows, cols) => counter.work(0, bytesOf(xType, rows * cols) + bytesOf(yType, rows * cols)),
     add: (_a, _b, _y, count) => each(count, 1, 3),
     scale: (_x, _y, _scale, count, accumulate) => each(count, accumulate ? 2 : 1, accumulate ? 3 : 2),
     addBias: (_y, _bias, rows, cols) => each(rows * cols, 1, 2),

@@ -1,7 +1,7 @@
 import type { Id } from "../engine/kernels.js";
 import { ShapeError } from "../errors.js";
-import { Rng } from "./rng.js";
-import { checkShape, scope, Tensor, unscoped } from "./tensor.js";
+import type { Rng } from "./rng.js";
+import { checkpointing, scope, Tensor, unscoped } from "./tensor.js";
 
 /** One recorded op: what came out, what went in, what its backward needs, and the backward itself. */
 interface Step {
@@ -151,45 +151,12 @@ export function dropoutRng(): Rng | null {
 }
 
 /**
- * Gradient checkpointing: `body` runs without saving anything and runs again in backward (Chen et al. 2016, arXiv:1604.06174). Dropout
- * draws the same masks both times. `body` may use trainable leaves that are not among `inputs`.
+ * Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174): while a tape records, what `body` computes for backward gives its memory back
+ * and is computed again when backward asks for it; only the result is kept. Nothing that no gradient needs is computed twice, such as the
+ * last product of a layer. Dropout draws the same masks both times.
  */
-export function checkpoint(inputs: readonly Tensor[], body: (...inputs: Tensor[]) => Tensor): Tensor {
-  const tape = currentTape;
-  if (tape === null) return body(...inputs);
-  const rng = currentRng;
-  const rngState = rng?.state;
-  const output = within(null, rng, () => scope(() => body(...inputs)));
-  output.requiresGrad = true;
-  output.isLeaf = false;
-  for (const input of inputs) input.save();
-  tape.steps.push({
-    output,
-    inputs,
-    saved: inputs,
-    backward: (dy, grads) => {
-      const inner = new Tape();
-      const leaves = inputs.map((input) => {
-        const leaf = input.alias();
-        leaf.isLeaf = true;
-        return leaf;
-      });
-      let again: Rng | null = null;
-      if (rngState !== undefined) {
-        again = new Rng(0);
-        again.state = rngState;
-      }
-      const result = within(inner, again, () => scope(() => body(...leaves)));
-      checkShape("checkpoint", "the repeated result", result, output.shape, "as the first time");
-      if (result.requiresGrad) runBackward(inner, result, dy);
-      leaves.forEach((leaf, i) => {
-        if (leaf.grad === null) return;
-        grads.pass(inputs[i]!, leaf.grad);
-        leaf.grad.dispose();
-      });
-    },
-  });
-  return output;
+export function checkpoint(body: () => Tensor): Tensor {
+  return currentTape === null ? body() : checkpointing(() => scope(body));
 }
 
 function within<T>(tape: Tape | null, rng: Rng | null, body: () => T): T {

@@ -50,7 +50,24 @@ class Storage {
     this.#recipe = recipe;
   }
 
-  /** To be called when the contents are about to change. */
+  /** The contents are about to be changed in place: they can be computed again if they could before and `change` is told. */
+  changeBy(change: Recipe | null): void {
+    const before = this.#recipe;
+    if (before === null) return;
+    if (change === null) {
+      this.forgetRecipe();
+      return;
+    }
+    for (const tensor of change.from) tensor.save();
+    this.#recipe = {
+      from: [...before.from, ...change.from],
+      write(id) {
+        before.write(id);
+        change.write(id);
+      },
+    };
+  }
+
   forgetRecipe(): void {
     const from = this.#recipe?.from ?? [];
     this.#recipe = null;
@@ -208,13 +225,20 @@ export class Tensor {
 
   /**
    * A tensor of the same shape for an op that may work in place: this one's memory if nobody else needs it (this tensor then must not be
-   * used again), else new memory with undefined contents.
+   * used again), else new memory with undefined contents. `change` does the op's work once more, on this tensor's contents.
    */
-  reuse(): Tensor {
+  reuse(change: Recipe): Tensor {
     const storage = this.#alive();
-    if (this.requiresGrad && this.isLeaf) return Tensor.empty(this.device, this.shape);
-    if (!storage.isExclusive || !currentScope?.includes(this)) return Tensor.empty(this.device, this.shape);
-    storage.forgetRecipe();
+    const isLeaf = this.requiresGrad && this.isLeaf;
+    if (isLeaf || !storage.isExclusive || !currentScope?.includes(this)) {
+      const tensor = Tensor.empty(this.device, this.shape);
+      tensor.remakeIfCheckpointed([this, ...change.from], (id) => {
+        this.device.kernels.copy(this.id, id, this.size);
+        change.write(id);
+      });
+      return tensor;
+    }
+    storage.changeBy(isCheckpointing ? change : null);
     const tensor = this.alias();
     tensor.requiresGrad = false;
     this.dispose();
@@ -224,6 +248,17 @@ export class Tensor {
   /** Says how to compute the contents again, so that their memory may go while only the tape needs them. */
   remakeFrom(from: readonly Tensor[], write: (id: Id) => void): void {
     this.#alive().recipe = { from, write };
+  }
+
+  /** The same for contents that are not cheap to compute again: their memory goes only inside `checkpointing`. */
+  remakeIfCheckpointed(from: readonly Tensor[], write: (id: Id) => void): void {
+    if (isCheckpointing) this.remakeFrom(from, write);
+  }
+
+  /** Says that the contents shall not be computed again. */
+  keep(): this {
+    this.#alive().forgetRecipe();
+    return this;
   }
 
   /** Says that backward needs every bit of the contents, even where products round to bf16. Returns the tensor. */
@@ -281,6 +316,18 @@ export class Tensor {
 }
 
 let currentScope: Tensor[] | null = null;
+let isCheckpointing = false;
+
+/** Runs `body` so that what it makes may give its memory back until backward needs it, all but the result. */
+export function checkpointing(body: () => Tensor): Tensor {
+  const outer = isCheckpointing;
+  isCheckpointing = true;
+  try {
+    return body().keep();
+  } finally {
+    isCheckpointing = outer;
+  }
+}
 
 /**
  * Runs `body` and frees every tensor made in it, except those in its result (a tensor, or an array or plain object of tensors): these pass

@@ -102,8 +102,9 @@ export abstract class LanguageModel extends Module {
   #run(vectors: Tensor, input: LayerInput): Tensor {
     let x = this.start(vectors, input.positions);
     for (const block of this.blocks) {
-      const forward = (h: Tensor) => scope(() => block.forward(h, input));
-      x = this.gradientCheckpointing ? checkpoint([x], forward) : forward(x);
+      const before = x;
+      const forward = () => block.forward(before, input);
+      x = this.gradientCheckpointing ? checkpoint(forward) : scope(forward);
     }
     return this.finish(x);
   }

@@ -1,3 +1,4 @@
+import type { Id } from "../../engine/kernels.js";
 import { ShapeError } from "../../errors.js";
 import { record } from "../tape.js";
 import { checkFloat, Tensor } from "../tensor.js";
@@ -47,7 +48,9 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, segments: readonly Se
 
   const o = Tensor.empty(q.device, q.shape);
   const lse = Tensor.empty(q.device, [q.rows, heads]).keepExact(); // log Σ exp(scores), one per query and head
-  kernels.attention(q.id, k.id, v.id, o.id, lse.id, flat, shape);
+  const write = (to: Id) => kernels.attention(q.id, k.id, v.id, to, lse.id, flat, shape);
+  write(o.id);
+  o.remakeIfCheckpointed([q, k, v, lse], write);
 
   return record(o, [q, k, v], [q, k, v, o, lse], (dy, grads) => {
     const dq = Tensor.empty(q.device, q.shape);

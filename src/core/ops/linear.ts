@@ -1,3 +1,4 @@
+import type { Id } from "../../engine/kernels.js";
 import { ShapeError } from "../../errors.js";
 import { type Gradients, record } from "../tape.js";
 import { checkFloat, checkShape, Tensor } from "../tensor.js";
@@ -13,8 +14,12 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
   const { kernels, compute } = x.device;
 
   const y = Tensor.empty(x.device, [...x.shape.slice(0, -1), n]);
-  kernels.matmul(x.id, weight.id, weight.dtype, y.id, m, n, k, 1, false, compute);
-  if (bias !== null) kernels.addBias(y.id, bias.id, m, n);
+  const write = (to: Id) => {
+    kernels.matmul(x.id, weight.id, weight.dtype, to, m, n, k, 1, false, compute);
+    if (bias !== null) kernels.addBias(to, bias.id, m, n);
+  };
+  write(y.id);
+  y.remakeIfCheckpointed([x], write);
 
   const inputs = bias === null ? [x, weight] : [x, weight, bias];
   return record(y, inputs, weight.requiresGrad ? [x] : [], (dy, grads) => {
@@ -34,9 +39,10 @@ export function addLinear(base: Tensor, x: Tensor, weight: Tensor, scale: number
   const { kernels, compute } = x.device;
 
   const baseId = base.id;
-  const y = base.reuse();
+  const write = (to: Id) => kernels.matmul(x.id, weight.id, weight.dtype, to, m, n, k, scale, true, compute);
+  const y = base.reuse({ from: [x], write });
   if (y.id !== baseId) kernels.copy(baseId, y.id, base.size);
-  kernels.matmul(x.id, weight.id, weight.dtype, y.id, m, n, k, scale, true, compute);
+  write(y.id);
 
   return record(y, [base, x, weight], weight.requiresGrad ? [x] : [], (dy, grads) => {
     productGrads(dy, x, weight, scale, grads);

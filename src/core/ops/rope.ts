@@ -1,3 +1,4 @@
+import type { Id } from "../../engine/kernels.js";
 import { ShapeError } from "../../errors.js";
 import { record } from "../tape.js";
 import { checkFloat, type Tensor } from "../tensor.js";
@@ -23,8 +24,9 @@ export function rope(x: Tensor, table: Tensor, positions: Int32Array, headDim: n
   const { kernels } = x.device;
 
   const xId = x.id;
-  const y = x.reuse();
-  kernels.rope(xId, y.id, table.id, positions, tableRows, heads, headDim, false);
+  const rotate = (from: Id, to: Id) => kernels.rope(from, to, table.id, positions, tableRows, heads, headDim, false);
+  const y = x.reuse({ from: [], write: (id) => rotate(id, id) });
+  rotate(xId, y.id);
 
   return record(y, [x], [], (dy, grads) => {
     grads.replace(x, (dx) => kernels.rope(dy.id, dx, table.id, positions, tableRows, heads, headDim, true));
