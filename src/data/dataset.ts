@@ -9,8 +9,9 @@ import { type ChatFormat, renderConversation, type SupervisionOptions } from "..
 import { withTimeLimit } from "../text/work-limit.js";
 import { shuffled } from "./batches.js";
 import type { Example } from "./example.js";
-import { type Conversation, detectLayout, formatRows, type Layout, layoutOfEntry } from "./formats.js";
+import { type Conversation, conversations } from "./formats.js";
 import { type BadRow, readRows } from "./read-rows.js";
+import type { RowFormat } from "./row-format.js";
 
 export interface DatasetOptions {
   /** Paths of files, or names in dataset_info.json: a list, or one text with commas. */
@@ -23,57 +24,60 @@ export interface DatasetOptions {
   readonly onBadRow?: "error" | "skip";
 }
 
-export interface LoadedDataset {
-  readonly conversations: readonly Conversation[];
+export interface LoadedRows<T> {
+  readonly rows: readonly T[];
   /** Rows left out because they cannot be used; with them, every row that was read is accounted for. */
   readonly bad: readonly BadRow[];
   readonly rowsRead: number;
   readonly notices: readonly string[];
 }
 
+export interface LoadedDataset extends Omit<LoadedRows<Conversation>, "rows"> {
+  readonly conversations: readonly Conversation[];
+}
+
+/** Reads data sets into conversations. Throws as `loadRows`. */
+export async function loadDataset(options: DatasetOptions): Promise<LoadedDataset> {
+  const { rows, ...loaded } = await loadRows(options, conversations);
+  return { conversations: rows, ...loaded };
+}
+
 /**
- * Reads data sets into conversations, one after the other in the order given.
+ * Reads data sets into what `format` makes of their rows, one after the other in the order given.
  * Throws DataError for a file or row that cannot be used, ConfigError for a name or an entry of dataset_info.json that is wrong.
  */
-export async function loadDataset({
-  dataset,
-  datasetDir = "data",
-  maxSamples = Number.POSITIVE_INFINITY,
-  onBadRow = "error",
-}: DatasetOptions): Promise<LoadedDataset> {
-  const conversations: Conversation[] = [];
+export async function loadRows<T, Layout>(
+  { dataset, datasetDir = "data", maxSamples = Number.POSITIVE_INFINITY, onBadRow = "error" }: DatasetOptions,
+  format: RowFormat<T, Layout>,
+): Promise<LoadedRows<T>> {
+  const rows: T[] = [];
   const bad: BadRow[] = [];
   const notices: string[] = [];
   for (const name of datasetNames(dataset)) {
-    const source = await locate(name, datasetDir);
+    const source = await locate(name, datasetDir, format);
     const file = await readRows(source.path, Math.min(maxSamples, source.maxRows));
     const first = file.rows[0];
     if (first === undefined) throw new DataError(`${file.bad[0]!.where}: ${file.bad[0]!.reason}`);
 
-    const formatted = formatRows(file, source.layout ?? detectLayout(first));
+    const formatted = format.formatRows(file, source.layout ?? format.detectLayout(first));
     if (formatted.bad.length > 0 && onBadRow === "error") {
       const { where, reason } = formatted.bad[0]!;
       const others = formatted.bad.length - 1;
       const count = others === 0 ? "" : ` (${others} more rows of ${file.rows.length + file.bad.length} cannot be used either)`;
       throw new DataError(`${where}: ${reason}${count}`);
     }
-    if (formatted.conversations.length === 0)
+    if (formatted.rows.length === 0)
       throw new DataError(`${name}: no row can be used. ${formatted.bad[0]?.where}: ${formatted.bad[0]?.reason}`);
 
-    for (const conversation of formatted.conversations) conversations.push(conversation);
+    for (const row of formatted.rows) rows.push(row);
     for (const row of formatted.bad) bad.push(row);
     for (const notice of formatted.notices) notices.push(`${name}: ${notice}`);
-    const unfilled = placeholders(formatted.conversations);
-    if (unfilled > 0)
-      notices.push(
-        `${name}: ${unfilled} rows hold {{name}} or {{author}}, to be replaced in the file; they are learned as they stand.`,
-      );
   }
   if (bad.length > 0) notices.push(`${bad.length} rows are left out, the first ${bad[0]!.where}: ${bad[0]!.reason}`);
-  return { conversations, bad, rowsRead: conversations.length + bad.length, notices };
+  return { rows, bad, rowsRead: rows.length + bad.length, notices };
 }
 
-interface Source {
+interface Source<Layout> {
   readonly path: string;
   readonly layout?: Layout;
   readonly maxRows: number;
@@ -87,10 +91,10 @@ function datasetNames(dataset: string | readonly string[]): string[] {
 }
 
 /** A name in dataset_info.json, or else a path from here, or else a path in the folder of data sets. */
-async function locate(name: string, datasetDir: string): Promise<Source> {
+async function locate<Layout>(name: string, datasetDir: string, format: RowFormat<unknown, Layout>): Promise<Source<Layout>> {
   const infoPath = join(datasetDir, "dataset_info.json");
   const info = await readDatasetInfo(infoPath);
-  if (info !== undefined && Object.hasOwn(info, name)) return entrySource(info[name], name, datasetDir, infoPath);
+  if (info !== undefined && Object.hasOwn(info, name)) return entrySource(info[name], name, { datasetDir, infoPath, format });
   for (const path of [name, join(datasetDir, name)]) if (existsSync(path)) return { path, maxRows: Number.POSITIVE_INFINITY };
 
   const known = Object.keys(info ?? {});
@@ -119,7 +123,11 @@ async function readDatasetInfo(path: string): Promise<Record<string, unknown> | 
   throw new ConfigError(`${path}: expected an object that maps names to data sets.`);
 }
 
-function entrySource(entry: unknown, name: string, datasetDir: string, infoPath: string): Source {
+function entrySource<Layout>(
+  entry: unknown,
+  name: string,
+  { datasetDir, infoPath, format }: { datasetDir: string; infoPath: string; format: RowFormat<unknown, Layout> },
+): Source<Layout> {
   const where = `${infoPath}, "${name}"`;
   if (typeof entry !== "object" || entry === null || Array.isArray(entry))
     throw new ConfigError(`${where}: expected an object with a file_name.`);
@@ -135,7 +143,7 @@ function entrySource(entry: unknown, name: string, datasetDir: string, infoPath:
       `${where}: the data is on a hub, which attune does not download from. Fetch it (hf download --repo-type dataset ${hub}), save it as JSON lines, and give its path.`,
     );
   }
-  const layout = layoutOfEntry(rest, where);
+  const layout = format.layoutOfEntry(rest, where);
   if (num_samples !== undefined && num_samples !== null && !(Number.isInteger(num_samples) && Number(num_samples) > 0))
     throw new ConfigError(`${where}: num_samples has to be a whole number from 1.`);
   return {
@@ -143,10 +151,6 @@ function entrySource(entry: unknown, name: string, datasetDir: string, infoPath:
     ...(layout === undefined ? {} : { layout }),
     maxRows: typeof num_samples === "number" ? num_samples : Number.POSITIVE_INFINITY,
   };
-}
-
-function placeholders(conversations: readonly Conversation[]): number {
-  return conversations.filter(({ messages }) => messages.some(({ content }) => /\{\{(name|author)\}\}/.test(content))).length;
 }
 
 export interface TokenizeOptions extends SupervisionOptions {

@@ -1,7 +1,7 @@
 import { ConfigError, DataError } from "../errors.js";
 import type { Message } from "../text/chat-template.js";
-import { closest } from "../text/closest.js";
-import type { BadRow, FileRows, Row } from "./read-rows.js";
+import type { Row } from "./read-rows.js";
+import { columnHelp, formatEach, isRecord, kindOf, names, optionalText, RowFault, type RowFormat, text } from "./row-format.js";
 
 /** A row of any format: what is said, in order. Roles are system, user, assistant and tool. */
 export interface Conversation {
@@ -36,12 +36,6 @@ export interface ChatLayout {
   readonly contentTag: string;
   /** What the file calls the roles → system, user, assistant, tool. */
   readonly roles: Readonly<Record<string, string>>;
-}
-
-export interface FormattedRows {
-  readonly conversations: readonly Conversation[];
-  readonly bad: readonly BadRow[];
-  readonly notices: readonly string[];
 }
 
 /** Names that files in use have for question and answer, tried in this order. */
@@ -79,7 +73,7 @@ const openAiRoles = {
  * Finds out the layout from a row: its column names, and for chats the names inside the first message.
  * Throws DataError when it is none that can be learned from, with the mapping that would help.
  */
-export function detectLayout({ value, where }: Row): Layout {
+function detectLayout({ value, where }: Row): Layout {
   if ("chosen" in value && "rejected" in value)
     throw new DataError(
       `${where}: the rows hold "chosen" and "rejected" answers: preference data, which stage dpo learns from. For sft, write the chosen answer into the conversation and drop both columns.`,
@@ -110,7 +104,7 @@ export function detectLayout({ value, where }: Row): Layout {
   const columns = Object.keys(value);
   if (columns.includes("text"))
     throw new DataError(
-      `${where}: the rows hold plain "text", without questions and answers; sft needs both. ${columnHelp(columns)}`,
+      `${where}: the rows hold plain "text", without questions and answers; sft needs both (stage pt learns from plain text). ${columnHelp(columns)}`,
     );
   throw new DataError(`${where}: no known columns. ${columnHelp(columns)}`);
 }
@@ -119,28 +113,29 @@ function chatLayout(messages: string, roleTag: string, contentTag: string, roles
   return { kind: "chat", messages, roleTag, contentTag, roles, system: "system", tools: "tools" };
 }
 
-/** Applies a layout to every row. Rows that do not fit come back as bad, so that rows in = conversations + bad. */
-export function formatRows(file: FileRows, layout: Layout): FormattedRows {
-  const conversations: Conversation[] = [];
-  const bad: BadRow[] = [...file.bad];
-  let withTools = 0;
-  for (const row of file.rows) {
-    try {
-      const messages = layout.kind === "alpaca" ? alpacaMessages(row.value, layout) : chatMessages(row.value, layout);
-      conversations.push({ messages, where: row.where });
-      if (layout.kind === "chat" && layout.tools !== undefined && hasTools(row.value[layout.tools])) withTools++;
-    } catch (error) {
-      if (!(error instanceof RowFault)) throw error;
-      bad.push({ where: row.where, reason: error.message });
-    }
-  }
-  const notices =
-    withTools === 0 ? [] : [`${withTools} rows list tools, which are left out: attune learns from the messages alone.`];
-  return { conversations, bad, notices };
-}
+/** Rows of any of these layouts as conversations. */
+export const conversations: RowFormat<Conversation, Layout> = {
+  layoutOfEntry,
+  detectLayout,
+  formatRows(file, layout) {
+    let withTools = 0;
+    const { rows, bad } = formatEach(file, ({ value, where }): Conversation => {
+      const messages = layout.kind === "alpaca" ? alpacaMessages(value, layout) : chatMessages(value, layout);
+      if (layout.kind === "chat" && layout.tools !== undefined && hasTools(value[layout.tools])) withTools++;
+      return { messages, where };
+    });
+    const notices: string[] = [];
+    if (withTools > 0) notices.push(`${withTools} rows list tools, which are left out: attune learns from the messages alone.`);
+    const unfilled = placeholders(rows);
+    if (unfilled > 0)
+      notices.push(`${unfilled} rows hold {{name}} or {{author}}, to be replaced in the file; they are learned as they stand.`);
+    return { rows, bad, notices };
+  },
+};
 
-/** What is wrong with one row; turned into a BadRow. */
-class RowFault extends Error {}
+function placeholders(rows: readonly Conversation[]): number {
+  return rows.filter(({ messages }) => messages.some(({ content }) => /\{\{(name|author)\}\}/.test(content))).length;
+}
 
 function alpacaMessages(row: Record<string, unknown>, layout: AlpacaLayout): Message[] {
   const messages: Message[] = [];
@@ -223,38 +218,8 @@ function column(row: Record<string, unknown>, name: string, layout: AlpacaLayout
   return text(row[name], `"${name}"`);
 }
 
-function optionalText(row: Record<string, unknown>, name: string | undefined): string {
-  const value = name === undefined ? undefined : row[name];
-  return value === undefined || value === null ? "" : text(value, `"${name}"`);
-}
-
-function text(value: unknown, place: string): string {
-  if (typeof value !== "string") throw new RowFault(`${place} has to be text, got ${kindOf(value)}.`);
-  if (/\p{Surrogate}/u.test(value)) throw new RowFault(`${place} holds half a character (a lone surrogate, \\uD800–\\uDFFF).`);
-  return value;
-}
-
-function kindOf(value: unknown): string {
-  if (value === null) return "null";
-  if (Array.isArray(value)) return value.length === 0 ? "an empty list" : "a list";
-  return typeof value === "object" ? "an object" : `the ${typeof value} ${String(value)}`;
-}
-
 function hasTools(tools: unknown): boolean {
   return typeof tools === "string" ? !["", "[]"].includes(tools.trim()) : Array.isArray(tools) && tools.length > 0;
-}
-
-/** What a user has to write when the columns have other names. */
-function columnHelp(columns: readonly string[]): string {
-  const found = columns
-    .slice(0, 12)
-    .map((name) => `"${name}"`)
-    .join(", ");
-  return `The row has ${found || "no columns"}. Say which is which in dataset_info.json: ${mappingHint({ prompt: "…", response: "…" })}`;
-}
-
-function mappingHint(columns: Record<string, string>): string {
-  return `{"my_data": {"file_name": "…", "columns": ${JSON.stringify(columns)}}}, and set \`dataset: my_data\`.`;
 }
 
 const columnKeys = ["prompt", "query", "response", "history", "messages", "system", "tools"];
@@ -266,7 +231,7 @@ const tagKeys = ["role_tag", "content_tag", "user_tag", "assistant_tag", "observ
  * The layout that an entry of dataset_info.json describes; undefined when it leaves it to the file.
  * Throws ConfigError that names the entry and the key.
  */
-export function layoutOfEntry(entry: Readonly<Record<string, unknown>>, where: string): Layout | undefined {
+function layoutOfEntry(entry: Readonly<Record<string, unknown>>, where: string): Layout | undefined {
   const columns = names(entry.columns, "columns", [...columnKeys, ...rankingKeys, ...mediaKeys], where);
   const tags = names(entry.tags, "tags", tagKeys, where);
   if (entry.ranking === true || rankingKeys.some((key) => columns[key] !== undefined))
@@ -315,26 +280,4 @@ export function layoutOfEntry(entry: Readonly<Record<string, unknown>>, where: s
     ...(columns.system === undefined ? {} : { system: columns.system }),
     ...(columns.tools === undefined ? {} : { tools: columns.tools }),
   };
-}
-
-function names(value: unknown, key: string, known: readonly string[], where: string): Partial<Record<string, string>> {
-  if (value === undefined || value === null) return {};
-  if (!isRecord(value)) throw new ConfigError(`${where}: "${key}" has to be an object, got ${kindOf(value)}.`);
-  const result: Partial<Record<string, string>> = {};
-  for (const [name, target] of Object.entries(value)) {
-    if (!known.includes(name)) {
-      const guess = closest(name, known);
-      const hint = guess === undefined ? "" : ` Did you mean "${guess}"?`;
-      throw new ConfigError(`${where}: "${key}" has the unknown key "${name}".${hint} Known: ${known.join(", ")}.`);
-    }
-    if (target === null) continue;
-    if (typeof target !== "string")
-      throw new ConfigError(`${where}: "${key}.${name}" has to be a column name, got ${kindOf(target)}.`);
-    result[name] = target;
-  }
-  return result;
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
