@@ -7,7 +7,6 @@ import { ConfigError, DoesNotFitError } from "../errors.js";
 import { lockFolder, pruneCheckpoints } from "../io/checkpoint.js";
 import { writeFileAtomic } from "../io/disk.js";
 import type { ModelFiles } from "../io/model-files.js";
-import { openAdapter } from "../io/peft.js";
 import { resolveModel } from "../io/resolve.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { loadModel } from "../models/load.js";
@@ -22,8 +21,8 @@ import type { RunEvent, RunResults } from "../train/events.js";
 import { noProgress, type Progress, peakMemoryBytes, train } from "../train/loop.js";
 import { RunFolder, recordRun } from "../train/run-folder.js";
 import { tuners } from "../tuners/index.js";
-import { loadTuned, saveTuned } from "../tuners/tuned-files.js";
-import type { Tuner } from "../tuners/tuner.js";
+import { loadTuned, saveTuned, settingsOfAdapter } from "../tuners/tuned-files.js";
+import type { Start, Tuner } from "../tuners/tuner.js";
 import type { Backend, RunOptions } from "./backend.js";
 import { during } from "./during.js";
 import { type OutputPlan, planOutput, removeLeftovers } from "./output-folder.js";
@@ -114,6 +113,7 @@ async function* trainModel(model: CausalLM, prepared: Prepared): AsyncGenerator<
   tuner.apply(model, tunerConfig, Rng.for(recipe.seed, "tuner"));
   const weightsFrom = resumeFrom ?? recipe.adapter_name_or_path;
   if (weightsFrom !== null) await loadTuned(weightsFrom, model, tuner);
+  else tuner.initialize?.(model, tunerConfig, startFor(recipe, data));
   const parameters = model.trainableParameters();
   const optimizer = new AdamW(parameters, {
     beta1: recipe.adam_beta1,
@@ -226,13 +226,21 @@ function findModel(nameOrPath: string, signal: AbortSignal, emit: Emit): Promise
 async function settingsOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<unknown> {
   const from = recipe.adapter_name_or_path;
   if (from === null) return recipe.tuner;
-  const { config, tensors } = await openAdapter(from);
-  if (tuner.peft?.peftType !== config.peft_type)
+  const adapter = await settingsOfAdapter(from, tuners);
+  if (adapter.tuner !== tuner)
     throw new ConfigError(
-      `adapter_name_or_path: ${from} is of type ${config.peft_type}, which finetuning_type "${tuner.name}" does not train`,
+      `adapter_name_or_path: ${from} is of method "${adapter.tuner.name}", and finetuning_type is "${tuner.name}": make them the same`,
     );
   emit(info(`going on from the adapter ${from}; its own settings are used, not the recipe's`));
-  return tuner.peft.fromPeft(config, [...tensors.keys()]);
+  return adapter.config;
+}
+
+/** What a tuner may begin with. */
+function startFor({ seed }: Recipe, { chat }: RunData): Start {
+  return {
+    rng: Rng.for(seed, "start"),
+    encode: (text) => Int32Array.from(chat.tokenizer.encode(text, { special: false, atStart: true })),
+  };
 }
 
 interface Fit {

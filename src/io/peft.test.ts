@@ -4,7 +4,8 @@ import { join } from "node:path";
 import test from "node:test";
 import { z } from "zod";
 import { ModelError } from "../errors.js";
-import { checkAdapterConfig, checkTensors, openAdapter, saveAdapter } from "./peft.js";
+import { checkTensors } from "./adapter-folder.js";
+import { checkAdapterConfig, openAdapter, saveAdapter } from "./peft.js";
 import { openSafetensors, type TensorSource } from "./safetensors.js";
 import { temporaryFolder } from "./test-support.js";
 

@@ -2,68 +2,116 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Rng } from "../core/rng.js";
 import { ModelError } from "../errors.js";
-import { writeFileAtomic } from "../io/disk.js";
+import { type AdapterFiles, type AdapterOrigin, checkTensors, readAdapterConfig } from "../io/adapter-folder.js";
+import { namesIn, writeFileAtomic } from "../io/disk.js";
 import { openModelFolder } from "../io/hf-folder.js";
-import { checkTensors, openAdapter, saveAdapter } from "../io/peft.js";
-import { writeShardedSafetensors } from "../io/safetensors.js";
-import type { CausalLM } from "../models/causal-lm.js";
+import { modulesToSaveOf } from "../io/peft.js";
+import {
+  openSafetensors,
+  readEntry,
+  type TensorSource,
+  toTensorEntry,
+  writeSafetensors,
+  writeShardedSafetensors,
+} from "../io/safetensors.js";
+import type { LanguageModel } from "../models/language-model.js";
 import { setValues, sourceOf } from "../models/load.js";
-import type { Tuner } from "./tuner.js";
+import type { Parameter } from "../nn/module.js";
+import { parametersBelow, trainModules } from "./train-whole.js";
+import type { AdapterFormat, Tuner } from "./tuner.js";
 
-/** The base that a tuned model goes back to. */
-export interface Base {
-  /** As the recipe names it. */
-  readonly name: string;
-  /** config.json of the base: saved with a model that was trained whole. */
-  readonly config: Readonly<Record<string, unknown>>;
+/** What trains, where the adapter holds only what it makes: attune's own file beside the adapter's. */
+export const trainingWeightsName = "training_weights.safetensors";
+
+/**
+ * Writes what was trained: an adapter in its library's format where the tuner has one, else the whole model as a Hugging Face folder (f32).
+ * Files appear under their final names only when they are complete. Throws NoSpaceError.
+ */
+export async function saveTuned(
+  folder: string,
+  model: LanguageModel,
+  tuner: Tuner,
+  config: unknown,
+  origin: AdapterOrigin,
+): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  const parameters = sourcesOf(model.trainableParameters());
+  if (tuner.adapter === undefined) {
+    await writeShardedSafetensors(folder, parameters, { maxShardBytes: 5e9, metadata: { format: "pt" } });
+    const { quantization_config: _, ...kept } = origin.config;
+    await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify({ ...kept, dtype: "float32" }, null, 2)}\n`);
+    return;
+  }
+  const { library, toJson, computed } = tuner.adapter;
+  const made = computed?.(model) ?? null;
+  if (made === null) return library.save(folder, toJson(config, model, origin), origin, parameters);
+  try {
+    await writeSafetensors(join(folder, trainingWeightsName), parameters);
+    const whole = sourcesOf(parametersBelow(model, origin.modulesToSave ?? []));
+    const leaving = [...[...made].map(([name, tensor]) => sourceOf(name, tensor)), ...whole];
+    await library.save(folder, toJson(config, model, origin), origin, leaving);
+  } finally {
+    for (const tensor of made.values()) tensor.dispose();
+  }
+}
+
+function sourcesOf(parameters: Iterable<[name: string, parameter: Parameter]>): TensorSource[] {
+  return [...parameters].map(([name, { value }]) => sourceOf(name, value));
 }
 
 /**
- * Writes what a tuner trained: an adapter in PEFT's format where it has one, else the whole model as a Hugging Face folder (f32). Files
- * appear under their final names only when they are complete. Throws NoSpaceError.
+ * Reads into a model, to which the tuner was applied already, what `saveTuned` wrote, for training to go on. Throws ModelError unless every
+ * tensor fits.
  */
-export async function saveTuned(folder: string, model: CausalLM, tuner: Tuner, config: unknown, base: Base): Promise<void> {
-  const tensors = [...model.trainableParameters()].map(([name, { value }]) => sourceOf(name, value));
-  if (tuner.peft !== undefined) {
-    const common = {
-      peft_type: tuner.peft.peftType,
-      task_type: "CAUSAL_LM",
-      base_model_name_or_path: base.name,
-      inference_mode: true,
-    };
-    await saveAdapter(folder, { ...common, ...tuner.peft.toPeft(config, model) }, tensors);
-    return;
-  }
-  await mkdir(folder, { recursive: true });
-  await writeShardedSafetensors(folder, tensors, { maxShardBytes: 5e9, metadata: { format: "pt" } });
-  const { quantization_config: _, ...kept } = base.config;
-  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify({ ...kept, dtype: "float32" }, null, 2)}\n`);
+export async function loadTuned(folder: string, model: LanguageModel, tuner: Tuner): Promise<void> {
+  await fill(model, tuner.adapter === undefined ? await openModelFolder(folder) : await openForTraining(folder, tuner.adapter));
 }
 
-/** Reads into a model, to which the tuner was applied already, what `saveTuned` wrote. Throws ModelError unless every tensor fits. */
-export async function loadTuned(folder: string, model: CausalLM, tuner: Tuner): Promise<void> {
-  const parameters = model.trainableParameters();
-  const files = tuner.peft === undefined ? await openModelFolder(folder) : await openAdapter(folder);
-  checkTensors(folder, new Map([...parameters].map(([name, { shape }]) => [name, shape])), files.tensors);
-  for (const [name, parameter] of parameters) {
-    const entry = files.tensors.get(name)!;
-    setValues(parameter.value, await files.readTensor(name), entry.dtype);
-  }
+/** The method and settings with which training goes on from an adapter. Throws ModelError. */
+export async function settingsOfAdapter(folder: string, tuners: readonly Tuner[]): Promise<{ tuner: Tuner; config: unknown }> {
+  const { tuner, format, json } = await recognise(folder, tuners);
+  const { tensors } = await openForTraining(folder, format);
+  return { tuner, config: format.fromJson(json, tensors) };
 }
 
-/** Applies an adapter from disk to a loaded model. Returns the method and settings it was made with. Throws ModelError. */
+/** Applies an adapter from disk to a loaded model, for use. Returns the method and settings it was made with. Throws ModelError. */
 export async function applyAdapter(
   folder: string,
-  model: CausalLM,
+  model: LanguageModel,
   tuners: readonly Tuner[],
   rng: Rng,
 ): Promise<{ tuner: Tuner; config: unknown }> {
-  const { config: adapterConfig, tensors } = await openAdapter(folder);
-  const tuner = tuners.find(({ peft }) => peft?.peftType === adapterConfig.peft_type);
-  if (tuner?.peft === undefined)
-    throw new ModelError(`${folder}: attune does not know adapters of type ${adapterConfig.peft_type}`);
-  const config = tuner.peft.fromPeft(adapterConfig, [...tensors.keys()]);
+  const { tuner, format, json } = await recognise(folder, tuners);
+  const files = await format.library.open(folder);
+  const config = format.fromJson(json, files.tensors);
   tuner.apply(model, config, rng);
-  await loadTuned(folder, model, tuner);
+  trainModules(model, modulesToSaveOf(json));
+  await fill(model, files);
   return { tuner, config };
+}
+
+async function recognise(folder: string, tuners: readonly Tuner[]) {
+  const json = await readAdapterConfig(folder);
+  for (const tuner of tuners) if (tuner.adapter?.recognises(json)) return { tuner, format: tuner.adapter, json };
+  throw new ModelError(`${folder}: attune does not know adapters of type ${shown(json.peft_type)}`);
+}
+
+const shown = (type: unknown) => (typeof type === "string" ? type.slice(0, 100) : "unknown");
+
+/** The weights that train, where they lie beside the adapter; else the adapter. */
+async function openForTraining(folder: string, { library }: AdapterFormat<unknown>): Promise<WeightFiles> {
+  const path = join(folder, trainingWeightsName);
+  if (!(await namesIn(folder)).includes(trainingWeightsName)) return library.open(folder);
+  const file = await openSafetensors(path);
+  const tensors = new Map([...file.tensors].map(([name, stored]) => [name, toTensorEntry(stored)]));
+  return { path, tensors, readTensor: (name) => readEntry(tensors.get(name)!) };
+}
+
+type WeightFiles = Pick<AdapterFiles, "path" | "tensors" | "readTensor">;
+
+/** Gives what trains the values of a file, every one of them. */
+async function fill(model: LanguageModel, { path, tensors, readTensor }: WeightFiles): Promise<void> {
+  const parameters = model.trainableParameters();
+  checkTensors(path, new Map([...parameters].map(([name, { shape }]) => [name, shape])), tensors);
+  for (const [name, parameter] of parameters) setValues(parameter.value, await readTensor(name), tensors.get(name)!.dtype);
 }

@@ -1,7 +1,9 @@
 import type { z } from "zod";
 import type { Rng } from "../core/rng.js";
-import type { AdapterConfig } from "../io/peft.js";
-import type { CausalLM } from "../models/causal-lm.js";
+import type { Tensor } from "../core/tensor.js";
+import type { AdapterConfig, AdapterLibrary, AdapterOrigin } from "../io/adapter-folder.js";
+import type { TensorEntry } from "../io/model-files.js";
+import type { LanguageModel } from "../models/language-model.js";
 
 /**
  * Which parameters train, and how they enter the model. Knows nothing of losses: that is an objective's work. What trains is what has
@@ -15,19 +17,46 @@ export interface Tuner<Config = unknown> {
   /** Settings under LLaMA-Factory's key names: flags, YAML checks, UI forms and docs are made from it. */
   readonly config: z.ZodType<Config>;
   /** Changes a loaded model in place. Throws ConfigError if the settings match nothing in it. */
-  apply(model: CausalLM, config: Config, rng: Rng): void;
+  apply(model: LanguageModel, config: Config, rng: Rng): void;
+  /**
+   * Gives what `apply` made a better start than chance, when training begins anew; not when weights are loaded into it. Must leave alone what
+   * the adapter does not hold. Throws ConfigError.
+   */
+  initialize?(model: LanguageModel, config: Config, start: Start): void;
   /** Turns the change into ordinary weights. Absent where that is impossible: that absence is the flag. */
-  readonly merge?: (model: CausalLM) => void;
-  /** How PEFT knows it. Absent for a method that trains the model itself: then the whole model is saved. */
-  readonly peft?: PeftFormat<Config>;
+  readonly merge?: (model: LanguageModel) => void;
+  /** How it leaves and comes back. Absent for a method that trains the model itself: then the whole model is saved. */
+  readonly adapter?: AdapterFormat<Config>;
 }
 
-export interface PeftFormat<Config> {
-  readonly peftType: string;
-  /** Method's part of adapter_config.json. */
-  toPeft(config: Config, model: CausalLM): Readonly<Record<string, unknown>>;
-  /** `tensors` are the names in the adapter's file. Throws ConfigError for a variant that attune does not train. */
-  fromPeft(adapterConfig: AdapterConfig, tensors: readonly string[]): Config;
+/** What a start can be made from. */
+export interface Start {
+  readonly rng: Rng;
+  /** Tokens of a plain text. */
+  encode(text: string): Int32Array;
+}
+
+/**
+ * How an adapter lies in a folder: `adapter_config.json`, and weights under the names that they have in the model. What leaves is what trains
+ * unless `computed` says otherwise.
+ */
+export interface AdapterFormat<Config> {
+  /** Whose format: PEFT's, AdapterHub's. */
+  readonly library: AdapterLibrary;
+  /** Whether an adapter_config.json, read from anywhere, is of this method. */
+  recognises(json: AdapterConfig): boolean;
+  /** The method's part of adapter_config.json. */
+  toJson(config: Config, model: LanguageModel, origin: AdapterOrigin): AdapterConfig;
+  /**
+   * The settings with which `apply` makes room for `tensors`: those of the adapter or, where training goes on, its `trainingWeightsName`.
+   * Throws ModelError for a variant that attune does not know.
+   */
+  fromJson(json: AdapterConfig, tensors: ReadonlyMap<string, TensorEntry>): Config;
+  /**
+   * For a method whose parameters only make what the model uses: what they make, as it leaves, disposed by the caller. The parameters are then
+   * saved beside it, so that training can go on. Null if, with the settings at hand, what trains is what the model uses.
+   */
+  readonly computed?: (model: LanguageModel) => ReadonlyMap<string, Tensor> | null;
 }
 
 /** Keeps the type of `config` while the list forgets it. */

@@ -4,8 +4,8 @@ import { addLinear } from "../../core/ops/linear.js";
 import type { Rng } from "../../core/rng.js";
 import { Tensor, unscoped } from "../../core/tensor.js";
 import { ConfigError } from "../../errors.js";
-import { checkAdapterConfig } from "../../io/peft.js";
-import type { CausalLM } from "../../models/causal-lm.js";
+import { checkAdapterConfig, peft } from "../../io/peft.js";
+import type { LanguageModel } from "../../models/language-model.js";
 import { Linear } from "../../nn/linear.js";
 import { Module, Parameter } from "../../nn/module.js";
 import { defineTuner } from "../tuner.js";
@@ -116,9 +116,11 @@ export const lora = defineTuner<LoraConfig>({
     for (const [path, layer] of [...model.namedModules()]) if (layer instanceof LoraLinear) model.replace(path, layer.merged());
   },
 
-  peft: {
-    peftType: "LORA",
-    toPeft: ({ lora_rank, lora_alpha, lora_dropout }, model) => ({
+  adapter: {
+    library: peft,
+    recognises: ({ peft_type }) => peft_type === "LORA",
+    toJson: ({ lora_rank, lora_alpha, lora_dropout }, model) => ({
+      peft_type: "LORA",
       r: lora_rank,
       lora_alpha: lora_alpha ?? 2 * lora_rank,
       lora_dropout,
@@ -129,9 +131,10 @@ export const lora = defineTuner<LoraConfig>({
       use_rslora: false,
       use_dora: false,
     }),
-    fromPeft(adapter, tensors) {
+    fromJson(adapter, tensors) {
       const { r, lora_alpha, lora_dropout } = checkAdapterConfig("adapter_config.json", adapter, PeftLoraConfig);
-      const lora_target = [...new Set(tensors.map((name) => name.replace(/\.lora_[AB]\.weight$/, "")))]; // whole paths: what is adapted in fact
+      const paths = [...tensors.keys()].flatMap((name) => /^(.*)\.lora_[AB]\.weight$/.exec(name)?.[1] ?? []);
+      const lora_target = [...new Set(paths)]; // whole paths: what is adapted in fact
       return { lora_rank: r, lora_alpha, lora_dropout, lora_target };
     },
   },
@@ -144,10 +147,6 @@ export const lora = defineTuner<LoraConfig>({
  */
 const PeftLoraConfig = z.object({
   peft_type: z.literal("LORA"),
-  task_type: z.string().nullish(),
-  base_model_name_or_path: z.string().nullish(),
-  revision: z.string().nullish(),
-  inference_mode: z.boolean().nullish(),
   r: z.int().min(1),
   lora_alpha: z.number().positive(),
   lora_dropout: z.number().min(0).lt(1).default(0),
@@ -158,13 +157,11 @@ const PeftLoraConfig = z.object({
   layers_pattern: z.unknown().optional(),
   bias: z.literal("none").default("none"),
   init_lora_weights: z.union([z.boolean(), z.enum(["gaussian", "eva", "orthogonal"])]).default(true),
-  peft_version: z.string().nullish(),
 });
 
-/** Every Linear but the output projection. */
-function* linearsOf(model: CausalLM): Generator<[path: string, layer: Linear]> {
-  for (const [path, module] of model.namedModules())
-    if (module instanceof Linear && module !== model.lm_head) yield [path, module];
+/** Every Linear but the heads, which hang at the model itself. */
+function* linearsOf(model: LanguageModel): Generator<[path: string, layer: Linear]> {
+  for (const [path, module] of model.namedModules()) if (module instanceof Linear && path.includes(".")) yield [path, module];
 }
 
 /** As PEFT matches: the whole path, or its end after a dot. */
@@ -177,7 +174,7 @@ function leafNames(paths: readonly string[]): string[] {
 }
 
 /** Short names where every Linear of that name is adapted, else whole paths. */
-function targetNames(model: CausalLM): string[] {
+function targetNames(model: LanguageModel): string[] {
   const plain = [...linearsOf(model)].map(([path]) => path.replace(/\.base_layer$/, ""));
   const adapted = [...model.namedModules()].filter(([, module]) => module instanceof LoraLinear).map(([path]) => path);
   const leaves = leafNames(adapted);

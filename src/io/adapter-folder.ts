@@ -1,0 +1,110 @@
+import { join } from "node:path";
+import { ModelError } from "../errors.js";
+import { namesIn } from "./disk.js";
+import { readJsonObject } from "./hf-folder.js";
+import type { TensorEntry } from "./model-files.js";
+import type { TensorSource } from "./safetensors.js";
+
+/** Adapters as other programs keep them: a folder with `adapter_config.json` and weights beside it. */
+
+export const adapterConfigName = "adapter_config.json";
+
+/** adapter_config.json as it stands: what its keys mean is known to the method that made it. */
+export type AdapterConfig = Readonly<Record<string, unknown>>;
+
+/** An opened adapter: every size is checked, no values are read. */
+export interface AdapterFiles {
+  readonly path: string;
+  readonly config: AdapterConfig;
+  /** By attune's names. */
+  readonly tensors: ReadonlyMap<string, TensorEntry>;
+  /** Throws ModelError if a value is NaN or infinite. */
+  readTensor(name: string): Promise<Uint8Array>;
+}
+
+/** What an adapter folder says of its making, whichever method trained it. */
+export interface AdapterOrigin {
+  /** The base model, as the recipe names it. */
+  readonly name: string;
+  /** config.json of the base. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** What it was trained for, in PEFT's words; CAUSAL_LM unless given. */
+  readonly taskType?: "CAUSAL_LM" | "SEQ_CLS";
+  /** Modules that were trained whole beside what the method trains, by the end of their names: a head. */
+  readonly modulesToSave?: readonly string[];
+}
+
+/** How a library lays adapters down in a folder; it translates between the library's names of tensors and attune's. */
+export interface AdapterLibrary {
+  /** Throws ModelError that names the file. */
+  open(path: string): Promise<AdapterFiles>;
+  /** `settings` are the method's part of adapter_config.json. Throws as `writeSafetensors`. */
+  save(path: string, settings: AdapterConfig, origin: AdapterOrigin, tensors: Iterable<TensorSource>): Promise<void>;
+}
+
+/** Keys by which a config could have a library import modules or run code. */
+const codeKeys = ["auto_mapping", "megatron_core", "megatron_config", "tokenizer_kwargs", "auto_map", "custom_pipelines"];
+
+/** Values that mean "not used" in keys that are not understood; and two keys whose unused value is something else. */
+const unusedValues: Readonly<Record<string, unknown>> = { megatron_core: "megatron.core", qalora_group_size: 16 };
+
+/** Whether a value says "not used" to whoever does not understand its key. */
+export function isUnused(key: string, value: unknown): boolean {
+  if (value === null || value === false || value === "") return true;
+  if (typeof value === "object") return Object.keys(value).length === 0;
+  return value === unusedValues[key];
+}
+
+/** Reads adapter_config.json of a folder. Throws ModelError if there is none, or if it could make a program run code. */
+export async function readAdapterConfig(folder: string): Promise<AdapterConfig> {
+  if (!(await namesIn(folder)).includes(adapterConfigName))
+    throw new ModelError(`${folder}: no adapter here: it has no ${adapterConfigName}.`);
+  const path = join(folder, adapterConfigName);
+  const json = await readJsonObject(path);
+  for (const key of codeKeys)
+    if (Object.hasOwn(json, key) && !isUnused(key, json[key]))
+      throw new ModelError(
+        `${path}: "${key}" is refused: it can make a program import and run other code. Remove it if you trust the adapter.`,
+      );
+  return json;
+}
+
+/** Index of the first NaN or infinite value, -1 if there is none: those whose exponent is all ones. */
+export function firstNonFinite(data: Uint8Array, dtype: string): number {
+  const isWide = dtype === "f32";
+  const words = isWide ? new Uint32Array(data.buffer) : new Uint16Array(data.buffer);
+  const exponent = isWide ? 0x7f800000 : dtype === "f16" ? 0x7c00 : 0x7f80;
+  return words.findIndex((word: number) => (word & exponent) === exponent);
+}
+
+/**
+ * Compares the tensors of a file with what the model needs, by name and shape.
+ * Throws ModelError that lists what is missing, left over and of another shape.
+ */
+export function checkTensors(
+  where: string,
+  expected: ReadonlyMap<string, readonly number[]>,
+  actual: ReadonlyMap<string, { readonly shape: readonly number[] }>,
+): void {
+  const missing = [...expected.keys()].filter((name) => !actual.has(name));
+  const leftover = [...actual.keys()].filter((name) => !expected.has(name));
+  const misshapen: string[] = [];
+  for (const [name, shape] of expected) {
+    const found = actual.get(name)?.shape;
+    if (found && found.join() !== shape.join()) misshapen.push(`${name} is [${found}], expected [${shape}]`);
+  }
+  const findings = [list("missing", missing), list("left over", leftover), list("of another shape", misshapen)].filter(Boolean);
+  if (findings.length > 0) {
+    throw new ModelError(
+      `${where}: the tensors do not fit the model: ${findings.join("; ")}. Was it made for another base model?`,
+    );
+  }
+}
+
+const maxListed = 5;
+
+function list(what: string, items: string[]): string {
+  if (items.length === 0) return "";
+  const more = items.length > maxListed ? `, … (${items.length} in all)` : "";
+  return `${what}: ${items.slice(0, maxListed).join(", ")}${more}`;
+}
