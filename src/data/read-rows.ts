@@ -28,8 +28,9 @@ const maxRowBytes = 32 * 2 ** 20;
 const newline = 0x0a;
 
 /**
- * The rows of a JSON array or of JSON lines; which of them it is, the file itself says. Rows that are no JSON objects, or too
- * long to be meant, come back as bad; each of the first `maxRows` rows of the file is in one list or the other.
+ * The rows of a JSON array or of JSON lines; which of them it is, the file itself says. Of a file that is called `.txt`, every line that is
+ * not empty is a row with one column, `text`, as Hugging Face's datasets reads it. Rows that are no JSON objects, or too long to be meant,
+ * come back as bad; each of the first `maxRows` rows of the file is in one list or the other.
  * Throws DataError for what spoils the whole file: missing, empty, not UTF-8, a damaged array.
  */
 export async function readRows(path: string, maxRows = Number.POSITIVE_INFINITY): Promise<FileRows> {
@@ -38,6 +39,7 @@ export async function readRows(path: string, maxRows = Number.POSITIVE_INFINITY)
   checkEncoding(bytes, name);
   const start = bytes.findIndex((byte) => byte > 0x20);
   if (start < 0) throw new DataError(`${name}: the file is empty.`);
+  if (name.endsWith(".txt")) return textRows(bytes, name, maxRows);
   if (bytes[start] === 0x5b) return arrayRows(bytes, name, maxRows); // [
   if (bytes[start] === 0x7b) return lineRows(bytes, name, maxRows); // {
   throw new DataError(
@@ -103,20 +105,7 @@ function parseArray(bytes: Buffer, name: string): unknown[] {
 function lineRows(bytes: Buffer, name: string, maxRows: number): FileRows {
   const rows: Row[] = [];
   const bad: BadRow[] = [];
-  let line = 0;
-  for (let from = 0; from < bytes.length && rows.length + bad.length < maxRows; ) {
-    const found = bytes.indexOf(newline, from);
-    const to = found < 0 ? bytes.length : found;
-    line++;
-    const where = `${name}:${line}`;
-    const text = bytes.subarray(from, to);
-    from = to + 1;
-    if (text.every((byte) => byte <= 0x20)) continue;
-    if (text.length > maxRowBytes) {
-      bad.push({ where, reason: `the line has ${text.length} bytes, more than the ${maxRowBytes} allowed for a row.` });
-      continue;
-    }
-    const source = text.toString("utf8");
+  for (const { source, line, where } of linesOf(bytes, name, maxRows, bad)) {
     let value: unknown;
     try {
       value = JSON.parse(source);
@@ -131,6 +120,39 @@ function lineRows(bytes: Buffer, name: string, maxRows: number): FileRows {
     sort(value, where, rows, bad);
   }
   return { rows, bad };
+}
+
+function textRows(bytes: Buffer, name: string, maxRows: number): FileRows {
+  const rows: Row[] = [];
+  const bad: BadRow[] = [];
+  for (const { source, where } of linesOf(bytes, name, maxRows, bad)) {
+    rows.push({ value: { text: source.replace(/\r$/, "") }, where });
+  }
+  return { rows, bad };
+}
+
+/** The first lines that are not empty; those of them that are too long for a row go to `bad`. */
+function* linesOf(
+  bytes: Buffer,
+  name: string,
+  maxRows: number,
+  bad: BadRow[],
+): Generator<{ source: string; line: number; where: string }> {
+  let line = 0;
+  let rows = 0;
+  for (let from = 0; from < bytes.length && rows < maxRows; ) {
+    const found = bytes.indexOf(newline, from);
+    const to = found < 0 ? bytes.length : found;
+    line++;
+    const where = `${name}:${line}`;
+    const text = bytes.subarray(from, to);
+    from = to + 1;
+    if (text.every((byte) => byte <= 0x20)) continue;
+    rows++;
+    if (text.length > maxRowBytes)
+      bad.push({ where, reason: `the line has ${text.length} bytes, more than the ${maxRowBytes} allowed for a row.` });
+    else yield { source: text.toString("utf8"), line, where };
+  }
 }
 
 function sort(value: unknown, where: string, rows: Row[], bad: BadRow[]): void {
