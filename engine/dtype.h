@@ -1,11 +1,11 @@
-// Element types. Codes and block layouts equal src/engine/dtype.ts; layouts are GGUF's, byte for byte.
+// Element types. Codes and sizes equal src/engine/dtype.ts. Blocks of GGUF's types are laid out as in GGUF, byte for byte.
 // Included by the per-ISA files too: C headers only, nothing with external linkage.
 #pragma once
 #include <stdint.h>
 
 namespace attune {
 
-enum DType : int { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, DTYPE_COUNT };
+enum DType : int { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, NF4, FP4, NF4_F32, FP4_F32, DTYPE_COUNT };
 
 #pragma pack(push, 1)
 
@@ -52,21 +52,46 @@ struct BlockQ6_K { // x = d · scale · (q − 32), one scale for 16 elements; l
   uint16_t d;
 };
 
+// bitsandbytes' 4-bit types: x = table[q] · absmax of the block. Element 2i of a block is the high nibble of byte i, 2i + 1 the low one.
+struct Block4Bit { // absmax = dynamic map[code] · scale + offset, which stand in front of every 256 blocks
+  uint8_t absmax;
+  uint8_t q[32];
+};
+struct SuperBlock4Bit { // the last of an array may have fewer blocks
+  float scale, offset;
+  Block4Bit blocks[256];
+};
+struct Block4BitF32 {
+  float absmax;
+  uint8_t q[32];
+};
+
 #pragma pack(pop)
 
 struct DTypeInfo {
   const char* name;
-  int block; // elements that are stored together
-  int bytes; // bytes of a block
+  int block;  // elements that are stored together
+  int bytes;  // bytes of a block
+  int header; // bytes in front of every `headed` blocks
+  int headed;
 };
 
 static constexpr DTypeInfo dtype_info[DTYPE_COUNT] = {
-    {"f32", 1, 4},    {"f16", 1, 2},    {"bf16", 1, 2},    {"q8_0", 32, 34},   {"q4_0", 32, 18},   {"q4_1", 32, 20},
-    {"q5_0", 32, 22}, {"q5_1", 32, 24}, {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210},
+    {"f32", 1, 4, 0, 1},        {"f16", 1, 2, 0, 1},        {"bf16", 1, 2, 0, 1},       {"q8_0", 32, 34, 0, 1},     {"q4_0", 32, 18, 0, 1},
+    {"q4_1", 32, 20, 0, 1},     {"q5_0", 32, 22, 0, 1},     {"q5_1", 32, 24, 0, 1},     {"q4_k", 256, 144, 0, 1},   {"q5_k", 256, 176, 0, 1},
+    {"q6_k", 256, 210, 0, 1},   {"nf4", 64, 33, 8, 256},    {"fp4", 64, 33, 8, 256},    {"nf4_f32", 64, 36, 0, 1},  {"fp4_f32", 64, 36, 0, 1},
 };
 
+/// Bytes of an array of `count` elements, whole blocks.
+static constexpr int64_t bytes_of(int type, int64_t count) {
+  const DTypeInfo& info = dtype_info[type];
+  const int64_t blocks = count / info.block;
+  return blocks * info.bytes + (blocks + info.headed - 1) / info.headed * info.header;
+}
+
 static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22 &&
-              sizeof(BlockQ5_1) == 24 && sizeof(BlockQ4_K) == 144 && sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210,
+              sizeof(BlockQ5_1) == 24 && sizeof(BlockQ4_K) == 144 && sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210 &&
+              sizeof(SuperBlock4Bit) == 8 + 256 * 33 && sizeof(Block4BitF32) == 36,
               "block layouts must have no padding");
 
 } // namespace attune

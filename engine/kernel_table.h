@@ -1,5 +1,6 @@
 // The kernels of one tier. Each isa/*.cpp fills one such table, from the same sources under other compiler flags.
 #pragma once
+#include "dtype.h"
 #include "kernels/attention.h"
 #include "kernels/elements.h"
 #include "kernels/gemm.h"

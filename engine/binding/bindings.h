@@ -23,7 +23,7 @@ Binding bind_embedding, bind_embedding_grad, bind_rms_norm, bind_rms_norm_grad, 
 Binding bind_attention, bind_attention_grad;
 
 // elements.cpp
-Binding bind_fill, bind_copy, bind_convert, bind_add, bind_scale, bind_add_bias, bind_bias_grad, bind_silu_mul, bind_silu_mul_grad,
+Binding bind_fill, bind_copy, bind_convert, bind_quantize, bind_add, bind_scale, bind_add_bias, bind_bias_grad, bind_silu_mul, bind_silu_mul_grad,
     bind_dropout, bind_gather_rows, bind_scatter_rows, bind_sum, bind_sum_squares;
 
 // training.cpp

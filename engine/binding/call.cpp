@@ -159,6 +159,16 @@ int Call::compute(int index) const {
   return wanted == "bf16" ? 1 : 0;
 }
 
+Activation Call::activation(int index) const {
+  const std::string wanted = text(index, "kind");
+  std::string known;
+  for (int kind = 0; kind < ACTIVATION_COUNT; kind++) {
+    if (wanted == activation_names[kind]) return static_cast<Activation>(kind);
+    known += (known.empty() ? "" : ", ") + std::string(activation_names[kind]);
+  }
+  refuse(Refused::Range, "kind is \"" + wanted + "\", expected one of " + known);
+}
+
 std::vector<int32_t> Call::int32s(int index, const char* name) const {
   napi_typedarray_type type;
   size_t length;
@@ -240,7 +250,7 @@ void* Call::elements(int index, const char* name, DType type, std::initializer_l
     refuse(Refused::Range, std::string(name) + ": a row of " + std::to_string(row) + " is no whole number of " + layout.name + " blocks of " +
                                std::to_string(layout.block));
   const int64_t count = product(kernel_, sizes);
-  const size_t needed = static_cast<size_t>(count / layout.block) * static_cast<size_t>(layout.bytes);
+  const size_t needed = static_cast<size_t>(bytes_of(type, count));
   if (found.bytes < needed)
     refuse(Refused::Range, std::string(name) + " needs " + std::to_string(needed) + " bytes (" + shape_text(sizes) + " " + layout.name +
                                "), but block " + std::to_string(id(index, name)) + " has " + std::to_string(found.bytes));

@@ -1,3 +1,5 @@
+#include <tuple>
+
 #include "../kernel_table.h"
 #include "bindings.h"
 
@@ -33,6 +35,19 @@ napi_value bind_convert(Call& call) {
   return nullptr;
 }
 
+napi_value bind_quantize(Call& call) {
+  const DType x_type = call.dtype(1, "xType"), y_type = call.dtype(3, "yType");
+  const int64_t rows = call.size(4, "rows"), cols = call.size(5, "cols");
+  if (!is_quantized_to(y_type)) call.refuse(Refused::Range, std::string("cannot quantize to ") + dtype_info[y_type].name);
+  if (dtype_info[x_type].block > 1)
+    call.refuse(Refused::Range, std::string("cannot quantize ") + dtype_info[x_type].name + ": expected x in f32, f16 or bf16");
+  const void* x = call.elements(0, "x", x_type, {rows, cols});
+  void* y = call.elements(2, "y", y_type, {rows, cols});
+  if (x == y && rows * cols > 0) call.refuse(Refused::Range, "x and y must be two blocks");
+  call.enqueue([=] { kernels().quant.quantize(x, x_type, y, y_type, rows * cols); });
+  return nullptr;
+}
+
 napi_value bind_add(Call& call) {
   const int64_t count = call.size(3, "count");
   const float* a = call.floats(0, "a", {count});
@@ -49,6 +64,16 @@ napi_value bind_scale(Call& call) {
   const float* x = call.floats(0, "x", {count});
   float* y = call.floats(1, "y", {count});
   call.enqueue([=] { kernels().elements.scale(x, y, scale, count, accumulate); });
+  return nullptr;
+}
+
+napi_value bind_mul(Call& call) {
+  const int64_t count = call.size(3, "count");
+  const bool accumulate = call.flag(4, "accumulate");
+  const float* a = call.floats(0, "a", {count});
+  const float* b = call.floats(1, "b", {count});
+  float* y = call.floats(2, "y", {count});
+  call.enqueue([=] { kernels().elements.mul(a, b, y, count, accumulate); });
   return nullptr;
 }
 
@@ -69,23 +94,45 @@ napi_value bind_bias_grad(Call& call) {
   return nullptr;
 }
 
-napi_value bind_silu_mul(Call& call) {
+napi_value bind_activation(Call& call) {
+  const int kind = call.activation(2);
   const int64_t count = call.size(3, "count");
-  const float* gate = call.floats(0, "gate", {count});
-  const float* up = call.floats(1, "up", {count});
-  float* y = call.floats(2, "y", {count});
-  call.enqueue([=] { kernels().elements.silu_mul(gate, up, y, count); });
+  const float* x = call.floats(0, "x", {count});
+  float* y = call.floats(1, "y", {count});
+  call.enqueue([=] { kernels().elements.activation(x, y, kind, count); });
   return nullptr;
 }
 
-napi_value bind_silu_mul_grad(Call& call) {
-  const int64_t count = call.size(5, "count");
+napi_value bind_activation_grad(Call& call) {
+  const int kind = call.activation(3);
+  const int64_t count = call.size(4, "count");
+  const bool accumulate = call.flag(5, "accumulate");
+  const float* dy = call.floats(0, "dy", {count});
+  const float* x = call.floats(1, "x", {count});
+  float* dx = call.floats(2, "dx", {count});
+  call.enqueue([=] { kernels().elements.activation_grad(dy, x, dx, kind, count, accumulate); });
+  return nullptr;
+}
+
+napi_value bind_gated(Call& call) {
+  const int kind = call.activation(3);
+  const int64_t count = call.size(4, "count");
+  const float* gate = call.floats(0, "gate", {count});
+  const float* up = call.floats(1, "up", {count});
+  float* y = call.floats(2, "y", {count});
+  call.enqueue([=] { kernels().elements.gated(gate, up, y, kind, count); });
+  return nullptr;
+}
+
+napi_value bind_gated_grad(Call& call) {
+  const int kind = call.activation(5);
+  const int64_t count = call.size(6, "count");
   const float* dy = call.floats(0, "dy", {count});
   const float* gate = call.floats(1, "gate", {count});
   const float* up = call.floats(2, "up", {count});
   float* dgate = call.floats(3, "dgate", {count});
   float* dup = call.floats(4, "dup", {count});
-  call.enqueue([=] { kernels().elements.silu_mul_grad(dy, gate, up, dgate, dup, count); });
+  call.enqueue([=] { kernels().elements.gated_grad(dy, gate, up, dgate, dup, kind, count); });
   return nullptr;
 }
 
@@ -98,6 +145,21 @@ napi_value bind_dropout(Call& call) {
   const float* x = call.floats(0, "x", {count});
   float* y = call.floats(1, "y", {count});
   call.enqueue([=] { kernels().elements.dropout(x, y, p, seed, count, accumulate); });
+  return nullptr;
+}
+
+napi_value bind_copy_columns(Call& call) {
+  const int64_t x_cols = call.size(1, "xCols"), x_start = call.size(2, "xStart");
+  const int64_t y_cols = call.size(4, "yCols"), y_start = call.size(5, "yStart");
+  const int64_t rows = call.size(6, "rows"), cols = call.size(7, "cols");
+  const bool accumulate = call.flag(8, "accumulate");
+  for (const auto& [name, start, all] : {std::tuple{"xStart", x_start, x_cols}, std::tuple{"yStart", y_start, y_cols}})
+    if (start > all || cols > all - start)
+      call.refuse(Refused::Range, std::string(name) + ": columns " + std::to_string(start) + " to " + std::to_string(start + cols) +
+                                      " are outside of " + std::to_string(all));
+  const float* x = call.floats(0, "x", {rows, x_cols});
+  float* y = call.floats(3, "y", {rows, y_cols});
+  call.enqueue([=] { kernels().rows.copy_columns(x + x_start, x_cols, y + y_start, y_cols, rows, cols, accumulate); });
   return nullptr;
 }
 

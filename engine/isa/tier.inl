@@ -14,6 +14,7 @@
 
 #include "../dtype.h"
 #include "../kernel_table.h"
+#include "../kernels/activation.h"
 #include "../pool.h"
 
 namespace attune {
@@ -22,28 +23,32 @@ namespace ATTUNE_TIER {
 #include "../kernels/vector.inl"
 
 #include "../kernels/quant.inl"
+#include "../kernels/quantize.inl"
 
 #include "../kernels/attention.inl"
 #include "../kernels/gemm.inl"
 
+#include "../kernels/activation.inl"
 #include "../kernels/adamw.inl"
+#include "../kernels/columns.inl"
 #include "../kernels/convert.inl"
 #include "../kernels/cross_entropy.inl"
 #include "../kernels/dropout.inl"
 #include "../kernels/elements.inl"
 #include "../kernels/embedding.inl"
 #include "../kernels/reduce.inl"
+
+#include "../kernels/layer_norm.inl"
 #include "../kernels/rms_norm.inl"
 #include "../kernels/rope.inl"
-#include "../kernels/silu.inl"
 
 extern const KernelTable table; // constexpr alone would make it local; constexpr, so that nothing of this tier runs at load
 constexpr KernelTable table = {
     gemm_kernels,
     attention_kernels,
     quant_kernels,
-    {embedding, scatter_rows, rms_norm, rms_norm_grad, rms_norm_weight_grad, rope, cross_entropy, add_bias, bias_grad},
-    {fill, copy, convert, add, scale, silu_mul, silu_mul_grad, dropout, sum, sum_squares},
+    {embedding, scatter_rows, rms_norm, rms_norm_grad, rms_norm_weight_grad, layer_norm, layer_norm_grad, layer_norm_weight_grad, copy_columns, rope, cross_entropy, add_bias, bias_grad},
+    {fill, copy, convert, add, scale, mul, activation, activation_grad, gated, gated_grad, dropout, sum, sum_squares},
     {adamw},
 };
 

@@ -41,12 +41,11 @@ static void convert(const void* x, int x_type, void* y, int y_type, int64_t coun
     constexpr int64_t block = 256; // whole blocks of every type
     for (int64_t i = begin; i < end; i += block) {
       const int64_t n = end - i < block ? end - i : block;
-      const char* in = static_cast<const char*>(x) + i / dtype_info[x_type].block * dtype_info[x_type].bytes;
       if (y_type == F32) {
-        expand(x_type, in, static_cast<float*>(y) + i, n);
+        expand(x_type, x, i, static_cast<float*>(y) + i, n);
       } else {
         float wide[block];
-        expand(x_type, in, wide, n);
+        expand(x_type, x, i, wide, n);
         narrow(wide, y_type, static_cast<uint16_t*>(y) + i, n);
       }
     }

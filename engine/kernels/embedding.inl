@@ -1,8 +1,6 @@
 static void embedding(const int32_t* ids, const void* w, int w_type, float* y, int64_t rows, int64_t cols) {
-  const int64_t row_bytes = cols / dtype_info[w_type].block * dtype_info[w_type].bytes;
   for_chunks(rows, chunk_rows(cols), [=](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++)
-      expand(w_type, static_cast<const char*>(w) + ids[row] * row_bytes, y + row * cols, cols);
+    for (int64_t row = begin; row < end; row++) expand(w_type, w, ids[row] * cols, y + row * cols, cols);
   });
 }
 

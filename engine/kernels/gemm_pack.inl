@@ -29,11 +29,6 @@ static constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) 
 static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static inline const char* stored(const Operand& x, int64_t row, int64_t column) {
-  const DTypeInfo& type = dtype_info[x.type];
-  return static_cast<const char*>(x.data) + (row * x.stride + column) / type.block * type.bytes;
-}
-
 /// The bits of the nearest bf16, ties to even, in the upper half; NaN stays NaN.
 static inline uint32_t rounded_bits(float x) {
   const uint32_t u = bit_cast<uint32_t>(x);
@@ -44,9 +39,9 @@ static inline uint32_t rounded_bits(float x) {
 /// Part of a stored row as f32: where it lies if it is f32 already, otherwise in `buffer`.
 template <bool rounded>
 static inline const float* row_as_f32(const Operand& x, int64_t row, int64_t column, int64_t count, float* buffer) {
-  const char* src = stored(x, row, column);
-  if (x.type == F32 && !rounded) return reinterpret_cast<const float*>(src);
-  expand(x.type, src, buffer, count);
+  const int64_t first = row * x.stride + column;
+  if (x.type == F32 && !rounded) return static_cast<const float*>(x.data) + first;
+  expand(x.type, x.data, first, buffer, count);
   if (rounded && x.type != BF16)
     for (int64_t i = 0; i < count; i++) buffer[i] = from_bits(rounded_bits(buffer[i]));
   return buffer;
@@ -66,8 +61,7 @@ static inline void round_to_bf16(const float* from, uint16_t* to, int64_t count)
 
 /// Part of a stored row as bf16, with a zero behind an odd count.
 static inline const uint16_t* row_as_bf16(const Operand& x, int64_t row, int64_t column, int64_t count, uint16_t* buffer) {
-  const char* src = stored(x, row, column);
-  if (x.type == BF16 && count % 2 == 0) return reinterpret_cast<const uint16_t*>(src);
+  if (x.type == BF16 && count % 2 == 0) return static_cast<const uint16_t*>(x.data) + row * x.stride + column;
   float wide[pack_chunk];
   round_to_bf16(row_as_f32<false>(x, row, column, count, wide), buffer, count);
   buffer[count] = 0;

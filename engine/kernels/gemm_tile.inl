@@ -13,14 +13,6 @@ constexpr int tile_rows = 6;
 #endif
 constexpr int tile_columns = 2 * lanes;
 
-#if defined(__aarch64__)
-#define ATTUNE_IN_VECTOR_REGISTER(x) "+w"(x)
-#elif defined(__AVX512F__)
-#define ATTUNE_IN_VECTOR_REGISTER(x) "+v"(x)
-#else
-#define ATTUNE_IN_VECTOR_REGISTER(x) "+x"(x)
-#endif
-
 /// A tile of the output: element (i, j) is at[i · row + j · column], and its sum is multiplied by `scale` and stored or added.
 struct TileOutput {
   float* at;

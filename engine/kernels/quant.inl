@@ -1,6 +1,8 @@
-// Stored numbers to f32. Every product of a scale and an integer below fits 24 bits (q6_k rounds once), so fused or not, on every ISA,
-// the result is the same: what gguf-py's `dequantize` gives, bit for bit.
+// Stored numbers to f32. For GGUF's types every product of a scale and an integer below fits 24 bits (q6_k rounds once), so fused or not,
+// on every ISA, the result is the same: what gguf-py's `dequantize` gives, bit for bit. The other 4-bit types give what bitsandbytes'
+// `dequantize_4bit` does.
 #pragma once
+#include "quant_tables.inl"
 
 template <class To, class From>
 static inline To bit_cast(const From& from) {
@@ -143,39 +145,97 @@ static inline void expand_block(const BlockQ6_K& b, float* y) {
   }
 }
 
-template <class Block, int size>
-static void expand_blocks(const void* src, float* dst, int64_t count) {
-  const Block* block = static_cast<const Block*>(src);
-  for (int64_t i = 0; i < count; i += size) expand_block(*block++, dst + i);
+typedef uint8_t Bytes16 __attribute__((vector_size(16)));
+
+#if defined(__clang__)
+#define ATTUNE_SHUFFLE_BYTES(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define ATTUNE_SHUFFLE_BYTES(a, b, ...) __builtin_shuffle(a, b, Bytes16{__VA_ARGS__})
+#endif
+
+/// y (i) = table[low four bits of index (i)] · factor, for 16 numbers.
+static inline void look_up(const float table[16], Bytes16 index, float factor, float* y) {
+#if defined(__AVX512F__)
+  const __m512i lanes_of = _mm512_maskz_cvtepu8_epi32(0xffff, bit_cast<__m128i>(index));
+  store(y, Vec(_mm512_maskz_permutexvar_ps(0xffff, lanes_of, _mm512_loadu_ps(table))) * factor);
+#elif defined(__AVX2__)
+  const __m256 first = _mm256_loadu_ps(table), second = _mm256_loadu_ps(table + 8);
+  for (int i = 0; i < 16; i += 8) {
+    const __m128i eight = i == 0 ? bit_cast<__m128i>(index) : _mm_srli_si128(bit_cast<__m128i>(index), 8);
+    const __m256i lanes_of = _mm256_cvtepu8_epi32(eight);
+    const __m256 in_second = _mm256_castsi256_ps(_mm256_slli_epi32(lanes_of, 28)); // the fourth bit becomes the sign
+    const __m256 a = _mm256_permutevar8x32_ps(first, lanes_of), b = _mm256_permutevar8x32_ps(second, lanes_of);
+    store(y + i, Vec(_mm256_blendv_ps(a, b, in_second)) * factor);
+  }
+#else
+  for (int i = 0; i < 16; i++) y[i] = table[index[i] & 15] * factor;
+#endif
 }
 
-static void expand(int dtype, const void* src, float* dst, int64_t count) {
-  switch (dtype) {
-  case F32: __builtin_memcpy(dst, src, size_t(count) * 4); break;
-  case F16: {
-    const uint16_t* h = static_cast<const uint16_t*>(src);
-    int64_t i = 0;
+/// The 64 numbers of a block of bitsandbytes' types.
+static inline void expand_4bit(const uint8_t q[32], const float table[16], float absmax, float* y) {
+  for (int i = 0; i < 32; i += 16) {
+    Bytes16 low;
+    memcpy(&low, q + i, 16);
+    const Bytes16 high = low >> 4;
+    look_up(table, ATTUNE_SHUFFLE_BYTES(high, low, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), absmax, y + 2 * i);
+    look_up(table, ATTUNE_SHUFFLE_BYTES(high, low, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), absmax, y + 2 * i + 16);
+  }
+}
+
+static inline float absmax_of(const SuperBlock4Bit& super, const Block4Bit& block) {
+  return unfused(dynamic_map.value[block.absmax] * super.scale) + super.offset;
+}
+
+static void expand_super_blocks(const Table4Bit& table, const SuperBlock4Bit* supers, int64_t first, float* y, int64_t count) {
+  for (int64_t i = first / 64; i < (first + count) / 64; i++, y += 64) {
+    const SuperBlock4Bit& super = supers[i / 256];
+    const Block4Bit& block = super.blocks[i % 256];
+    expand_4bit(block.q, table.value, absmax_of(super, block), y);
+  }
+}
+
+static void expand_f32_blocks(const Table4Bit& table, const Block4BitF32* blocks, int64_t first, float* y, int64_t count) {
+  for (int64_t i = first / 64; i < (first + count) / 64; i++, y += 64) expand_4bit(blocks[i].q, table.value, blocks[i].absmax, y);
+}
+
+template <class Block, int size>
+static void expand_blocks(const void* array, int64_t first, float* y, int64_t count) {
+  const Block* block = static_cast<const Block*>(array) + first / size;
+  for (int64_t i = 0; i < count; i += size) expand_block(*block++, y + i);
+}
+
+static void expand_f16(const uint16_t* x, float* y, int64_t count) {
+  int64_t whole = 0;
 #if defined(__F16C__)
-    for (; i + 8 <= count; i += 8) _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(h + i))));
+  whole = count / 8 * 8;
+  for (int64_t i = 0; i < whole; i += 8)
+    _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
 #endif
-    for (; i < count; i++) dst[i] = from_f16(h[i]);
-    break;
-  }
-  case BF16: {
-    const uint16_t* h = static_cast<const uint16_t*>(src);
-    for (int64_t i = 0; i < count; i++) dst[i] = from_bf16(h[i]);
-    break;
-  }
-  case Q8_0: expand_blocks<BlockQ8_0, 32>(src, dst, count); break;
-  case Q4_0: expand_blocks<BlockQ4_0, 32>(src, dst, count); break;
-  case Q4_1: expand_blocks<BlockQ4_1, 32>(src, dst, count); break;
-  case Q5_0: expand_blocks<BlockQ5_0, 32>(src, dst, count); break;
-  case Q5_1: expand_blocks<BlockQ5_1, 32>(src, dst, count); break;
-  case Q4_K: expand_blocks<BlockQ4_K, 256>(src, dst, count); break;
-  case Q5_K: expand_blocks<BlockQ5_K, 256>(src, dst, count); break;
-  case Q6_K: expand_blocks<BlockQ6_K, 256>(src, dst, count); break;
+  for (int64_t i = whole; i < count; i++) y[i] = from_f16(x[i]);
+}
+
+static void expand_bf16(const uint16_t* x, float* y, int64_t count) {
+  for (int64_t i = 0; i < count; i++) y[i] = from_bf16(x[i]);
+}
+
+static void expand(int dtype, const void* array, int64_t first, float* y, int64_t count) {
+  switch (dtype) {
+  case F32: __builtin_memcpy(y, static_cast<const float*>(array) + first, size_t(count) * 4); break;
+  case F16: expand_f16(static_cast<const uint16_t*>(array) + first, y, count); break;
+  case BF16: expand_bf16(static_cast<const uint16_t*>(array) + first, y, count); break;
+  case Q8_0: expand_blocks<BlockQ8_0, 32>(array, first, y, count); break;
+  case Q4_0: expand_blocks<BlockQ4_0, 32>(array, first, y, count); break;
+  case Q4_1: expand_blocks<BlockQ4_1, 32>(array, first, y, count); break;
+  case Q5_0: expand_blocks<BlockQ5_0, 32>(array, first, y, count); break;
+  case Q5_1: expand_blocks<BlockQ5_1, 32>(array, first, y, count); break;
+  case Q4_K: expand_blocks<BlockQ4_K, 256>(array, first, y, count); break;
+  case Q5_K: expand_blocks<BlockQ5_K, 256>(array, first, y, count); break;
+  case Q6_K: expand_blocks<BlockQ6_K, 256>(array, first, y, count); break;
+  case NF4: expand_super_blocks(nf4_table, static_cast<const SuperBlock4Bit*>(array), first, y, count); break;
+  case FP4: expand_super_blocks(fp4_table, static_cast<const SuperBlock4Bit*>(array), first, y, count); break;
+  case NF4_F32: expand_f32_blocks(nf4_table, static_cast<const Block4BitF32*>(array), first, y, count); break;
+  case FP4_F32: expand_f32_blocks(fp4_table, static_cast<const Block4BitF32*>(array), first, y, count); break;
   default: break;
   }
 }
-
-static constexpr QuantKernels quant_kernels = {expand};

@@ -20,6 +20,20 @@ static inline Vec broadcast(float value) { return value - Vec{}; }
 static inline Vec load(const float* x) { return *reinterpret_cast<const UnalignedVec*>(x); }
 static inline void store(float* y, Vec value) { *reinterpret_cast<UnalignedVec*>(y) = value; }
 
+#if defined(__aarch64__)
+#define ATTUNE_IN_VECTOR_REGISTER(x) "+w"(x)
+#elif defined(__AVX512F__)
+#define ATTUNE_IN_VECTOR_REGISTER(x) "+v"(x)
+#else
+#define ATTUNE_IN_VECTOR_REGISTER(x) "+x"(x)
+#endif
+
+/// The same number, which the compiler takes for another: a product is rounded here, and not fused with the addition that uses it.
+static inline float unfused(float product) {
+  asm("" : ATTUNE_IN_VECTOR_REGISTER(product));
+  return product;
+}
+
 /// Elements i … i + lanes of arrays.
 struct WholeVector {
   int64_t i;

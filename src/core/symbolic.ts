@@ -130,6 +130,9 @@ function symbolicKernels(counter: Counter): Kernels {
     rmsNorm: (_x, _w, _y, _rstd, rows, cols) => each(rows * cols, 4, 2),
     rmsNormGrad: (_dy, _x, _w, _rstd, _dx, rows, cols) => each(rows * cols, 8, 3),
     rmsNormWeightGrad: (_dy, _x, _rstd, _dw, rows, cols) => each(rows * cols, 3, 2),
+    layerNorm: (_x, _w, _b, _y, _mean, _rstd, rows, cols) => each(rows * cols, 7, 2),
+    layerNormGrad: (_dy, _x, _w, _mean, _rstd, _dx, rows, cols) => each(rows * cols, 13, 3),
+    layerNormWeightGrad: (_dy, _x, _mean, _rstd, _dw, rows, cols) => each(rows * cols, 4, 2),
     rope: (_x, _y, _table, positions, _rows, heads, headDim) => each(positions.length * heads * headDim, 3, 2),
     attention: (_q, _k, _v, _o, _lse, segments, shape) => {
       const { heads, kvHeads, headDim, qRows, kRows } = shape;
@@ -148,11 +151,16 @@ function symbolicKernels(counter: Counter): Kernels {
     quantize: (_x, xType, _y, yType, rows, cols) => counter.work(0, bytesOf(xType, rows * cols) + bytesOf(yType, rows * cols)),
     add: (_a, _b, _y, count) => each(count, 1, 3),
     scale: (_x, _y, _scale, count, accumulate) => each(count, accumulate ? 2 : 1, accumulate ? 3 : 2),
+    mul: (_a, _b, _y, count, accumulate) => each(count, accumulate ? 2 : 1, accumulate ? 4 : 3),
     addBias: (_y, _bias, rows, cols) => each(rows * cols, 1, 2),
     biasGrad: (_dy, _dbias, rows, cols) => each(rows * cols, 1, 1),
-    siluMul: (_gate, _up, _y, count) => each(count, 5, 3),
-    siluMulGrad: (_dy, _gate, _up, _dgate, _dup, count) => each(count, 10, 5),
+    activation: (_x, _y, _kind, count) => each(count, 4, 2),
+    activationGrad: (_dy, _x, _dx, _kind, count, accumulate) => each(count, 8, accumulate ? 4 : 3),
+    gated: (_gate, _up, _y, _kind, count) => each(count, 5, 3),
+    gatedGrad: (_dy, _gate, _up, _dgate, _dup, _kind, count) => each(count, 10, 5),
     dropout: (_x, _y, _p, _seed, count) => each(count, 1, 2),
+    copyColumns: (_x, _xCols, _xStart, _y, _yCols, _yStart, rows, cols, accumulate) =>
+      each(rows * cols, accumulate ? 1 : 0, accumulate ? 3 : 2),
     gatherRows: (_x, indices, _y, _xRows, cols) => each(indices.length * cols, 0, 2),
     scatterRows: (_x, indices, _y, _yRows, cols, accumulate) =>
       each(indices.length * cols, accumulate ? 1 : 0, accumulate ? 3 : 2),

@@ -75,6 +75,7 @@ const calls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments> = {
     ["rows", 2],
     ["cols", 7],
     ["eps", 1e-5],
+    ["offset", 1],
   ],
   rmsNormGrad: [
     ["dy", f32s(14)],
@@ -84,11 +85,44 @@ const calls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments> = {
     ["dx", f32s(14)],
     ["rows", 2],
     ["cols", 7],
+    ["offset", 1],
     ["accumulate", true],
   ],
   rmsNormWeightGrad: [
     ["dy", f32s(14)],
     ["x", f32s(14)],
+    ["rstd", f32s(2)],
+    ["dw", f32s(7)],
+    ["rows", 2],
+    ["cols", 7],
+    ["accumulate", true],
+  ],
+  layerNorm: [
+    ["x", f32s(14)],
+    ["w", f32s(7)],
+    ["b", f32s(7)],
+    ["y", f32s(14)],
+    ["mean", f32s(2)],
+    ["rstd", f32s(2)],
+    ["rows", 2],
+    ["cols", 7],
+    ["eps", 1e-5],
+  ],
+  layerNormGrad: [
+    ["dy", f32s(14)],
+    ["x", f32s(14)],
+    ["w", f32s(7)],
+    ["mean", f32s(2)],
+    ["rstd", f32s(2)],
+    ["dx", f32s(14)],
+    ["rows", 2],
+    ["cols", 7],
+    ["accumulate", true],
+  ],
+  layerNormWeightGrad: [
+    ["dy", f32s(14)],
+    ["x", f32s(14)],
+    ["mean", f32s(2)],
     ["rstd", f32s(2)],
     ["dw", f32s(7)],
     ["rows", 2],
@@ -151,6 +185,14 @@ const calls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments> = {
     ["yType", "f32"],
     ["count", 9],
   ],
+  quantize: [
+    ["x", f32s(128)],
+    ["xType", "f32"],
+    ["y", f32s(18)],
+    ["yType", "nf4_f32"],
+    ["rows", 2],
+    ["cols", 64],
+  ],
   add: [
     ["a", f32s(9)],
     ["b", f32s(9)],
@@ -177,19 +219,53 @@ const calls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments> = {
     ["cols", 7],
     ["accumulate", false],
   ],
-  siluMul: [
+  activation: [
+    ["x", f32s(9)],
+    ["y", f32s(9)],
+    ["kind", "gelu"],
+    ["count", 9],
+  ],
+  activationGrad: [
+    ["dy", f32s(9)],
+    ["x", f32s(9)],
+    ["dx", f32s(9)],
+    ["kind", "tanh"],
+    ["count", 9],
+    ["accumulate", true],
+  ],
+  gated: [
     ["gate", f32s(9)],
     ["up", f32s(9)],
     ["y", f32s(9)],
+    ["kind", "silu"],
     ["count", 9],
   ],
-  siluMulGrad: [
+  gatedGrad: [
     ["dy", f32s(9)],
     ["gate", f32s(9)],
     ["up", f32s(9)],
     ["dgate", f32s(9)],
     ["dup", f32s(9)],
+    ["kind", "gelu_tanh"],
     ["count", 9],
+  ],
+  mul: [
+    ["a", f32s(9)],
+    ["b", f32s(9)],
+    ["y", f32s(9)],
+    ["count", 9],
+    ["accumulate", true],
+  ],
+  copyColumns: [
+    ["x", f32s(2 * 7)],
+    ["xCols", 7],
+    ["xStart", 2],
+    ["y", f32s(2 * 9)],
+    ["yCols", 9],
+    ["yStart", 4],
+    ["rows", 2],
+    ["cols", 5],
+    ["accumulate", true],
   ],
   dropout: [
     ["x", f32s(9)],
@@ -236,7 +312,7 @@ const calls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments> = {
   ],
 };
 
-const numbers = new Set(["scale", "eps", "value", "p"]); // any finite number, not a size
+const numbers = new Set(["scale", "eps", "value", "p", "offset"]); // any finite number, not a size
 
 for (const [name, args] of Object.entries(calls)) {
   test(`${name} refuses every bad argument, and says which`, async () => {
@@ -280,7 +356,7 @@ for (const [name, args] of Object.entries(calls)) {
         if (numbers.has(argument)) continue;
         for (const bad of [-1, 2.5]) refuses(i, bad, "RangeError", new RegExp(`${argument} must be a whole number`));
         for (const bad of [2 ** 31 + 2, 2 ** 52, 2 ** 53 - 2])
-          refuses(i, bad, "RangeError", /(needs \d+ bytes|elements are too many|headDim|whole number)/);
+          refuses(i, bad, "RangeError", /(needs \d+ bytes|elements are too many|headDim|whole number|are outside of)/);
       } else if (typeof value === "boolean") {
         refuses(i, 1, "TypeError", new RegExp(argument));
       } else if (typeof value === "string") {
@@ -312,7 +388,10 @@ for (const [name, args] of Object.entries(calls)) {
 test("particular numbers are refused", () => {
   const engine = loadEngine();
   const x = engine.alloc(1024);
-  assert.throws(() => engine.rmsNorm(x, x, x, x, 1, 1, -1), /rmsNorm: eps must be 0 or more/);
+  assert.throws(() => engine.rmsNorm(x, x, x, x, 1, 1, -1, 0), /rmsNorm: eps must be 0 or more/);
+  assert.throws(() => engine.layerNorm(x, x, x, x, x, x, 1, 1, -1), /layerNorm: eps must be 0 or more/);
+  assert.throws(() => engine.copyColumns(x, 4, 3, x, 9, 0, 2, 2, false), /xStart: columns 3 to 5 are outside of 4/);
+  assert.throws(() => engine.copyColumns(x, 4, 0, x, 3, 5, 2, 0, false), /yStart: columns 5 to 5 are outside of 3/);
   assert.throws(() => engine.rope(x, x, x, Int32Array.of(0), 1, 1, 3, false), /rope: headDim must be even, got 3/);
   for (const p of [-0.1, 1])
     assert.throws(() => engine.dropout(x, x, p, 0n, 1, false), /dropout: p must be at least 0 and less than 1/);

@@ -83,11 +83,16 @@ export interface Layers {
   embedding(ids: Int32Array, w: Id, wType: DType, y: Id, cols: number, vocab: number): void;
   /** dw (vocab, cols)[ids] += dy (rows, cols); repeated ids add up in order. */
   embeddingGrad(ids: Int32Array, dy: Id, dw: Id, cols: number, vocab: number): void;
-  /** y = x · rstd · w, rstd (rows) = 1 / sqrt(mean(x²) + eps). */
-  rmsNorm(x: Id, w: Id, y: Id, rstd: Id, rows: number, cols: number, eps: number): void;
-  rmsNormGrad(dy: Id, x: Id, w: Id, rstd: Id, dx: Id, rows: number, cols: number, accumulate: boolean): void;
+  /** y = x · rstd · (w + offset), rstd (rows) = 1 / sqrt(mean(x²) + eps). */
+  rmsNorm(x: Id, w: Id, y: Id, rstd: Id, rows: number, cols: number, eps: number, offset: number): void;
+  rmsNormGrad(dy: Id, x: Id, w: Id, rstd: Id, dx: Id, rows: number, cols: number, offset: number, accumulate: boolean): void;
   /** dw (cols) = Σ over rows of dy · x · rstd */
   rmsNormWeightGrad(dy: Id, x: Id, rstd: Id, dw: Id, rows: number, cols: number, accumulate: boolean): void;
+  /** y = (x − mean) · rstd · w + b; mean and rstd = 1 / sqrt(mean((x − mean)²) + eps) are (rows). */
+  layerNorm(x: Id, w: Id, b: Id, y: Id, mean: Id, rstd: Id, rows: number, cols: number, eps: number): void;
+  layerNormGrad(dy: Id, x: Id, w: Id, mean: Id, rstd: Id, dx: Id, rows: number, cols: number, accumulate: boolean): void;
+  /** dw (cols) = Σ over rows of dy · (x − mean) · rstd; the gradient of b is `biasGrad`. */
+  layerNormWeightGrad(dy: Id, x: Id, mean: Id, rstd: Id, dw: Id, rows: number, cols: number, accumulate: boolean): void;
   /**
    * Rotary embedding of x (rows, heads, headDim) into y (may be x): feature i pairs with i + headDim/2, as in Hugging Face.
    * `table` (tableRows, 2, headDim/2) holds cosines, then sines, of each position. `inverse` rotates back (the gradient).
@@ -131,25 +136,51 @@ export interface AttentionShape {
   readonly window: number;
 }
 
+/** An element-wise function: gelu is x · Φ(x), gelu_tanh its approximation by tanh, silu is x / (1 + e⁻ˣ). */
+export type Activation = "relu" | "gelu" | "gelu_tanh" | "silu" | "tanh" | "sigmoid";
+
 export interface Elementwise {
   fill(y: Id, value: number, count: number): void;
   copy(x: Id, y: Id, count: number): void;
   /** Between number types, and from blocks to f32. */
   convert(x: Id, xType: DType, y: Id, yType: DType, count: number): void;
+  /**
+   * Numbers x (rows, cols) to blocks: `yType` is nf4, fp4, nf4_f32 or fp4_f32. Codes are those that bitsandbytes gives the same numbers in
+   * f32 on a CPU.
+   */
+  quantize(x: Id, xType: DType, y: Id, yType: DType, rows: number, cols: number): void;
   /** y = a + b; y may be a or b. */
   add(a: Id, b: Id, y: Id, count: number): void;
   /** y = scale · x, or y += scale · x; y may be x. */
   scale(x: Id, y: Id, scale: number, count: number, accumulate: boolean): void;
+  /** y = a · b; y may be a or b. */
+  mul(a: Id, b: Id, y: Id, count: number, accumulate: boolean): void;
   /** y (rows, cols) += bias (cols) */
   addBias(y: Id, bias: Id, rows: number, cols: number): void;
   /** dbias (cols) = Σ over rows of dy */
   biasGrad(dy: Id, dbias: Id, rows: number, cols: number, accumulate: boolean): void;
-  /** y = silu(gate) · up */
-  siluMul(gate: Id, up: Id, y: Id, count: number): void;
+  /** y = f(x); y may be x. */
+  activation(x: Id, y: Id, kind: Activation, count: number): void;
+  /** dx = dy · f′(x); dx may be dy or x. */
+  activationGrad(dy: Id, x: Id, dx: Id, kind: Activation, count: number, accumulate: boolean): void;
+  /** y = f(gate) · up */
+  gated(gate: Id, up: Id, y: Id, kind: Activation, count: number): void;
   /** dgate and dup are replaced; they may be gate and up themselves. */
-  siluMulGrad(dy: Id, gate: Id, up: Id, dgate: Id, dup: Id, count: number): void;
+  gatedGrad(dy: Id, gate: Id, up: Id, dgate: Id, dup: Id, kind: Activation, count: number): void;
   /** y = x / (1 − p) where Philox4x32-10(seed, element) keeps it, else 0. The gradient is the same call on dy. */
   dropout(x: Id, y: Id, p: number, seed: bigint, count: number, accumulate: boolean): void;
+  /** `cols` columns of y (rows, yCols) from yStart = those of x (rows, xCols) from xStart. */
+  copyColumns(
+    x: Id,
+    xCols: number,
+    xStart: number,
+    y: Id,
+    yCols: number,
+    yStart: number,
+    rows: number,
+    cols: number,
+    accumulate: boolean,
+  ): void;
   /** y (indices, cols) = x (xRows, cols)[indices] */
   gatherRows(x: Id, indices: Int32Array, y: Id, xRows: number, cols: number): void;
   /** y (yRows, cols)[indices] = x (indices, cols), or += ; with += repeated indices add up in order. */

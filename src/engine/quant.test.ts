@@ -9,7 +9,7 @@ import { Blocks, testKernel } from "./testing.js";
 const types = Object.keys(dtypes) as DType[];
 
 for (const type of types) {
-  const count = dtypes[type].block * 7;
+  const count = dtypes[type].block * 300; // more than a super-block
   const { bytes, values } = randomWeights(type, count, 5);
   testKernel(`${type} expands as its format says`, {
     async run(engine, blocks) {
@@ -22,13 +22,13 @@ for (const type of types) {
   });
 }
 
-test("every type expands as in gguf-py", async () => {
+test("GGUF's types expand as in gguf-py", async () => {
   // Made by test/fixtures/make_quant.py
   const fixture: Record<string, { blocks: string; values: string }> = JSON.parse(
     readFileSync(new URL("../../../test/fixtures/quant.json", import.meta.url), "utf8"),
   );
   const engine = loadEngine();
-  assert.deepEqual(Object.keys(fixture).sort(), types.filter((type) => type !== "f32").sort());
+  assert.deepEqual(Object.keys(fixture).sort(), types.filter((type) => type !== "f32" && !/^(nf|fp)4/.test(type)).sort());
   for (const [name, { blocks, values }] of Object.entries(fixture)) {
     const type = name as DType;
     const stored = Buffer.from(blocks, "base64");
