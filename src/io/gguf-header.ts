@@ -24,7 +24,7 @@ export interface GgufTensor {
 }
 
 /** The ggml_type numbers of the types that the engine reads. */
-const tensorTypes: ReadonlyMap<number, DType> = new Map([
+export const tensorTypes: ReadonlyMap<number, DType> = new Map([
   [0, "f32"],
   [1, "f16"],
   [30, "bf16"],
@@ -65,11 +65,11 @@ const otherTypes: ReadonlyMap<number, string> = new Map([
 
 /** Bytes of each gguf_type, whose number is the index; of a string (8) and an array (9) at least its length. */
 const valueBytes = [1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8];
-const stringType = 8;
-const arrayType = 9;
+export const stringType = 8;
+export const arrayType = 9;
 
-const defaultAlignment = 32;
-const maxDimensions = 4;
+export const defaultAlignment = 32;
+export const maxDimensions = 4;
 const maxNameBytes = 65_535;
 const maxStringBytes = 64 << 20;
 const maxArrayLength = 1 << 22; // the largest vocabularies and merge lists have about 2¹⁹ items

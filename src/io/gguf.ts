@@ -1,46 +1,13 @@
 import { ModelError } from "../errors.js";
 import { fingerprintOf } from "./fingerprint.js";
 import { readGgufHeader } from "./gguf-header.js";
+import { ggufArchitectures, type Heads, huggingFaceName, interleavedHeads, reorderRows, ropeFactorsName } from "./gguf-names.js";
 import type { ModelFiles, TensorEntry } from "./model-files.js";
 import { readEntry } from "./safetensors.js";
 
 /**
- * A GGUF file as if it were a Hugging Face folder: names and config are translated back.
- * Source: llama.cpp's convert_hf_to_gguf.py and gguf-py/gguf/tensor_mapping.py, read in reverse.
- */
-
-/** What `general.architecture` may be, and how Hugging Face calls the class. Mistral's files say "llama". */
-const architectures: ReadonlyMap<string, string> = new Map([
-  ["llama", "LlamaForCausalLM"],
-  ["qwen2", "Qwen2ForCausalLM"],
-  ["qwen3", "Qwen3ForCausalLM"],
-]);
-
-const plainNames: ReadonlyMap<string, string> = new Map([
-  ["token_embd", "model.embed_tokens"],
-  ["output_norm", "model.norm"],
-  ["output", "lm_head"],
-]);
-
-const blockNames: ReadonlyMap<string, string> = new Map([
-  ["attn_norm", "input_layernorm"],
-  ["attn_q", "self_attn.q_proj"],
-  ["attn_k", "self_attn.k_proj"],
-  ["attn_v", "self_attn.v_proj"],
-  ["attn_output", "self_attn.o_proj"],
-  ["attn_q_norm", "self_attn.q_norm"],
-  ["attn_k_norm", "self_attn.k_norm"],
-  ["ffn_norm", "post_attention_layernorm"],
-  ["ffn_gate", "mlp.gate_proj"],
-  ["ffn_up", "mlp.up_proj"],
-  ["ffn_down", "mlp.down_proj"],
-]);
-
-/** Holds one divisor per rotated pair instead of the parameters of llama3's RoPE scaling. */
-const ropeFactorsName = "rope_freqs.weight";
-
-/**
- * Opens a GGUF file of a supported architecture and checks it; reads no weights but the few RoPE factors of Llama 3.
+ * Opens a GGUF file of a supported architecture as if it were a Hugging Face folder: names and config are translated back
+ * (llama.cpp's convert_hf_to_gguf.py, read in reverse). Checks it; reads no weights but the few RoPE factors of Llama 3.
  * Those become `rope_factors` of the config (D/2 numbers): the frequency of pair i is divided by `rope_factors[i]`.
  * Throws ModelError that names the file and what is wrong in it.
  */
@@ -68,26 +35,15 @@ export async function openGguf(path: string): Promise<ModelFiles> {
       const entry = tensors.get(name);
       if (!entry) throw new ModelError(`${path}: has no tensor ${name}.`);
       const data = await readEntry(entry);
-      const headCount = config.model_type === "llama" ? interleavedHeads(name, config) : undefined;
-      return headCount === undefined ? data : separateHalves(data, entry, headCount);
+      const heads = interleavedHeads(moduleOf(name), config);
+      return heads === undefined ? data : reorderRows(data, entry.shape[0]!, heads, "huggingFace");
     },
   };
 }
 
-/** A name that is in no table stays as it is: who loads the model then sees a leftover tensor and can say so. */
-function huggingFaceName(ggufName: string): string {
-  const match = /^(?:blk\.(0|[1-9][0-9]*)\.)?([a-z_]+)\.(weight|bias)$/.exec(ggufName);
-  if (!match) return ggufName;
-  const [, layer, part, kind] = match;
-  const name = layer === undefined ? plainNames.get(part!) : blockNames.get(part!);
-  if (name === undefined) return ggufName;
-  return layer === undefined ? `${name}.${kind}` : `model.layers.${layer}.${name}.${kind}`;
-}
-
-interface LlamaLikeConfig extends Record<string, unknown> {
-  readonly model_type: string;
-  readonly num_attention_heads: number;
-  readonly num_key_value_heads: number;
+/** The module that a tensor belongs to: its name without `.weight` or `.bias`. */
+function moduleOf(name: string): string {
+  return name.slice(0, name.lastIndexOf("."));
 }
 
 function makeConfig(
@@ -95,12 +51,12 @@ function makeConfig(
   metadata: Metadata,
   tensors: ReadonlyMap<string, TensorEntry>,
   ropeFactors: number[] | undefined,
-): LlamaLikeConfig {
+): Heads {
   const modelType = metadata.string("general.architecture");
-  const architecture = architectures.get(modelType);
+  const architecture = ggufArchitectures.get(modelType);
   if (architecture === undefined) {
     throw new ModelError(
-      `${path}: architecture "${modelType.slice(0, 100)}" is not supported; attune reads ${[...architectures.keys()].join(", ")}.`,
+      `${path}: architecture "${modelType.slice(0, 100)}" is not supported; attune reads ${[...ggufArchitectures.keys()].join(", ")}.`,
     );
   }
   const key = (name: string) => `${modelType}.${name}`;
@@ -125,7 +81,7 @@ function makeConfig(
   if (rotated !== headDim) throw wrong(`RoPE rotates ${rotated} of ${headDim} features per head, which is not supported`);
 
   const maxPositions = metadata.count(key("context_length"));
-  const config: LlamaLikeConfig = {
+  const config: Heads = {
     architectures: [architecture],
     model_type: modelType,
     hidden_size: hiddenSize,
@@ -149,7 +105,7 @@ function makeConfig(
     throw wrong(`${ropeFactorsName} has ${ropeFactors.length} numbers, expected ${headDim / 2}`);
   }
   for (const { name, shape } of tensors.values()) {
-    const interleaved = interleavedHeads(name, config);
+    const interleaved = interleavedHeads(moduleOf(name), config);
     if (interleaved !== undefined && shape[0] !== interleaved * headDim) {
       throw wrong(`${name} has shape [${shape}], expected ${interleaved * headDim} rows`);
     }
@@ -198,31 +154,6 @@ function shortestDecimal(value: number): number {
     if (Math.fround(candidate) === value) return candidate;
   }
   return value;
-}
-
-/** How many heads the rows of this tensor belong to, if llama.cpp interleaves them: q and k, weights and biases. */
-function interleavedHeads(name: string, config: LlamaLikeConfig): number | undefined {
-  const projection = /\.self_attn\.([qk])_proj\.(?:weight|bias)$/.exec(name)?.[1];
-  if (projection === undefined) return undefined;
-  return projection === "q" ? config.num_attention_heads : config.num_key_value_heads;
-}
-
-/**
- * llama.cpp rotates neighbouring rows of a head (2i, 2i+1), Hugging Face row i and row i + D/2. Puts whole rows back into
- * Hugging Face's order, which works for block types too, as a block never spans two rows.
- */
-function separateHalves(data: Uint8Array, { shape }: TensorEntry, heads: number): Uint8Array {
-  const rowBytes = data.length / shape[0]!;
-  const headDim = shape[0]! / heads;
-  const half = headDim / 2;
-  const result = new Uint8Array(data.length);
-  for (let row = 0; row < shape[0]!; row++) {
-    const head = Math.floor(row / headDim);
-    const within = row % headDim;
-    const target = head * headDim + (within % 2) * half + Math.floor(within / 2);
-    result.set(data.subarray(row * rowBytes, (row + 1) * rowBytes), target * rowBytes);
-  }
-  return result;
 }
 
 const maxCount = 2 ** 31 - 1;
