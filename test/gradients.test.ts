@@ -1,15 +1,20 @@
 import assert from "node:assert/strict";
 import test, { describe } from "node:test";
+import { activation } from "../src/core/ops/activation.js";
 import { add } from "../src/core/ops/add.js";
 import { attention } from "../src/core/ops/attention.js";
+import { splitColumns } from "../src/core/ops/columns.js";
 import { dropout } from "../src/core/ops/dropout.js";
 import { embedding } from "../src/core/ops/embedding.js";
+import { gated } from "../src/core/ops/gated.js";
+import { layerNorm } from "../src/core/ops/layer-norm.js";
 import { addLinear, linear } from "../src/core/ops/linear.js";
 import { linearCrossEntropy } from "../src/core/ops/linear-cross-entropy.js";
+import { mul } from "../src/core/ops/mul.js";
 import { rmsNorm } from "../src/core/ops/rms-norm.js";
 import { rope } from "../src/core/ops/rope.js";
 import { gatherRows } from "../src/core/ops/rows.js";
-import { siluMul } from "../src/core/ops/silu-mul.js";
+import { scale } from "../src/core/ops/scale.js";
 import { Rng } from "../src/core/rng.js";
 import { checkpoint, differentiate } from "../src/core/tape.js";
 import { scope, Tensor } from "../src/core/tensor.js";
@@ -37,7 +42,23 @@ for (const isa of engine.info().tiers)
       ));
     test("embedding, an id twice", () => check({ w: { shape: [6, 5] } }, (w) => embedding(Int32Array.of(1, 3, 1, 5), w!)));
     test("rmsNorm", () => check({ x: { shape: [7, 33] }, w: { shape: [33] } }, (x, w) => rmsNorm(x!, w!, 1e-5)));
-    test("siluMul", () => check({ gate: { shape: [7, 19] }, up: { shape: [7, 19] } }, (gate, up) => siluMul(gate!, up!)));
+    test("rmsNorm of each head, with an offset", () =>
+      check({ x: { shape: [7, 18] }, w: { shape: [6] } }, (x, w) => rmsNorm(x!, w!, 1e-5, { heads: 3, offset: 1 })));
+    test("layerNorm", () =>
+      check({ x: { shape: [7, 33] }, w: { shape: [33] }, b: { shape: [33] } }, (x, w, b) => layerNorm(x!, w!, b!, 1e-5)));
+    for (const kind of ["relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"] as const) {
+      test(`activation ${kind}`, () => check({ x: { shape: [7, 19] } }, (x) => activation(x!, kind), { step: 1e-3 }));
+      test(`gated by ${kind}`, () =>
+        check({ gate: { shape: [7, 19] }, up: { shape: [7, 19] } }, (gate, up) => gated(gate!, up!, kind), { step: 1e-3 }));
+    }
+    test("mul", () => check({ a: { shape: [7, 5] }, b: { shape: [7, 5] } }, (a, b) => mul(a!, b!)));
+    test("mul of a tensor by itself", () => check({ a: { shape: [7, 5] } }, (a) => mul(a!, a!)));
+    test("scale", () => check({ x: { shape: [7, 5] } }, (x) => scale(x!, -2.5)));
+    test("splitColumns", () =>
+      check({ x: { shape: [7, 11] }, w: { shape: [4, 3] } }, (x, w) => {
+        const [a, b, c] = splitColumns(x!, [4, 3, 4]);
+        return add(mul(a!, c!), linear(b!, w!));
+      }));
     test("add", () => check({ a: { shape: [7, 5] }, b: { shape: [7, 5] } }, (a, b) => add(a!, b!)));
     test("add of a tensor to itself", () => check({ a: { shape: [7, 5] } }, (a) => add(a!, a!)));
     test("gatherRows, a row twice", () => check({ x: { shape: [7, 5] } }, (x) => gatherRows(x!, Int32Array.of(6, 0, 6))));
@@ -145,6 +166,10 @@ test("shapes that do not fit are refused with both shapes named", () => {
   assert.throws(() => rope(x, Tensor.zeros(device, [8, 2, 3]), Int32Array.of(1), 6), /expected 4 positions/);
   assert.throws(() => linearCrossEntropy(x, w, Int32Array.of(1)), ShapeError);
   assert.throws(() => linearCrossEntropy(x, Tensor.zeros(device, [3, 6]), Int32Array.of(1)), /expected 4 targets/);
-  assert.throws(() => siluMul(x, w), /siluMul: expected up of shape/);
+  assert.throws(() => gated(x, w, "silu"), /gated: expected up of shape/);
+  assert.throws(() => mul(x, w), /mul: expected b of shape/);
+  assert.throws(() => rmsNorm(x, w, 1e-5, { heads: 4 }), /rmsNorm: 4 heads do not divide x of shape \[4, 6\]/);
+  assert.throws(() => layerNorm(x, Tensor.zeros(device, [6]), w, 1e-5), /layerNorm: expected bias of shape \[6\]/);
+  assert.throws(() => splitColumns(x, [2, 3]), /splitColumns: parts of 2 \+ 3 do not fill the 6 columns of \[4, 6\]/);
   assert.throws(() => embedding(Int32Array.of(9), Tensor.zeros(device, [3, 5])), RangeError);
 });

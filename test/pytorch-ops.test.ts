@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { describe } from "node:test";
-import type { Id } from "../src/engine/kernels.js";
+import type { Activation, Id } from "../src/engine/kernels.js";
 import { clipFactor } from "../src/optim/clip.js";
 import { engine } from "./support/gradient-check.js";
 
@@ -42,6 +42,7 @@ interface Case extends Readonly<Record<Setting, number>> {
   readonly segments: readonly number[];
   readonly targets: readonly number[];
   readonly causal: boolean;
+  readonly kind: Activation;
 }
 
 /** Blocks of one case: inputs are written, outputs are read by name. */
@@ -59,6 +60,10 @@ class Arrays {
 
   bits(name: string): Id {
     return this.#write(Uint16Array.from(this.fixture.inputs[name]!.data));
+  }
+
+  scratch(floats: number): Id {
+    return this.#alloc(4 * floats);
   }
 
   output(name: string): Id {
@@ -123,8 +128,8 @@ const runs: Readonly<Record<string, (arrays: Arrays, settings: Case) => void>> =
   rmsNorm(arrays, { rows, cols, eps }) {
     const [x, w, dy] = [arrays.input("x"), arrays.input("w"), arrays.input("dy")];
     const rstd = arrays.output("rstd");
-    engine.rmsNorm(x, w, arrays.output("y"), rstd, rows, cols, eps);
-    engine.rmsNormGrad(dy, x, w, rstd, arrays.output("dx"), rows, cols, false);
+    engine.rmsNorm(x, w, arrays.output("y"), rstd, rows, cols, eps, 0);
+    engine.rmsNormGrad(dy, x, w, rstd, arrays.output("dx"), rows, cols, 0, false);
     engine.rmsNormWeightGrad(dy, x, rstd, arrays.output("dw"), rows, cols, false);
   },
   rope(arrays, { positions, heads, headDim, inputs }) {
@@ -145,10 +150,23 @@ const runs: Readonly<Record<string, (arrays: Arrays, settings: Case) => void>> =
     engine.crossEntropy(logits, ints(targets), arrays.output("losses"), vocab, true);
     arrays.expect("dlogits", logits);
   },
-  siluMul(arrays, { count }) {
+  gated(arrays, { count, kind }) {
     const [gate, up] = [arrays.input("gate"), arrays.input("up")];
-    engine.siluMul(gate, up, arrays.output("y"), count);
-    engine.siluMulGrad(arrays.input("dy"), gate, up, arrays.output("dgate"), arrays.output("dup"), count);
+    engine.gated(gate, up, arrays.output("y"), kind, count);
+    engine.gatedGrad(arrays.input("dy"), gate, up, arrays.output("dgate"), arrays.output("dup"), kind, count);
+  },
+  activation(arrays, { count, kind }) {
+    const x = arrays.input("x");
+    engine.activation(x, arrays.output("y"), kind, count);
+    engine.activationGrad(arrays.input("dy"), x, arrays.output("dx"), kind, count, false);
+  },
+  layerNorm(arrays, { rows, cols, eps }) {
+    const [x, w, dy] = [arrays.input("x"), arrays.input("w"), arrays.input("dy")];
+    const [mean, rstd] = [arrays.scratch(rows), arrays.scratch(rows)];
+    engine.layerNorm(x, w, arrays.input("b"), arrays.output("y"), mean, rstd, rows, cols, eps);
+    engine.layerNormGrad(dy, x, w, mean, rstd, arrays.output("dx"), rows, cols, false);
+    engine.layerNormWeightGrad(dy, x, mean, rstd, arrays.output("dw"), rows, cols, false);
+    engine.biasGrad(dy, arrays.output("db"), rows, cols, false);
   },
   adamw(arrays, { steps, lr, beta1, beta2, eps, weightDecay, inputs }) {
     const count = inputs.p!.data.length;

@@ -17,13 +17,15 @@ void open_promises(napi_env env);
 Binding bind_matmul, bind_matmul_input_grad, bind_matmul_weight_grad, bind_emulate_amx, bind_peak_flops;
 
 // layers.cpp
-Binding bind_embedding, bind_embedding_grad, bind_rms_norm, bind_rms_norm_grad, bind_rms_norm_weight_grad, bind_rope, bind_cross_entropy;
+Binding bind_embedding, bind_embedding_grad, bind_rms_norm, bind_rms_norm_grad, bind_rms_norm_weight_grad, bind_layer_norm,
+    bind_layer_norm_grad, bind_layer_norm_weight_grad, bind_rope, bind_cross_entropy;
 
 // attention.cpp
 Binding bind_attention, bind_attention_grad;
 
 // elements.cpp
-Binding bind_fill, bind_copy, bind_convert, bind_quantize, bind_add, bind_scale, bind_add_bias, bind_bias_grad, bind_silu_mul, bind_silu_mul_grad,
+Binding bind_fill, bind_copy, bind_convert, bind_quantize, bind_add, bind_scale, bind_mul, bind_add_bias, bind_bias_grad, bind_activation,
+    bind_activation_grad, bind_gated, bind_gated_grad, bind_copy_columns,
     bind_dropout, bind_gather_rows, bind_scatter_rows, bind_sum, bind_sum_squares;
 
 // training.cpp

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../dtype.h"
+#include "../kernels/activation.h"
 #include "../memory.h"
 #include "../stream.h"
 
@@ -49,6 +50,7 @@ class Call {
   DType dtype(int index, const char* name) const;
   /// "f32" or "bf16".
   int compute(int index) const;
+  Activation activation(int index) const;
   std::string text(int index, const char* name) const;
   /// Row numbers from 0 to `limit` − 1.
   Indices indices(int index, const char* name, int64_t limit, const char* limit_name) const;

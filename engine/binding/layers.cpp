@@ -25,24 +25,26 @@ napi_value bind_embedding_grad(Call& call) {
 napi_value bind_rms_norm(Call& call) {
   const int64_t rows = call.size(4, "rows"), cols = call.size(5, "cols");
   const float eps = static_cast<float>(call.number(6, "eps"));
+  const float offset = static_cast<float>(call.number(7, "offset"));
   if (eps < 0) call.refuse(Refused::Range, "eps must be 0 or more, got " + std::to_string(eps));
   const float* x = call.floats(0, "x", {rows, cols});
   const float* w = call.floats(1, "w", {cols});
   float* y = call.floats(2, "y", {rows, cols});
   float* rstd = call.floats(3, "rstd", {rows});
-  call.enqueue([=] { kernels().rows.rms_norm(x, w, y, rstd, rows, cols, eps); });
+  call.enqueue([=] { kernels().rows.rms_norm(x, w, y, rstd, rows, cols, eps, offset); });
   return nullptr;
 }
 
 napi_value bind_rms_norm_grad(Call& call) {
   const int64_t rows = call.size(5, "rows"), cols = call.size(6, "cols");
-  const bool accumulate = call.flag(7, "accumulate");
+  const float offset = static_cast<float>(call.number(7, "offset"));
+  const bool accumulate = call.flag(8, "accumulate");
   const float* dy = call.floats(0, "dy", {rows, cols});
   const float* x = call.floats(1, "x", {rows, cols});
   const float* w = call.floats(2, "w", {cols});
   const float* rstd = call.floats(3, "rstd", {rows});
   float* dx = call.floats(4, "dx", {rows, cols});
-  call.enqueue([=] { kernels().rows.rms_norm_grad(dy, x, w, rstd, dx, rows, cols, accumulate); });
+  call.enqueue([=] { kernels().rows.rms_norm_grad(dy, x, w, rstd, dx, rows, cols, offset, accumulate); });
   return nullptr;
 }
 
@@ -54,6 +56,45 @@ napi_value bind_rms_norm_weight_grad(Call& call) {
   const float* rstd = call.floats(2, "rstd", {rows});
   float* dw = call.floats(3, "dw", {cols});
   call.enqueue([=] { kernels().rows.rms_norm_weight_grad(dy, x, rstd, dw, rows, cols, accumulate); });
+  return nullptr;
+}
+
+napi_value bind_layer_norm(Call& call) {
+  const int64_t rows = call.size(6, "rows"), cols = call.size(7, "cols");
+  const float eps = static_cast<float>(call.number(8, "eps"));
+  if (eps < 0) call.refuse(Refused::Range, "eps must be 0 or more, got " + std::to_string(eps));
+  const float* x = call.floats(0, "x", {rows, cols});
+  const float* w = call.floats(1, "w", {cols});
+  const float* b = call.floats(2, "b", {cols});
+  float* y = call.floats(3, "y", {rows, cols});
+  float* mean = call.floats(4, "mean", {rows});
+  float* rstd = call.floats(5, "rstd", {rows});
+  call.enqueue([=] { kernels().rows.layer_norm(x, w, b, y, mean, rstd, rows, cols, eps); });
+  return nullptr;
+}
+
+napi_value bind_layer_norm_grad(Call& call) {
+  const int64_t rows = call.size(6, "rows"), cols = call.size(7, "cols");
+  const bool accumulate = call.flag(8, "accumulate");
+  const float* dy = call.floats(0, "dy", {rows, cols});
+  const float* x = call.floats(1, "x", {rows, cols});
+  const float* w = call.floats(2, "w", {cols});
+  const float* mean = call.floats(3, "mean", {rows});
+  const float* rstd = call.floats(4, "rstd", {rows});
+  float* dx = call.floats(5, "dx", {rows, cols});
+  call.enqueue([=] { kernels().rows.layer_norm_grad(dy, x, w, mean, rstd, dx, rows, cols, accumulate); });
+  return nullptr;
+}
+
+napi_value bind_layer_norm_weight_grad(Call& call) {
+  const int64_t rows = call.size(5, "rows"), cols = call.size(6, "cols");
+  const bool accumulate = call.flag(7, "accumulate");
+  const float* dy = call.floats(0, "dy", {rows, cols});
+  const float* x = call.floats(1, "x", {rows, cols});
+  const float* mean = call.floats(2, "mean", {rows});
+  const float* rstd = call.floats(3, "rstd", {rows});
+  float* dw = call.floats(4, "dw", {cols});
+  call.enqueue([=] { kernels().rows.layer_norm_weight_grad(dy, x, mean, rstd, dw, rows, cols, accumulate); });
   return nullptr;
 }
 

@@ -12,6 +12,11 @@ static void add(const float* a, const float* b, float* y, int64_t count) {
   map(count, [=](auto at) { at.store(y, at.load(a) + at.load(b)); });
 }
 
+static void mul(const float* a, const float* b, float* y, int64_t count, bool accumulate) {
+  if (accumulate) map(count, [=](auto at) { at.store(y, at.load(y) + at.load(a) * at.load(b)); });
+  else map(count, [=](auto at) { at.store(y, at.load(a) * at.load(b)); });
+}
+
 static void scale(const float* x, float* y, float scale, int64_t count, bool accumulate) {
   if (accumulate) map(count, [=](auto at) { at.store(y, at.load(y) + scale * at.load(x)); });
   else map(count, [=](auto at) { at.store(y, scale * at.load(x)); });

@@ -28,6 +28,17 @@ static void sum(const float* x, float* y, int64_t count, bool accumulate) { redu
 
 static void sum_squares(const float* x, float* y, int64_t count, bool accumulate) { reduce(x, y, count, accumulate, sum_squares_chunk); }
 
+/// Σ over [0, count) of term(at), in four running sums. Lanes beyond the end load `padding`, for which the term must be 0.
+template <class Term>
+static inline float sum_row(int64_t count, const Term& term, float padding = 0.0f) {
+  Vec sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * lanes <= count; i += 4 * lanes)
+    for (int64_t j = 0; j < 4; j++) sums[j] += term(WholeVector{i + j * lanes});
+  for_vectors(i, count, [&](auto at) { sums[0] += term(at); }, padding);
+  return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
 /// y (cols) = Σ over rows of term(at, row, column of `at`). A task owns 64 columns and adds 64 rows at a time, which keeps rounding small.
 template <class Term>
 static void reduce_rows(float* y, int64_t rows, int64_t cols, bool accumulate, const Term& term) {

@@ -7,10 +7,17 @@ namespace attune {
 struct RowKernels {
   void (*embedding)(const int32_t* ids, const void* w, int w_type, float* y, int64_t rows, int64_t cols);
   void (*scatter_rows)(const float* x, const int32_t* indices, float* y, int64_t rows, int64_t cols, bool accumulate);
-  void (*rms_norm)(const float* x, const float* w, float* y, float* rstd, int64_t rows, int64_t cols, float eps);
+  void (*rms_norm)(const float* x, const float* w, float* y, float* rstd, int64_t rows, int64_t cols, float eps,
+                   float offset);
   void (*rms_norm_grad)(const float* dy, const float* x, const float* w, const float* rstd, float* dx, int64_t rows, int64_t cols,
-                        bool accumulate);
+                        float offset, bool accumulate);
   void (*rms_norm_weight_grad)(const float* dy, const float* x, const float* rstd, float* dw, int64_t rows, int64_t cols, bool accumulate);
+  void (*layer_norm)(const float* x, const float* w, const float* b, float* y, float* mean, float* rstd, int64_t rows, int64_t cols, float eps);
+  void (*layer_norm_grad)(const float* dy, const float* x, const float* w, const float* mean, const float* rstd, float* dx, int64_t rows,
+                          int64_t cols, bool accumulate);
+  void (*layer_norm_weight_grad)(const float* dy, const float* x, const float* mean, const float* rstd, float* dw, int64_t rows, int64_t cols,
+                                 bool accumulate);
+  void (*copy_columns)(const float* x, int64_t x_cols, float* y, int64_t y_cols, int64_t rows, int64_t cols, bool accumulate);
   void (*rope)(const float* x, float* y, const float* table, const int32_t* positions, int64_t rows, int64_t heads, int64_t head_dim,
                bool inverse);
   void (*cross_entropy)(float* logits, const int32_t* targets, float* losses, int64_t rows, int64_t vocab, bool gradient);

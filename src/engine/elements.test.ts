@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
+import type { Activation } from "./kernels.js";
 import { loadEngine } from "./load.js";
 import { Blocks, randomFloats, testKernel } from "./testing.js";
 
@@ -7,6 +8,38 @@ const counts = [0, 1, 7, 63, 65, 16385, 1000003];
 const roundoff = 2e-7;
 
 const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
+const normalBelow = (x: number) => 0.5 * (1 + erf(x / Math.SQRT2));
+const normalDensity = (x: number) => Math.exp((-x * x) / 2) / Math.sqrt(2 * Math.PI);
+const bend = (x: number) => Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3));
+
+/** Each activation and its derivative. */
+const functions: Readonly<Record<Activation, { value(x: number): number; slope(x: number): number }>> = {
+  relu: { value: (x) => Math.max(x, 0), slope: (x) => (x > 0 ? 1 : 0) },
+  gelu: { value: (x) => x * normalBelow(x), slope: (x) => normalBelow(x) + x * normalDensity(x) },
+  gelu_tanh: {
+    value: (x) => 0.5 * x * (1 + bend(x)),
+    slope: (x) => 0.5 * (1 + bend(x)) + 0.5 * x * (1 - bend(x) ** 2) * Math.sqrt(2 / Math.PI) * (1 + 3 * 0.044715 * x * x),
+  },
+  silu: { value: (x) => x * sigmoid(x), slope: (x) => sigmoid(x) * (1 + x * (1 - sigmoid(x))) },
+  tanh: { value: Math.tanh, slope: (x) => 1 - Math.tanh(x) ** 2 },
+  sigmoid: { value: sigmoid, slope: (x) => sigmoid(x) * (1 - sigmoid(x)) },
+};
+
+/** Its Taylor series, or for large x the continued fraction of what is left to 1. */
+function erf(x: number): number {
+  if (x < 0) return -erf(-x);
+  if (x > 3) {
+    let fraction = x;
+    for (let k = 60; k > 0; k--) fraction = x + k / 2 / fraction;
+    return 1 - Math.exp(-x * x) / (fraction * Math.sqrt(Math.PI));
+  }
+  let [term, sum] = [x, x];
+  for (let n = 1; n < 80; n++) {
+    term *= (-x * x) / n;
+    sum += term / (2 * n + 1);
+  }
+  return (2 / Math.sqrt(Math.PI)) * sum;
+}
 
 for (const count of counts) {
   const x = randomFloats(count, 1);
@@ -41,23 +74,41 @@ for (const count of counts) {
     tolerance: roundoff,
   });
 
-  testKernel(`siluMul of ${count}`, {
+  testKernel(`mul of ${count}`, {
     async run(engine, blocks) {
-      const gate = blocks.of(x);
-      const up = blocks.of(y);
-      const dy = blocks.of(d);
-      const out = blocks.empty(count * 4);
-      engine.siluMul(gate, up, out, count);
-      engine.siluMulGrad(dy, gate, up, gate, up, count); // in place
-      return [await blocks.read(out, count), await blocks.read(gate, count), await blocks.read(up, count)];
+      const a = blocks.of(x);
+      const b = blocks.of(y);
+      const c = blocks.empty(count * 4);
+      engine.mul(a, b, c, count, false);
+      engine.mul(a, b, b, count, true);
+      return [await blocks.read(c, count), await blocks.read(b, count)];
     },
-    expected: () => [
-      Array.from(x, (g, i) => g * sigmoid(g) * y[i]!),
-      Array.from(x, (g, i) => d[i]! * y[i]! * sigmoid(g) * (1 + g * (1 - sigmoid(g)))),
-      Array.from(x, (g, i) => d[i]! * g * sigmoid(g)),
-    ],
+    expected: () => [x.map((value, i) => value * y[i]!), Array.from(x, (value, i) => y[i]! + value * y[i]!)],
     tolerance: roundoff,
   });
+
+  for (const [kind, { value, slope }] of Object.entries(functions))
+    testKernel(`${kind} of ${count}`, {
+      async run(engine, blocks) {
+        const input = blocks.of(x);
+        const up = blocks.of(y);
+        const dy = blocks.of(d);
+        const [out, dx, gatedOut] = [blocks.empty(count * 4), blocks.of(y), blocks.empty(count * 4)];
+        engine.activation(input, out, kind as Activation, count);
+        engine.activationGrad(dy, input, dx, kind as Activation, count, true);
+        engine.gated(input, up, gatedOut, kind as Activation, count);
+        engine.gatedGrad(dy, input, up, input, up, kind as Activation, count); // in place
+        return Promise.all([out, dx, gatedOut, input, up].map((id) => blocks.read(id, count)));
+      },
+      expected: () => [
+        Array.from(x, value),
+        Array.from(x, (g, i) => y[i]! + d[i]! * slope(g)),
+        Array.from(x, (g, i) => value(g) * y[i]!),
+        Array.from(x, (g, i) => d[i]! * y[i]! * slope(g)),
+        Array.from(x, (g, i) => d[i]! * value(g)),
+      ],
+      tolerance: roundoff,
+    });
 
   testKernel(`sum and sumSquares of ${count}`, {
     async run(engine, blocks) {
@@ -140,28 +191,55 @@ test("dropout keeps everything at p = 0 and about 1 − p of it otherwise", asyn
   blocks.freeAll();
 });
 
-testKernel("siluMul at the edges of f32", {
-  async run(engine, blocks) {
-    const gate = blocks.of(Float32Array.of(-1000, -104, -88, -1e-30, 0, 1e-30, 88, 1000));
-    const up = blocks.of(new Float32Array(8).fill(1));
-    engine.siluMul(gate, up, up, 8);
-    return [await blocks.read(up, 8)];
-  },
-  expected: () => [Array.from([-1000, -104, -88, -1e-30, 0, 1e-30, 88, 1000], (g) => g * sigmoid(g))],
-  tolerance: roundoff,
+test("activations and their slopes at the edges of f32", async () => {
+  const engine = loadEngine();
+  const { isa, tiers } = engine.info();
+  const edges = Float32Array.of(-1e6, -1000, -104, -88, -9, -0.93, -1e-30, 0, 1e-30, 0.62, 0.63, 0.92, 9, 88, 1000, 1e6);
+  for (const tier of tiers) {
+    engine.setIsa(tier);
+    const blocks = new Blocks(engine);
+    const [x, one] = [blocks.of(edges), blocks.of(new Float32Array(edges.length).fill(1))];
+    const [y, dx] = [blocks.empty(edges.byteLength), blocks.empty(edges.byteLength)];
+    for (const [kind, { value, slope }] of Object.entries(functions)) {
+      engine.activation(x, y, kind as Activation, edges.length);
+      engine.activationGrad(one, x, dx, kind as Activation, edges.length, false);
+      for (const [id, f] of [
+        [y, value],
+        [dx, slope],
+      ] as const)
+        for (const [i, got] of (await blocks.read(id, edges.length)).entries()) {
+          const wanted = f(edges[i]!);
+          assert.ok(Math.abs(got - wanted) <= 4e-7 * Math.max(1, Math.abs(wanted)), `${kind}(${edges[i]}) on ${tier}: ${got}`);
+        }
+    }
+    blocks.freeAll();
+  }
+  engine.setIsa(isa);
 });
 
-test("siluMul: an element's value does not depend on its neighbours or its place", async () => {
+test("an activation of NaN is NaN", async () => {
+  const engine = loadEngine();
+  const blocks = new Blocks(engine);
+  const x = blocks.of(Float32Array.of(Number.NaN));
+  for (const kind of Object.keys(functions)) {
+    const y = blocks.empty(4);
+    engine.activation(x, y, kind as Activation, 1);
+    assert.ok(Number.isNaN((await blocks.read(y, 1))[0]!), kind);
+  }
+  blocks.freeAll();
+});
+
+test("an activation's value does not depend on its neighbours or its place", async () => {
   const engine = loadEngine();
   const blocks = new Blocks(engine);
   const values = randomFloats(37, 5, 4);
   const whole = blocks.of(values);
   const one = blocks.of(new Float32Array(37).fill(1));
   const y = blocks.empty(37 * 4);
-  engine.siluMul(whole, one, y, 37);
+  engine.gated(whole, one, y, "silu", 37);
   const together = await blocks.read(y, 37);
   for (let i = 0; i < 37; i++) {
-    engine.siluMul(blocks.of(values.subarray(i, i + 1)), one, y, 1);
+    engine.gated(blocks.of(values.subarray(i, i + 1)), one, y, "silu", 1);
     assert.equal((await blocks.read(y, 1))[0], together[i]);
   }
   blocks.freeAll();

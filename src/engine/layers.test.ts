@@ -24,10 +24,16 @@ for (const [rows, cols] of shapes) {
     async run(engine, blocks) {
       const y = blocks.empty(rows * cols * 4);
       const r = blocks.empty(rows * 4);
-      engine.rmsNorm(blocks.of(x), blocks.of(w), y, r, rows, cols, eps);
-      return [await blocks.read(y, rows * cols), await blocks.read(r, rows)];
+      engine.rmsNorm(blocks.of(x), blocks.of(w), y, r, rows, cols, eps, 0);
+      const shifted = blocks.empty(rows * cols * 4);
+      engine.rmsNorm(blocks.of(x), blocks.of(w), shifted, r, rows, cols, eps, 1);
+      return [await blocks.read(y, rows * cols), await blocks.read(shifted, rows * cols), await blocks.read(r, rows)];
     },
-    expected: () => [Array.from(x, (value, i) => value * rstd[Math.floor(i / cols)]! * w[i % cols]!), rstd],
+    expected: () => [
+      Array.from(x, (value, i) => value * rstd[Math.floor(i / cols)]! * w[i % cols]!),
+      Array.from(x, (value, i) => value * rstd[Math.floor(i / cols)]! * (w[i % cols]! + 1)),
+      rstd,
+    ],
     tolerance: 1e-6,
   });
 
@@ -38,8 +44,8 @@ for (const [rows, cols] of shapes) {
       const added = blocks.of(before);
       const dw = blocks.empty(cols * 4);
       const dwAdded = blocks.of(w);
-      engine.rmsNormGrad(d, a, weight, r, dx, rows, cols, false);
-      engine.rmsNormGrad(d, a, weight, r, added, rows, cols, true);
+      engine.rmsNormGrad(d, a, weight, r, dx, rows, cols, 0.5, false);
+      engine.rmsNormGrad(d, a, weight, r, added, rows, cols, 0.5, true);
       engine.rmsNormWeightGrad(d, a, r, dw, rows, cols, false);
       engine.rmsNormWeightGrad(d, a, r, dwAdded, rows, cols, true);
       return [
@@ -55,10 +61,10 @@ for (const [rows, cols] of shapes) {
       for (let row = 0; row < rows; row++) {
         const r = rstd[row]!;
         let mean = 0;
-        for (let j = 0; j < cols; j++) mean += (dy[row * cols + j]! * w[j]! * x[row * cols + j]!) / cols;
+        for (let j = 0; j < cols; j++) mean += (dy[row * cols + j]! * (w[j]! + 0.5) * x[row * cols + j]!) / cols;
         for (let j = 0; j < cols; j++) {
           const i = row * cols + j;
-          dx[i] = r * dy[i]! * w[j]! - x[i]! * r ** 3 * mean;
+          dx[i] = r * dy[i]! * (w[j]! + 0.5) - x[i]! * r ** 3 * mean;
           dw[j]! += dy[i]! * x[i]! * r;
         }
       }
@@ -67,6 +73,78 @@ for (const [rows, cols] of shapes) {
     tolerance: 2e-6,
   });
 }
+
+for (const [rows, cols] of shapes) {
+  const x = randomFloats(rows * cols, 1).map((value) => value + 3);
+  const [w, b] = [randomFloats(cols, 2), randomFloats(cols, 3)] as const;
+  const [dy, before] = [randomFloats(rows * cols, 4), randomFloats(rows * cols, 5)] as const;
+  const eps = 1e-5;
+  const means = new Float64Array(rows);
+  const rstd = new Float64Array(rows);
+  for (let row = 0; row < rows; row++) {
+    const values = x.subarray(row * cols, (row + 1) * cols);
+    means[row] = values.reduce((sum, value) => sum + value, 0) / cols;
+    rstd[row] = 1 / Math.sqrt(values.reduce((sum, value) => sum + (value - means[row]!) ** 2, 0) / cols + eps);
+  }
+  const normal = Float64Array.from(x, (value, i) => (value - means[Math.floor(i / cols)]!) * rstd[Math.floor(i / cols)]!);
+
+  testKernel(`layerNorm and its gradients of ${rows} × ${cols}`, {
+    async run(engine, blocks) {
+      const [d, a, weight] = [blocks.of(dy), blocks.of(x), blocks.of(w)] as const;
+      const [y, mean, r] = [blocks.empty(rows * cols * 4), blocks.empty(rows * 4), blocks.empty(rows * 4)] as const;
+      const [dx, added, dw, dwAdded] = [
+        blocks.empty(rows * cols * 4),
+        blocks.of(before),
+        blocks.empty(cols * 4),
+        blocks.of(w),
+      ] as const;
+      engine.layerNorm(a, weight, blocks.of(b), y, mean, r, rows, cols, eps);
+      engine.layerNormGrad(d, a, weight, mean, r, dx, rows, cols, false);
+      engine.layerNormGrad(d, a, weight, mean, r, added, rows, cols, true);
+      engine.layerNormWeightGrad(d, a, mean, r, dw, rows, cols, false);
+      engine.layerNormWeightGrad(d, a, mean, r, dwAdded, rows, cols, true);
+      const wholes = await Promise.all([y, dx, added].map((id) => blocks.read(id, rows * cols)));
+      return [...wholes, await blocks.read(dw, cols), await blocks.read(dwAdded, cols), await blocks.read(r, rows)];
+    },
+    expected: () => {
+      const dx = new Float64Array(rows * cols);
+      const dw = new Float64Array(cols);
+      for (let row = 0; row < rows; row++) {
+        let [level, pull] = [0, 0];
+        for (let j = 0, i = row * cols; j < cols; j++, i++) {
+          level += (dy[i]! * w[j]!) / cols;
+          pull += (dy[i]! * w[j]! * normal[i]!) / cols;
+          dw[j]! += dy[i]! * normal[i]!;
+        }
+        for (let j = 0, i = row * cols; j < cols; j++, i++) dx[i] = rstd[row]! * (dy[i]! * w[j]! - level - normal[i]! * pull);
+      }
+      const y = normal.map((value, i) => value * w[i % cols]! + b[i % cols]!);
+      return [y, dx, dx.map((value, i) => value + before[i]!), dw, dw.map((value, j) => value + w[j]!), rstd];
+    },
+    tolerance: 4e-6,
+  });
+}
+
+testKernel("copyColumns", {
+  async run(engine, blocks) {
+    const [x, y, added] = [
+      blocks.of(randomFloats(33 * 70, 1)),
+      blocks.of(randomFloats(33 * 90, 2)),
+      blocks.of(randomFloats(33 * 90, 2)),
+    ];
+    engine.copyColumns(x, 70, 3, y, 90, 20, 33, 67, false);
+    engine.copyColumns(x, 70, 3, added, 90, 20, 33, 67, true);
+    return [await blocks.read(y, 33 * 90), await blocks.read(added, 33 * 90)];
+  },
+  expected: () => {
+    const x = randomFloats(33 * 70, 1);
+    const y = randomFloats(33 * 90, 2);
+    const isInside = (i: number) => i % 90 >= 20 && i % 90 < 87;
+    const from = (i: number) => x[Math.floor(i / 90) * 70 + (i % 90) - 17]!;
+    return [y.map((value, i) => (isInside(i) ? from(i) : value)), y.map((value, i) => (isInside(i) ? value + from(i) : value))];
+  },
+  tolerance: 0,
+});
 
 for (const [rows, heads, headDim] of [
   [1, 1, 2],

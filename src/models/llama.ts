@@ -1,7 +1,7 @@
 import { z } from "zod";
 import type { Device } from "../core/device.js";
 import { attention } from "../core/ops/attention.js";
-import { siluMul } from "../core/ops/silu-mul.js";
+import { gated } from "../core/ops/gated.js";
 import type { Tensor } from "../core/tensor.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear, type Projection } from "../nn/linear.js";
@@ -188,6 +188,6 @@ class LlamaMLP extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.down_proj.forward(siluMul(this.gate_proj.forward(x), this.up_proj.forward(x)));
+    return this.down_proj.forward(gated(this.gate_proj.forward(x), this.up_proj.forward(x), "silu"));
   }
 }
