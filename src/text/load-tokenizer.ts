@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { ModelError } from "../errors.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { ggufTokenizer } from "./gguf-tokenizer.js";
-import { type RoleTokens, type TextFile, Tokenizer, type TokenizerParts } from "./tokenizer.js";
+import { type RoleTokens, type TextFile, type TokenFrame, Tokenizer, type TokenizerParts } from "./tokenizer.js";
+import { checkTokenizerJson, type TokenizerJson } from "./tokenizer-json.js";
 
 type JsonObject = Record<string, unknown>;
 
@@ -46,6 +47,15 @@ export async function loadTokenizerFolder(folder: string): Promise<Tokenizer> {
   return new Tokenizer({ ...parts, stopIds: [...parts.stopIds, ...knownEndIds(parts.json)] });
 }
 
+/** The tokenizer.json behind a tokenizer, with the tokens that only its tokenizer_config.json lists. */
+export function tokenizerJsonOf(tokenizer: Tokenizer, where: string): TokenizerJson {
+  const parsed = (name: string) => {
+    const contents = tokenizer.files().find((file) => file.name === name)?.contents;
+    return contents === undefined ? {} : (JSON.parse(contents) as JsonObject);
+  };
+  return checkTokenizerJson(withConfiguredTokens(parsed("tokenizer.json"), parsed("tokenizer_config.json")), where);
+}
+
 /** The chat template saved in a folder, or undefined. Sources in order: chat_template.jinja, chat_template.json, tokenizer_config.json. */
 export async function readChatTemplate(folder: string): Promise<string | undefined> {
   const jinja = await readText(folder, "chat_template.jinja");
@@ -77,12 +87,14 @@ async function folderTokenizer(folder: string, modelStopIds: readonly number[]):
     const text = contents[index];
     return text === undefined ? [] : [{ name, contents: text }];
   });
+  const frame = frameOf(json.post_processor);
   return {
     json: withConfiguredTokens(json, config),
     roles,
     stopIds: [...modelStopIds, ...endIds(generation?.eos_token_id)],
     ...(chatTemplate === undefined ? {} : { chatTemplate }),
-    addsBos: config?.add_bos_token === true || beginsWith(json.post_processor, roles.bos_token),
+    addsBos: config?.add_bos_token === true || frame.before[0] === roles.bos_token,
+    frame,
     files,
     where,
   };
@@ -112,12 +124,25 @@ function rolesOf(...sources: (JsonObject | undefined)[]): RoleTokens {
   return roles;
 }
 
-/** Whether a post-processor puts the token before every text. */
-function beginsWith(postProcessor: unknown, token: string | undefined): boolean {
-  if (!isObject(postProcessor) || token === undefined) return false;
-  if (Array.isArray(postProcessor.processors)) return postProcessor.processors.some((each) => beginsWith(each, token));
-  const first: unknown = Array.isArray(postProcessor.single) ? postProcessor.single[0] : undefined;
-  return isObject(first) && isObject(first.SpecialToken) && first.SpecialToken.id === token;
+/** The tokens that a post-processor puts around a text. */
+function frameOf(postProcessor: unknown): TokenFrame {
+  if (!isObject(postProcessor)) return { before: [], after: [] };
+  const { type, processors, single, cls, sep } = postProcessor;
+  if (Array.isArray(processors)) {
+    const frames = processors.map(frameOf);
+    return { before: frames.flatMap(({ before }) => before), after: frames.flatMap(({ after }) => after) };
+  }
+  if (type === "BertProcessing" || type === "RobertaProcessing") return { before: [nameOf(cls)], after: [nameOf(sep)] };
+  const parts: unknown[] = Array.isArray(single) ? single : [];
+  const at = parts.findIndex((part) => isObject(part) && part.Sequence !== undefined);
+  const namesIn = (some: unknown[]) =>
+    some.flatMap((part) => (isObject(part) && isObject(part.SpecialToken) ? [String(part.SpecialToken.id)] : []));
+  return { before: namesIn(parts.slice(0, Math.max(0, at))), after: namesIn(parts.slice(at + 1)) };
+}
+
+/** The token of a pair [token, id]. */
+function nameOf(pair: unknown): string {
+  return Array.isArray(pair) ? String(pair[0]) : "";
 }
 
 /** Ids of the known end tokens that are control tokens of this vocabulary. */

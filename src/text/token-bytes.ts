@@ -20,11 +20,13 @@ const utf8Encoder = new TextEncoder();
  */
 export class TokenBytes {
   readonly isByteLevel: boolean;
-  /** Sentencepiece puts a space before the first word, which is not part of the text. */
+  /** Sentencepiece and WordPiece put a space before the first word, which is not part of the text. */
   readonly stripsFirstSpace: boolean;
   readonly #tokens: (string | undefined)[] = [];
   readonly #cache: (Uint8Array | undefined)[] = [];
   readonly #added: ReadonlySet<number>;
+  /** What marks a token that continues a word in a WordPiece vocabulary; undefined in others. */
+  readonly #continuation: string | undefined;
 
   constructor(json: TokenizerJson, added: readonly AddedToken[], where: string) {
     for (const [token, id] of Object.entries(json.model.vocab)) this.#tokens[id] = token;
@@ -35,15 +37,19 @@ export class TokenBytes {
     const types = decoders.map((decoder) => String(decoder.type));
     this.isByteLevel = types.includes("ByteLevel");
     const isSentencepiece = types.includes("Metaspace") || (types.includes("Replace") && types.includes("Fuse"));
-    if (!this.isByteLevel && !isSentencepiece)
+    const wordPiece = decoders.find(({ type }) => type === "WordPiece");
+    if (!this.isByteLevel && !isSentencepiece && wordPiece === undefined)
       throw new ModelError(
-        `${where}: decoder ${types.join(" + ") || "null"} is not supported: expected ByteLevel or sentencepiece's.`,
+        `${where}: decoder ${types.join(" + ") || "null"} is not supported: expected ByteLevel, WordPiece or sentencepiece's.`,
       );
-    this.stripsFirstSpace = decoders.some(
-      (decoder) =>
-        (decoder.type === "Strip" && decoder.content === " " && decoder.start === 1) ||
-        (decoder.type === "Metaspace" && decoder.prepend_scheme !== "never" && decoder.add_prefix_space !== false),
-    );
+    if (wordPiece !== undefined) this.#continuation = typeof wordPiece.prefix === "string" ? wordPiece.prefix : "##";
+    this.stripsFirstSpace =
+      wordPiece !== undefined ||
+      decoders.some(
+        (decoder) =>
+          (decoder.type === "Strip" && decoder.content === " " && decoder.start === 1) ||
+          (decoder.type === "Metaspace" && decoder.prepend_scheme !== "never" && decoder.add_prefix_space !== false),
+      );
   }
 
   bytesOf(id: number): Uint8Array {
@@ -62,6 +68,8 @@ export class TokenBytes {
       const bytes = Array.from(token, (character) => byteOfCharacter.get(character));
       return bytes.includes(undefined) ? utf8Encoder.encode(token) : Uint8Array.from(bytes as number[]);
     }
+    if (this.#continuation !== undefined)
+      return utf8Encoder.encode(token.startsWith(this.#continuation) ? token.slice(this.#continuation.length) : ` ${token}`);
     const byte = /^<0x([0-9A-F]{2})>$/.exec(token);
     return byte ? Uint8Array.of(Number.parseInt(byte[1]!, 16)) : utf8Encoder.encode(token.replaceAll("▁", " "));
   }

@@ -8,7 +8,7 @@ export interface TokenizerJson {
   readonly post_processor: unknown;
   readonly decoder: unknown;
   readonly model: {
-    readonly type: "BPE";
+    readonly type: "BPE" | "WordPiece";
     readonly vocab: Readonly<Record<string, number>>;
     readonly merges: readonly (string | readonly [string, string])[];
     readonly [option: string]: unknown;
@@ -38,8 +38,9 @@ export function checkTokenizerJson(json: unknown, where: string): TokenizerJson 
   if (!isRecord(json)) return fail("expected a JSON object with a model, as the tokenizers library writes it.");
   const { model } = json;
   if (!isRecord(model)) return fail('there is no "model" in it: this is not a tokenizer.json of the tokenizers library.');
-  if (model.type !== undefined && model.type !== "BPE")
-    return fail(`model type ${quote(model.type)} is not supported: expected BPE.`);
+  const { type = "BPE" } = model;
+  if (type !== "BPE" && type !== "WordPiece")
+    return fail(`model type ${quote(type)} is not supported: expected BPE or WordPiece.`);
   if (!isRecord(model.vocab)) return fail('"model.vocab" has to map tokens to ids.');
 
   const vocab = model.vocab as Record<string, number>;
@@ -88,7 +89,7 @@ export function checkTokenizerJson(json: unknown, where: string): TokenizerJson 
     pre_tokenizer: json.pre_tokenizer ?? null,
     post_processor: json.post_processor ?? null,
     decoder: json.decoder ?? null,
-    model: { ...model, type: "BPE", vocab, merges },
+    model: { ...model, type, vocab, merges },
   };
 }
 

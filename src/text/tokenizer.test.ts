@@ -225,7 +225,7 @@ test("damaged and hostile tokenizer files are refused with their fault named", (
   for (let level = 0; level < 20_000; level++) deep = { type: "Sequence", pretokenizers: [deep] };
   const faults: [RegExp, (json: Record<string, unknown> & { model: Record<string, unknown> }) => void][] = [
     [/no "model"/, (json) => Object.assign(json, { model: null })],
-    [/"WordPiece" is not supported/, (json) => Object.assign(json.model, { type: "WordPiece" })],
+    [/"Unigram" is not supported/, (json) => Object.assign(json.model, { type: "Unigram" })],
     [/map tokens to ids/, (json) => Object.assign(json.model, { vocab: ["a"] })],
     [/vocabulary is empty/, (json) => Object.assign(json.model, { vocab: {} })],
     [/has id -1/, (json) => Object.assign(json.model, { vocab: { a: -1 } })],
@@ -295,4 +295,39 @@ test("missing and broken files are named", async () => {
   } finally {
     await rm(folder, { recursive: true });
   }
+});
+
+test("WordPiece: words in pieces between [CLS] and [SEP], and back", () => {
+  const words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "un", "##aff", "##able", "hello", "你", "!"];
+  const special = (content: string) => ({ content, id: words.indexOf(content), special: true, normalized: false });
+  const tokenizer = new Tokenizer({
+    json: {
+      model: {
+        type: "WordPiece",
+        unk_token: "[UNK]",
+        continuing_subword_prefix: "##",
+        max_input_chars_per_word: 100,
+        vocab: Object.fromEntries(words.map((word, id) => [word, id])),
+      },
+      added_tokens: ["[PAD]", "[UNK]", "[CLS]", "[SEP]"].map(special),
+      normalizer: { type: "BertNormalizer", clean_text: true, handle_chinese_chars: true, strip_accents: null, lowercase: true },
+      pre_tokenizer: { type: "BertPreTokenizer" },
+      decoder: { type: "WordPiece", prefix: "##", cleanup: true },
+    },
+    roles: {},
+    stopIds: [],
+    addsBos: false,
+    frame: { before: ["[CLS]"], after: ["[SEP]"] },
+    files: [],
+    where: "tokenizer.json",
+  });
+  const ids = tokenizer.encodeFramed("Unaffable 你HELLO! zebra");
+  assert.deepEqual([...ids], [2, 4, 5, 6, 8, 7, 9, 1, 3]);
+  assert.deepEqual(
+    [...tokenizer.encodeFramed("unaffable", 4)],
+    [2, 4, 5, 3],
+    "what is cut is the text, not what stands around it",
+  );
+  assert.equal(tokenizer.decode(ids), "unaffable 你 hello !");
+  assert.ok(!tokenizer.encode("[CLS]", { special: false }).includes(2), "text never becomes a control token");
 });

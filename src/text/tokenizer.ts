@@ -13,6 +13,12 @@ export interface RoleTokens {
   readonly pad_token?: string;
 }
 
+/** Tokens that a model expects around a text: `[CLS]` and `[SEP]`, or a begin-of-sequence token. */
+export interface TokenFrame {
+  readonly before: readonly string[];
+  readonly after: readonly string[];
+}
+
 /** A file of a tokenizer, to be saved beside an adapter. */
 export interface TextFile {
   readonly name: string;
@@ -41,6 +47,8 @@ export interface TokenizerParts {
   readonly chatTemplate?: string;
   /** Whether plain encoding puts the begin-of-sequence token first. The chat template decides for chats, never this. */
   readonly addsBos: boolean;
+  /** What plain encoding puts around a text; without it, the begin-of-sequence token where `addsBos` says so. */
+  readonly frame?: TokenFrame;
   /** Rows of the model's embedding; tokens beyond them cannot be used. */
   readonly embeddingRows?: number;
   readonly files: readonly TextFile[];
@@ -73,7 +81,7 @@ interface Added {
 }
 
 /**
- * Text to token ids and back, on the stages of @huggingface/tokenizers (normalise, split, BPE).
+ * Text to token ids and back, on the stages of @huggingface/tokenizers (normalise, split, BPE or WordPiece).
  *
  * The stages are driven from here rather than through that library's `encode`, because text from data must never become a control
  * token: control tokens (those marked special) are found only where the caller asks for them. Other added tokens, such as
@@ -96,6 +104,7 @@ export class Tokenizer {
   /** What the user should know about this tokenizer. */
   readonly notices: readonly string[];
 
+  readonly #frame: { readonly before: readonly number[]; readonly after: readonly number[] };
   readonly #stages: Stages;
   readonly #control: Splitter;
   readonly #literal: Splitter;
@@ -150,6 +159,10 @@ export class Tokenizer {
     if (this.eosId !== undefined) stopIds.add(this.eosId);
     this.stopIds = stopIds;
     this.addsBos = parts.addsBos && this.bosId !== undefined;
+    const idsOf = (tokens: readonly string[]) => tokens.flatMap((token) => this.idOf(token) ?? []);
+    const before = idsOf(parts.frame?.before ?? []);
+    if (this.addsBos && before[0] !== this.bosId) before.unshift(this.bosId!);
+    this.#frame = { before, after: idsOf(parts.frame?.after ?? []) };
     this.chatTemplate = parts.chatTemplate;
     this.prefixesSpace = this.#words("x", 0).join("") !== "x";
 
@@ -188,6 +201,16 @@ export class Tokenizer {
       const message = `tokenizing ${text.length} characters took over ${seconds} s: a regular expression of the file never ends.`;
       return new ModelError(`${this.#where}: ${message}`);
     });
+  }
+
+  /**
+   * A text for a model that reads it alone, without a chat: its first tokens, at most `maxLength` with those that belong around it.
+   * Ids are those of transformers' `tokenizer(text, truncation=True)`.
+   */
+  encodeFramed(text: string, maxLength = Number.POSITIVE_INFINITY): Int32Array {
+    const { before, after } = this.#frame;
+    const room = Math.max(0, maxLength - before.length - after.length);
+    return Int32Array.from([...before, ...this.encode(text, { special: false }).subarray(0, room), ...after]);
   }
 
   /** Cuts a text at the control tokens in it, in order; the texts between them may still hold other added tokens. */
