@@ -4,6 +4,7 @@
 #include "kernels/attention.h"
 #include "kernels/elements.h"
 #include "kernels/gemm.h"
+#include "kernels/matrix.h"
 #include "kernels/optim.h"
 #include "kernels/quant.h"
 #include "kernels/rows.h"
@@ -17,6 +18,7 @@ struct KernelTable {
   RowKernels rows;
   ElementKernels elements;
   OptimKernels optim;
+  MatrixKernels matrix;
 };
 
 /// The table of the tier in use. Kernels check nothing: sizes and indices were checked at the border (binding/).

@@ -2,8 +2,10 @@ import assert from "node:assert/strict";
 import test, { describe } from "node:test";
 import { activation } from "../src/core/ops/activation.js";
 import { add } from "../src/core/ops/add.js";
+import { addBias } from "../src/core/ops/add-bias.js";
 import { attention } from "../src/core/ops/attention.js";
 import { splitColumns } from "../src/core/ops/columns.js";
+import { divideSqrt } from "../src/core/ops/divide-sqrt.js";
 import { dropout } from "../src/core/ops/dropout.js";
 import { embedding } from "../src/core/ops/embedding.js";
 import { gated } from "../src/core/ops/gated.js";
@@ -15,6 +17,7 @@ import { rmsNorm } from "../src/core/ops/rms-norm.js";
 import { rope } from "../src/core/ops/rope.js";
 import { gatherRows } from "../src/core/ops/rows.js";
 import { scale } from "../src/core/ops/scale.js";
+import { scaleColumns } from "../src/core/ops/scale-columns.js";
 import { Rng } from "../src/core/rng.js";
 import { checkpoint, differentiate } from "../src/core/tape.js";
 import { scope, Tensor } from "../src/core/tensor.js";
@@ -60,6 +63,12 @@ for (const isa of engine.info().tiers)
         return add(mul(a!, c!), linear(b!, w!));
       }));
     test("add", () => check({ a: { shape: [7, 5] }, b: { shape: [7, 5] } }, (a, b) => add(a!, b!)));
+    test("addBias", () => check({ x: { shape: [7, 5] }, b: { shape: [5] } }, (x, b) => addBias(x!, b!)));
+    test("scaleColumns", () => check({ x: { shape: [7, 5] }, s: { shape: [5] } }, (x, s) => scaleColumns(x!, s!)));
+    test("divideSqrt", () => {
+      const squares = Tensor.from(device, [0.5, 2, 0, 9, 1], [5]);
+      return check({ x: { shape: [5] } }, (x) => divideSqrt(x!, squares));
+    });
     test("add of a tensor to itself", () => check({ a: { shape: [7, 5] } }, (a) => add(a!, a!)));
     test("gatherRows, a row twice", () => check({ x: { shape: [7, 5] } }, (x) => gatherRows(x!, Int32Array.of(6, 0, 6))));
     test("attention", () =>
@@ -161,6 +170,9 @@ test("shapes that do not fit are refused with both shapes named", () => {
   const w = Tensor.zeros(device, [3, 5]);
   assert.throws(() => linear(x, w), /expected x of shape \[\.\.\., 5\] \(the columns of weight\), got \[4, 6\]/);
   assert.throws(() => rmsNorm(x, Tensor.zeros(device, [5]), 1e-5), /rmsNorm: expected weight of shape \[6\]/);
+  assert.throws(() => addBias(x, Tensor.zeros(device, [5])), /addBias: expected bias of shape \[6\]/);
+  assert.throws(() => scaleColumns(x, Tensor.zeros(device, [4])), /scaleColumns: expected scale of shape \[6\]/);
+  assert.throws(() => divideSqrt(x, w), /divideSqrt: expected squares of shape \[4, 6\]/);
   assert.throws(() => add(x, w), /add: expected b of shape \[4, 6\]/);
   assert.throws(() => attention(x, x, x, segments, heads), /attention: expected q with 24 columns/);
   assert.throws(() => rope(x, Tensor.zeros(device, [8, 2, 3]), Int32Array.of(1), 6), /expected 4 positions/);

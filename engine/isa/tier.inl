@@ -39,8 +39,10 @@ namespace ATTUNE_TIER {
 #include "../kernels/reduce.inl"
 
 #include "../kernels/layer_norm.inl"
+#include "../kernels/matrix.inl"
 #include "../kernels/rms_norm.inl"
 #include "../kernels/rope.inl"
+#include "../kernels/svd.inl"
 
 extern const KernelTable table; // constexpr alone would make it local; constexpr, so that nothing of this tier runs at load
 constexpr KernelTable table = {
@@ -51,6 +53,7 @@ constexpr KernelTable table = {
      copy_columns, rope, cross_entropy, add_bias, bias_grad},
     {fill, copy, convert, add, scale, mul, activation, activation_grad, gated, gated_grad, dropout, sum, sum_squares},
     {adamw},
+    {scale_rows, scale_columns, row_dots, column_dots, divide_sqrt, svd},
 };
 
 } // namespace ATTUNE_TIER

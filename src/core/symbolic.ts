@@ -47,6 +47,8 @@ export class SymbolicDevice implements Device {
 /** The engine rounds every block up to this. */
 const ALIGNMENT = 64;
 const F32 = 4;
+/** How often the singular value decomposition goes over all pairs of rows, about. */
+const JACOBI_SWEEPS = 8;
 
 class Counter {
   flops = 0;
@@ -166,6 +168,13 @@ function symbolicKernels(counter: Counter): Kernels {
       each(indices.length * cols, accumulate ? 1 : 0, accumulate ? 3 : 2),
     sum: (_x, _y, count) => each(count, 1, 1),
     sumSquares: (_x, _y, count) => each(count, 2, 1),
+
+    scaleRows: (_x, _scale, _y, rows, cols) => each(rows * cols, 1, 2),
+    scaleColumns: (_x, _scale, _y, rows, cols) => each(rows * cols, 1, 2),
+    rowDots: (_a, _b, _y, rows, cols) => each(rows * cols, 2, 2),
+    columnDots: (_a, _b, _y, rows, cols) => each(rows * cols, 2, 2),
+    divideSqrt: (_x, _squares, _y, count) => each(count, 2, 3),
+    svd: (_x, _u, _s, rows, cols) => each((JACOBI_SWEEPS * rows * rows * (rows + cols)) / 2, 12, 1),
 
     adamw: (_p, _g, _m, _v, count) => each(count, 14, 7),
   };

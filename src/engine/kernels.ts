@@ -14,7 +14,7 @@ import type { DType } from "./dtype.js";
  *
  * The same interface is implemented by the symbolic device (src/core/symbolic.ts), which allocates and computes nothing.
  */
-export interface Kernels extends Memory, Products, Layers, Elementwise, Training {}
+export interface Kernels extends Memory, Products, Layers, Elementwise, Matrices, Training {}
 
 /** A block of the engine's memory. Numbers are never reused while a block is alive. */
 export type Id = number;
@@ -145,8 +145,8 @@ export interface Elementwise {
   /** Between number types, and from blocks to f32. */
   convert(x: Id, xType: DType, y: Id, yType: DType, count: number): void;
   /**
-   * Numbers x (rows, cols) to blocks: `yType` is nf4, fp4, nf4_f32 or fp4_f32. Codes are those that bitsandbytes gives the same numbers in
-   * f32 on a CPU.
+   * Numbers x (rows, cols) to blocks. Those of nf4, fp4, nf4_f32 and fp4_f32 get the codes that bitsandbytes gives the same numbers in f32 on
+   * a CPU; those of q8_0, q4_0, q4_1, q5_0, q4_k and q6_k the bits that ggml gives them without an importance matrix.
    */
   quantize(x: Id, xType: DType, y: Id, yType: DType, rows: number, cols: number): void;
   /** y = a + b; y may be a or b. */
@@ -189,6 +189,24 @@ export interface Elementwise {
   sum(x: Id, y: Id, count: number, accumulate: boolean): void;
   /** y (1) = Σ x², summed in f64 over fixed chunks. */
   sumSquares(x: Id, y: Id, count: number, accumulate: boolean): void;
+}
+
+export interface Matrices {
+  /** y (rows, cols) = x · scale (rows), each row with its own factor; y may be x. */
+  scaleRows(x: Id, scale: Id, y: Id, rows: number, cols: number): void;
+  /** y (rows, cols) = x · scale (cols), each column with its own factor; y may be x. */
+  scaleColumns(x: Id, scale: Id, y: Id, rows: number, cols: number): void;
+  /** y (rows) = Σ over columns of a · b */
+  rowDots(a: Id, b: Id, y: Id, rows: number, cols: number, accumulate: boolean): void;
+  /** y (cols) = Σ over rows of a · b */
+  columnDots(a: Id, b: Id, y: Id, rows: number, cols: number, accumulate: boolean): void;
+  /** y = x / √squares, 0 where squares is not above 0; y may be x or squares. */
+  divideSqrt(x: Id, squares: Id, y: Id, count: number): void;
+  /**
+   * x (rows, cols) = uᵀ diag(s) v by rotating pairs of rows (one-sided Jacobi): v takes x's place, its rows of length 1 or 0; s (rows) falls;
+   * u is (rows, rows). Quick for few rows.
+   */
+  svd(x: Id, u: Id, s: Id, rows: number, cols: number): void;
 }
 
 export interface Training {

@@ -1,0 +1,41 @@
+static void scale_rows(const float* x, const float* scale, float* y, int64_t rows, int64_t cols) {
+  for_chunks(rows, chunk_rows(cols), [=](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      const float* in = x + row * cols;
+      float* out = y + row * cols;
+      const float factor = scale[row];
+      for_vectors(0, cols, [=](auto at) { at.store(out, factor * at.load(in)); });
+    }
+  });
+}
+
+static void scale_columns(const float* x, const float* scale, float* y, int64_t rows, int64_t cols) {
+  for_chunks(rows, chunk_rows(cols), [=](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      const float* in = x + row * cols;
+      float* out = y + row * cols;
+      for_vectors(0, cols, [=](auto at) { at.store(out, at.load(scale) * at.load(in)); });
+    }
+  });
+}
+
+static void row_dots(const float* a, const float* b, float* y, int64_t rows, int64_t cols, bool accumulate) {
+  for_chunks(rows, chunk_rows(cols), [=](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      const float* p = a + row * cols;
+      const float* q = b + row * cols;
+      const float dot = sum_row(cols, [=](auto at) { return at.load(p) * at.load(q); });
+      y[row] = accumulate ? y[row] + dot : dot;
+    }
+  });
+}
+
+static void column_dots(const float* a, const float* b, float* y, int64_t rows, int64_t cols, bool accumulate) {
+  reduce_rows(y, rows, cols, accumulate, [=](auto at, int64_t row) { return at.load(a + row * cols) * at.load(b + row * cols); });
+}
+
+static void divide_sqrt(const float* x, const float* squares, float* y, int64_t count) {
+  for_chunks(count, chunk_elements, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) y[i] = squares[i] > 0.0f ? x[i] / sqrtf(squares[i]) : 0.0f;
+  });
+}
