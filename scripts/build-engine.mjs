@@ -26,6 +26,9 @@ const flags = [
   ...[debug ? "-Og" : "-O3", `-I${nodeApi.include_dir}`, ...extraFlags],
 ];
 
+// Where another program's rounding is to be met bit by bit, on every machine.
+const fusesNothing = /quantize_gguf\.cpp$/;
+
 // Each tier's flags contain the lower tier's. A tier that the compiler does not know is left out.
 const avx2 = words("-mavx2 -mfma -mf16c -mbmi2");
 const avx512 = [...avx2, ...words("-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512")];
@@ -43,7 +46,7 @@ mkdirSync(cache, { recursive: true });
 const jobs = filesIn(engine, /\.cpp$/).flatMap((source) => {
   const tier = /isa[\\/](\w+)\.cpp$/.exec(source)?.[1];
   if (tier && tier !== "portable" && !(tier in tiers)) return [];
-  const own = [...flags, ...(tier ? (tiers[tier] ?? []) : defines)];
+  const own = [...flags, ...(tier ? (tiers[tier] ?? []) : defines), ...(fusesNothing.test(source) ? ["-ffp-contract=off"] : [])];
   const object = join(cache, `${hashOf([common, source, readFileSync(source), own.join(" ")])}.o`);
   return [{ source, object, own, weight: tier ? 1 : 0 }];
 });

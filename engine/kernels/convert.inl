@@ -5,23 +5,6 @@ static inline uint16_t to_bf16(float value) {
   return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? bits >> 16 | 0x40u : rounded >> 16);
 }
 
-static inline uint16_t to_f16(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  const uint32_t sign = bits >> 16 & 0x8000u, size = bits & 0x7FFFFFFFu;
-  if (size > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u);
-  if (size >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7C00u); // 65536 and more
-  if (size < 0x38800000u) { // below the normal numbers: adding 0.5 leaves a multiple of 2⁻²⁴ in the low bits, rounded to even
-    float magnitude;
-    memcpy(&magnitude, &size, sizeof magnitude);
-    magnitude += 0.5f;
-    uint32_t shifted;
-    memcpy(&shifted, &magnitude, sizeof shifted);
-    return static_cast<uint16_t>(sign | (shifted - 0x3F000000u));
-  }
-  return static_cast<uint16_t>(sign | ((size - 0x38000000u + 0xFFFu + (size >> 13 & 1u)) >> 13));
-}
-
 static void narrow(const float* x, int y_type, uint16_t* y, int64_t count) {
   if (y_type == BF16) {
 #pragma omp simd

@@ -2,6 +2,9 @@
 #pragma once
 #include <stdint.h>
 
+#include "../half.h"
+#include "../quantize_gguf.h"
+
 namespace attune {
 
 struct QuantKernels {
@@ -12,6 +15,9 @@ struct QuantKernels {
 };
 
 /// Types that `quantize` makes.
-static constexpr bool is_quantized_to(int type) { return type == NF4 || type == FP4 || type == NF4_F32 || type == FP4_F32; }
+static constexpr bool is_quantized_to(int type) {
+  return type == Q8_0 || type == Q4_0 || type == Q4_1 || type == Q5_0 || type == Q4_K || type == Q6_K || type == NF4 || type == FP4 ||
+         type == NF4_F32 || type == FP4_F32;
+}
 
 } // namespace attune

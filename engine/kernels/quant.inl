@@ -14,14 +14,11 @@ static inline To bit_cast(const From& from) {
 
 static inline float from_bits(uint32_t u) { return bit_cast<float>(u); }
 
-/// Exact. f16's exponent is moved under f32's and corrected by a multiplication, which makes subnormals right as well.
 static inline float from_f16(uint16_t h) {
 #if defined(__F16C__)
   return _cvtsh_ss(h);
 #else
-  const float magnitude = from_bits(uint32_t(h & 0x7fff) << 13) * 0x1p112f;
-  const uint32_t special = (h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u; // infinity or NaN
-  return from_bits(bit_cast<uint32_t>(magnitude) | special | uint32_t(h & 0x8000) << 16);
+  return attune::from_f16(h);
 #endif
 }
 

@@ -1,4 +1,5 @@
-// f32 to blocks. Here: bitsandbytes' 4-bit types, with the codes that its `quantize_4bit` gives on a CPU (bitsandbytes 0.50).
+// f32 to blocks. Here: bitsandbytes' 4-bit types, with the codes that its `quantize_4bit` gives on a CPU (bitsandbytes 0.50). GGUF's are in
+// quantize_gguf.cpp.
 #pragma once
 #include "quant.inl"
 #include "quant_tables.inl"
@@ -102,12 +103,25 @@ static void quantize_super_blocks(const void* x, int x_type, SuperBlock4Bit* y, 
   });
 }
 
+static void quantize_gguf_blocks(const void* x, int x_type, void* y, int y_type, int64_t count) {
+  for_chunks(count, chunk_elements, [=](int64_t begin, int64_t end) {
+    constexpr int64_t step = 256; // whole blocks of every type
+    for (int64_t i = begin; i < end; i += step) {
+      const int64_t n = end - i < step ? end - i : step;
+      float wide[step];
+      expand(x_type, x, i, wide, n);
+      quantize_gguf(y_type, wide, static_cast<char*>(y) + i / dtype_info[y_type].block * dtype_info[y_type].bytes, n);
+    }
+  });
+}
+
 static void quantize(const void* x, int x_type, void* y, int y_type, int64_t count) {
   switch (y_type) {
   case NF4: return quantize_super_blocks<nf4_table>(x, x_type, static_cast<SuperBlock4Bit*>(y), count);
   case FP4: return quantize_super_blocks<fp4_table>(x, x_type, static_cast<SuperBlock4Bit*>(y), count);
   case NF4_F32: return quantize_f32_blocks<nf4_table>(x, x_type, static_cast<Block4BitF32*>(y), count);
   case FP4_F32: return quantize_f32_blocks<fp4_table>(x, x_type, static_cast<Block4BitF32*>(y), count);
+  default: return quantize_gguf_blocks(x, x_type, y, y_type, count);
   }
 }
 
