@@ -5,7 +5,7 @@ import type { RoleTokens, TokenizerParts } from "./tokenizer.js";
 type Metadata = Readonly<Record<string, unknown>>;
 
 /** `tokenizer.ggml.token_type` (llama.cpp, include/llama.h: llama_token_type). */
-const tokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
+export const tokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
 /**
  * The tokenizer that a GGUF file carries in its metadata, written as a tokenizer.json. `gpt2` is byte-level BPE, `llama` is
