@@ -228,9 +228,42 @@ test("PEFT's own adapter loads, and is nothing before training", async () => {
   tuned.dispose();
 });
 
+/** A tuner with settings, and how far step 0 may be from the base model: 0 where the promise is the same bits. */
+interface Promised {
+  readonly name: string;
+  readonly tuner: Tuner;
+  readonly settings?: Readonly<Record<string, unknown>>;
+  readonly startTolerance?: number;
+}
+
+const tunerNamed = (name: string) => tuners.find((tuner) => tuner.name === name)!;
+
+/** The variants of LoRA; each tuner with its defaults is covered by being in the list of tuners. */
+const loraVariants: readonly Promised[] = [
+  { name: "lora with use_rslora", settings: { use_rslora: true, lora_rank: 4 } },
+  { name: "lora with use_dora", settings: { use_dora: true }, startTolerance: 5e-5 },
+  { name: "lora with pissa_init", settings: { pissa_init: true }, startTolerance: 5e-5 },
+  { name: "lora with loraplus_lr_ratio", settings: { loraplus_lr_ratio: 4 } },
+  { name: "lora with additional_target lm_head", settings: { additional_target: "lm_head" } },
+  { name: "lora with additional_target embed_tokens", settings: { additional_target: ["embed_tokens", "model.norm"] } },
+  {
+    name: "lora with patterns",
+    settings: {
+      lora_target: ".*\\.(q|v|up)_proj",
+      exclude_modules: "layers.1.self_attn.v_proj",
+      rank_pattern: { "layers\\.0\\..*": 2, up_proj: 5 },
+      alpha_pattern: { q_proj: 3 },
+    },
+  },
+  { name: "lora in one layer", settings: { layers_to_transform: 1, layers_pattern: "layers" } },
+].map((variant) => ({ tuner: tunerNamed("lora"), ...variant }));
+
 /** What every tuner promises: a new one in the list is covered by being there. */
-for (const tuner of tuners as readonly Tuner[]) {
-  const config = tuner.config.parse({});
+for (const { name, tuner, settings = {}, startTolerance = 0 } of [
+  ...tuners.map((tuner): Promised => ({ name: tuner.name, tuner })),
+  ...loraVariants,
+]) {
+  const config = tuner.config.parse(settings);
   const prepared = async () => {
     const { model, files } = await loadTinyLlama("tied");
     const base = await logitsOf(model);
@@ -238,47 +271,63 @@ for (const tuner of tuners as readonly Tuner[]) {
     return { model, files, base };
   };
 
-  test(`${tuner.name}: step 0 equals the base model`, async () => {
+  test(`${name}: step 0 equals the base model`, async () => {
     const { model, base } = await prepared();
-    assert.deepEqual(await logitsOf(model), base);
+    if (startTolerance === 0) assert.deepEqual(await logitsOf(model), base);
+    else assertClose(await logitsOf(model), base, startTolerance, "step 0");
     model.dispose();
   });
 
-  test(`${tuner.name}: only its own parameters get gradients, and the loss falls on a tiny set`, async () => {
+  test(`${name}: only its own parameters get gradients, and the loss falls on a tiny set`, async () => {
     const { model } = await prepared();
     const events = await runReference(model, {
       ...reference.lora,
       settings: { ...reference.lora.settings, learning_rate: 3e-3 },
     });
     const mean = (part: typeof events) => part.reduce((sum, { loss }) => sum + loss, 0) / part.length;
-    assert.ok(mean(events.slice(-5)) < 0.8 * mean(events.slice(0, 5)));
+    assert.ok(mean(events.slice(-5)) < 0.9 * mean(events.slice(0, 5)));
     const batch = sft.collate([exampleOf(reference.sequences[0]!)]);
     differentiate(() => sft.loss(model, batch)).dispose();
-    for (const [name, parameter] of model.namedParameters())
-      assert.equal(parameter.value.grad !== null, parameter.requiresGrad, name);
+    for (const [path, parameter] of model.namedParameters())
+      assert.equal(parameter.value.grad !== null, parameter.requiresGrad, path);
     model.dispose();
   });
 
-  test(`${tuner.name}: saved, loaded into a fresh model, the logits are the same bits`, async () => {
+  test(`${name}: saved, loaded into a fresh model, the logits are the same bits`, async () => {
     const { model, files } = await prepared();
     await runReference(model, reference.lora);
     const folder = await mkdtemp(join(tmpdir(), "attune-tuned-"));
-    await saveTuned(folder, model, tuner, config, { name: "tiny", config: files.config });
+    const origin = { name: "tiny", config: files.config };
+    await saveTuned(folder, model, tuner, config, origin);
     const fresh = await prepared();
     await loadTuned(folder, fresh.model, tuner);
     assert.deepEqual(await logitsOf(fresh.model), await logitsOf(model));
+    if (tuner.adapter !== undefined) {
+      const { model: used } = await loadTinyLlama("tied");
+      await applyAdapter(folder, used, tuners, new Rng(0));
+      assertClose(await logitsOf(used), await logitsOf(model), 1e-5, "applied from its folder alone");
+      used.dispose();
+    }
     model.dispose();
     fresh.model.dispose();
   });
 
   if (tuner.merge !== undefined)
-    test(`${tuner.name}: merged, the logits are those of the adapter`, async () => {
+    test(`${name}: merged, the logits are those of the adapter`, async () => {
       const { model } = await prepared();
       await runReference(model, reference.lora);
       const separate = await logitsOf(model);
       tuner.merge!(model);
       assertClose(await logitsOf(model), separate, 1e-3, "merged");
-      assert.ok([...model.namedParameters()].every(([name]) => !name.includes("lora")));
+      assert.ok([...model.namedParameters()].every(([path]) => !path.includes("lora")));
       model.dispose();
     });
+
+  test(`${name}: nothing is left in memory`, async () => {
+    const before = engine.stats().liveBytes;
+    const { model } = await prepared();
+    await runReference(model, reference.lora);
+    model.dispose();
+    assert.equal(engine.stats().liveBytes, before);
+  });
 }

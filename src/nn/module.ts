@@ -4,10 +4,19 @@ import { ModelError, ShapeError } from "../errors.js";
 /** A weight of a module: a shape from the start, a value once it is loaded or initialised. The parameter owns its value. */
 export class Parameter {
   readonly shape: Shape;
+  /** The weight of the base that this one stands in for while it trains. Put back, it makes the base again. */
+  readonly original: Parameter | null;
+  /** Whether files hold this matrix as (in, out), as transformers' Conv1D does. Blocks of quantized numbers always stand as (out, in). */
+  isStoredTransposed = false;
+  /** The learning rate is multiplied by this. */
+  learningRateScale = 1;
+  /** Whether it is saved with what trains although it does not train. */
+  isKept = false;
   #value: Tensor | null = null;
 
-  constructor(shape: Shape, value?: Tensor) {
+  constructor(shape: Shape, value?: Tensor, original: Parameter | null = null) {
     this.shape = shape;
+    this.original = original;
     if (value !== undefined) this.value = value;
   }
 
@@ -92,16 +101,26 @@ export abstract class Module {
     return new Map([...this.namedParameters()].filter(([, parameter]) => parameter.requiresGrad));
   }
 
-  /** Puts `module` in the place of the one at `path`, or of a null that waits there for one. Throws ModelError if there is no such place. */
-  replace(path: string, module: Module): void {
+  /** The parameters that must be saved for training to go on: those that train, and those that are kept with them. */
+  savedParameters(): Map<string, Parameter> {
+    return new Map([...this.namedParameters()].filter(([, parameter]) => parameter.requiresGrad || parameter.isKept));
+  }
+
+  /**
+   * Puts a module or a parameter in the place of the one at `path`, or of a null that waits there for one. Throws ModelError if there is no such
+   * place.
+   */
+  replace(path: string, part: Module | Parameter): void {
     const names = path.split(".");
     const last = names.pop()!;
     let place: unknown = this;
     for (const name of names) place = (place as Record<string, unknown> | undefined)?.[name];
     const slots = place as Record<string, unknown> | undefined;
     const before = slots?.[last];
-    if (!(before instanceof Module) && before !== null) throw new ModelError(`there is no module "${path}" to replace`);
-    slots![last] = module;
+    const kind = part instanceof Module ? Module : Parameter;
+    if (!(before instanceof kind) && before !== null)
+      throw new ModelError(`there is no ${part instanceof Module ? "module" : "parameter"} "${path}" to replace`);
+    slots![last] = part;
   }
 
   freeze(): void {
@@ -113,6 +132,9 @@ export abstract class Module {
   }
 
   dispose(): void {
-    for (const [, parameter] of this.namedParameters()) parameter.dispose();
+    for (const [, parameter] of this.namedParameters()) {
+      parameter.dispose();
+      parameter.original?.dispose();
+    }
   }
 }

@@ -1,24 +1,39 @@
 import { Tensor, unscoped } from "../core/tensor.js";
 import type { LanguageModel } from "../models/language-model.js";
-import type { Parameter } from "../nn/module.js";
+import { Parameter } from "../nn/module.js";
 
-/**
- * Lets a loaded weight train as it is. One stored in another type is expanded to f32 first: the optimizer's small steps would be lost in 8 bits of
- * mantissa.
- */
+/** Lets a loaded weight train in its place, in f32. */
 export function trainWhole(parameter: Parameter): void {
-  const stored = parameter.value;
-  if (stored.dtype !== "f32") {
-    const expanded = unscoped(() => Tensor.empty(stored.device, stored.shape));
-    stored.device.kernels.convert(stored.id, stored.dtype, expanded.id, "f32", stored.size);
-    parameter.value = expanded;
-  }
+  if (parameter.value.dtype !== "f32") parameter.value = inFloats(parameter.value);
   parameter.requiresGrad = true;
 }
 
-/** Lets the modules of these names, or of names that end so after a dot, train whole; PEFT's modules_to_save. */
+/** A weight in f32, for the caller to dispose: the optimizer's small steps would be lost in 8 bits of mantissa. */
+function inFloats(stored: Tensor): Tensor {
+  const { kernels } = stored.device;
+  const expanded = unscoped(() => Tensor.empty(stored.device, stored.shape));
+  kernels.convert(stored.id, stored.dtype, expanded.id, "f32", stored.size);
+  return expanded;
+}
+
+/**
+ * Lets copies of weights train in their places, so that the base stays as it was: those of the modules of these names, or of names that end so
+ * after a dot; PEFT's modules_to_save. A weight that two modules share is shared no longer.
+ */
 export function trainModules(model: LanguageModel, names: readonly string[]): void {
-  for (const [, parameter] of parametersBelow(model, names)) trainWhole(parameter);
+  trainCopies(model, (path) => isBelow(path, names));
+}
+
+/** The same for the parameters that `isWanted` chooses by their paths. */
+export function trainCopies(model: LanguageModel, isWanted: (path: string) => boolean): void {
+  for (const [place, module] of model.namedModules())
+    for (const [name, parameter] of module.namedChildren()) {
+      const path = place === "" ? name : `${place}.${name}`;
+      if (!(parameter instanceof Parameter) || parameter.requiresGrad || !isWanted(path)) continue;
+      const copy = new Parameter(parameter.shape, inFloats(parameter.value), parameter);
+      copy.requiresGrad = true;
+      model.replace(path, copy);
+    }
 }
 
 /** The parameters of the modules of these names. */
@@ -26,6 +41,10 @@ export function* parametersBelow(
   model: LanguageModel,
   names: readonly string[],
 ): Generator<[name: string, parameter: Parameter]> {
-  for (const [name, parameter] of model.namedParameters())
-    if (names.some((wanted) => `.${name}`.includes(`.${wanted}.`))) yield [name, parameter];
+  for (const [name, parameter] of model.namedParameters()) if (isBelow(name, names)) yield [name, parameter];
+}
+
+/** Whether something is in one of the modules of these names. */
+function isBelow(path: string, names: readonly string[]): boolean {
+  return names.some((wanted) => `.${path}`.includes(`.${wanted}.`));
 }

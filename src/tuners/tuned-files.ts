@@ -35,7 +35,7 @@ export async function saveTuned(
   origin: AdapterOrigin,
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
-  const parameters = sourcesOf(model.trainableParameters());
+  const parameters = sourcesOf(model.savedParameters());
   if (tuner.adapter === undefined) {
     await writeShardedSafetensors(folder, parameters, { maxShardBytes: 5e9, metadata: { format: "pt" } });
     const { quantization_config: _, ...kept } = origin.config;
@@ -109,9 +109,9 @@ async function openForTraining(folder: string, { library }: AdapterFormat<unknow
 
 type WeightFiles = Pick<AdapterFiles, "path" | "tensors" | "readTensor">;
 
-/** Gives what trains the values of a file, every one of them. */
+/** Gives what trains, and what is kept with it, the values of a file, every one of them. */
 async function fill(model: LanguageModel, { path, tensors, readTensor }: WeightFiles): Promise<void> {
-  const parameters = model.trainableParameters();
+  const parameters = model.savedParameters();
   checkTensors(path, new Map([...parameters].map(([name, { shape }]) => [name, shape])), tensors);
   for (const [name, parameter] of parameters) setValues(parameter.value, await readTensor(name), tensors.get(name)!.dtype);
 }

@@ -1,0 +1,62 @@
+import type { Device } from "../../core/device.js";
+import type { Rng } from "../../core/rng.js";
+import { Tensor, unscoped } from "../../core/tensor.js";
+import { Linear } from "../../nn/linear.js";
+import { Module, Parameter } from "../../nn/module.js";
+
+/** The change B A that a layer learns, before it is scaled. */
+export interface Factors {
+  /** (R, in) */
+  readonly a: Tensor;
+  /** (out, R) */
+  readonly b: Tensor;
+}
+
+/** Kaiming-uniform(√5) for A and zero for B, so that step 0 equals the base model: as microsoft/LoRA and PEFT start. */
+export function freshFactors({ inFeatures, outFeatures, weight }: Linear, rank: number, rng: Rng): Factors {
+  const { device } = weight.value;
+  const bound = 1 / Math.sqrt(inFeatures);
+  const values = Float32Array.from({ length: rank * inFeatures }, () => rng.uniform(-bound, bound));
+  return unscoped(() => ({
+    a: Tensor.from(device, values, [rank, inFeatures]),
+    b: Tensor.zeros(device, [outFeatures, rank]),
+  }));
+}
+
+/** A Linear without bias that trains. */
+export function trainable(weight: Tensor): Linear {
+  const [outFeatures, inFeatures] = weight.shape as [number, number];
+  const layer = new Linear(inFeatures, outFeatures, { weight: new Parameter(weight.shape, weight) });
+  layer.weight.requiresGrad = true;
+  return layer;
+}
+
+/** Factors that do not train but are saved with what does. */
+export class FrozenFactors extends Module {
+  readonly A: Parameter;
+  readonly B: Parameter;
+
+  constructor({ a, b }: Factors) {
+    super();
+    this.A = new Parameter(a.shape, a);
+    this.B = new Parameter(b.shape, b);
+    this.A.isKept = this.B.isKept = true;
+  }
+}
+
+/** w + scale · B A in f32, shape (out, in), for the caller to dispose; w may be of any type. */
+export function changedWeight(w: Tensor, changes: readonly (Factors & { readonly scale: number })[]): Tensor {
+  const { kernels } = w.device;
+  const [rows, columns] = w.shape as [number, number];
+  const changed = unscoped(() => Tensor.empty(w.device, w.shape));
+  kernels.convert(w.id, w.dtype, changed.id, "f32", w.size);
+  for (const { a, b, scale } of changes)
+    kernels.matmulInputGrad(b.id, a.id, "f32", changed.id, rows, a.rows, columns, scale, true, "f32");
+  return changed;
+}
+
+/** (n, n) */
+export function identity(device: Device, n: number): Tensor {
+  const values = Float32Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0));
+  return Tensor.from(device, values, [n, n]);
+}

@@ -1,0 +1,51 @@
+import { dropout } from "../../core/ops/dropout.js";
+import { addLinear } from "../../core/ops/linear.js";
+import type { Tensor } from "../../core/tensor.js";
+import type { Linear, Projection } from "../../nn/linear.js";
+import { Module } from "../../nn/module.js";
+import { changedWeight, type Factors, trainable } from "./factors.js";
+
+/** What a layer's update is multiplied by, and its chance of dropping an input feature. */
+export interface UpdateOptions {
+  readonly scaling: number;
+  readonly dropout: number;
+}
+
+/** A frozen Linear whose weight a low-rank change adapts. Names are PEFT's: they are the keys of saved adapters. */
+export interface AdaptedLinear extends Projection {
+  readonly base_layer: Linear;
+  readonly lora_A: Linear;
+  readonly lora_B: Linear;
+  readonly scaling: number;
+  /** The changed weight in f32, (out, in), for the caller to dispose: in an ordinary Linear it needs no LoRA code to run. */
+  mergedWeight(): Tensor;
+}
+
+/** y = x Wᵀ + s · dropout(x) Aᵀ Bᵀ. x (..., in) → y (..., out), with A (R, in) and B (out, R). */
+export class LoraLinear extends Module implements AdaptedLinear {
+  readonly base_layer: Linear;
+  readonly lora_A: Linear;
+  readonly lora_B: Linear;
+  readonly scaling: number;
+  readonly #dropout: number;
+
+  constructor(base: Linear, { a, b }: Factors, { scaling, dropout }: UpdateOptions) {
+    super();
+    this.base_layer = base;
+    this.lora_A = trainable(a);
+    this.lora_B = trainable(b);
+    this.scaling = scaling;
+    this.#dropout = dropout;
+  }
+
+  forward(x: Tensor): Tensor {
+    const y = this.base_layer.forward(x);
+    const narrow = this.lora_A.forward(dropout(x, this.#dropout)); // (..., R)
+    return addLinear(y, narrow, this.lora_B.weight.value, this.scaling);
+  }
+
+  mergedWeight(): Tensor {
+    const { base_layer, lora_A, lora_B, scaling } = this;
+    return changedWeight(base_layer.weight.value, [{ a: lora_A.weight.value, b: lora_B.weight.value, scale: scaling }]);
+  }
+}

@@ -1,0 +1,128 @@
+import { z } from "zod";
+import type { Tensor } from "../../core/tensor.js";
+import { checkAdapterConfig, modulesToSaveOf, peft } from "../../io/peft.js";
+import type { LanguageModel } from "../../models/language-model.js";
+import type { AdapterFormat } from "../tuner.js";
+import { LoraConfig } from "./config.js";
+import { PissaLinear } from "./pissa-linear.js";
+import { isNamed, leafNames, linearsOf, namesIn } from "./targets.js";
+
+/** LoRA as PEFT keeps it. Source: PEFT 0.21, tuners/lora/config.py and peft_model.py `save_pretrained`. */
+export const peftLora: AdapterFormat<LoraConfig> = {
+  library: peft,
+  recognises: ({ peft_type }) => peft_type === "LORA",
+
+  toJson(config, model) {
+    const alpha = config.lora_alpha ?? 2 * config.lora_rank;
+    // What PiSSA learnt leaves as an ordinary LoRA of twice the rank with the same scaling.
+    const wider = config.pissa_init ? 2 : 1;
+    const stronger = config.use_rslora ? Math.sqrt(wider) : wider;
+    return {
+      peft_type: "LORA",
+      r: wider * config.lora_rank,
+      lora_alpha: stronger * alpha,
+      lora_dropout: config.lora_dropout,
+      target_modules: targetNames(model),
+      rank_pattern: scaled(config.rank_pattern, wider),
+      alpha_pattern: scaled(config.alpha_pattern, stronger),
+      modules_to_save: config.additional_target === null ? null : namesIn(config.additional_target),
+      bias: config.bias,
+      use_rslora: config.use_rslora,
+      use_dora: config.use_dora,
+      fan_in_fan_out: false,
+      init_lora_weights: true,
+    };
+  },
+
+  fromJson(json, tensors) {
+    const known = checkAdapterConfig("adapter_config.json", json, PeftLora);
+    const names = [...tensors.keys()];
+    const paths = names.flatMap((name) => /^(.*)\.lora_[AB]\.weight$/.exec(name)?.[1] ?? []);
+    const isPissa = names.some((name) => name.endsWith(".start.A"));
+    const narrower = isPissa ? 1 / 2 : 1;
+    const weaker = known.use_rslora ? Math.sqrt(narrower) : narrower;
+    const whole = wholeModules(names, modulesToSaveOf(json));
+    return LoraConfig.parse({
+      lora_rank: narrower * known.r,
+      lora_alpha: weaker * known.lora_alpha,
+      lora_dropout: known.lora_dropout,
+      lora_target: [...new Set(paths)], // what is adapted in fact
+      rank_pattern: scaled(known.rank_pattern, narrower),
+      alpha_pattern: scaled(known.alpha_pattern, weaker),
+      use_rslora: known.use_rslora,
+      use_dora: known.use_dora,
+      pissa_init: isPissa,
+      bias: known.bias,
+      additional_target: whole.length === 0 ? null : whole,
+    });
+  },
+
+  computed(model) {
+    const tensors = new Map<string, Tensor>();
+    for (const [path, layer] of model.namedModules())
+      if (layer instanceof PissaLinear) {
+        const { a, b } = layer.difference();
+        tensors.set(`${path}.lora_A.weight`, a).set(`${path}.lora_B.weight`, b);
+      }
+    if (tensors.size === 0) return null;
+    for (const [name, { value }] of model.trainableParameters()) if (!tensors.has(name)) tensors.set(name, value.alias());
+    return tensors;
+  },
+};
+
+/** A pattern of a file: a module's name, perhaps with some freedom, but nothing on which matching could take forever. */
+const Pattern = z
+  .string()
+  .max(200)
+  .refine((pattern) => !/[)\]}*+?][*+?{]/.test(pattern) && (pattern.match(/[*+?{]/g) ?? []).length <= 3, {
+    error: "is no simple pattern for names of modules",
+  });
+
+/**
+ * The keys of adapter_config.json that attune understands, with PEFT's defaults. `init_lora_weights` lists only starts that leave the base
+ * model as it is: with the others (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) the adapter does not fit the unchanged base.
+ */
+const PeftLora = z.object({
+  peft_type: z.literal("LORA"),
+  r: z.int().min(1),
+  lora_alpha: z.number().positive(),
+  lora_dropout: z.number().min(0).lt(1).default(0),
+  rank_pattern: z
+    .record(Pattern, z.int().min(1))
+    .nullish()
+    .transform((patterns) => patterns ?? {}),
+  alpha_pattern: z
+    .record(Pattern, z.number().positive())
+    .nullish()
+    .transform((patterns) => patterns ?? {}),
+  use_rslora: z.boolean().default(false),
+  use_dora: z.boolean().default(false),
+  bias: z.enum(["none", "all", "lora_only"]).default("none"),
+  init_lora_weights: z.union([z.boolean(), z.enum(["gaussian", "eva", "orthogonal"])]).default(true),
+  /** Which modules are adapted is better told from the tensors. */
+  target_modules: z.unknown().optional(),
+  exclude_modules: z.unknown().optional(),
+  layers_to_transform: z.unknown().optional(),
+  layers_pattern: z.unknown().optional(),
+  /** How the base keeps its weights, which a change to it need not know. */
+  fan_in_fan_out: z.boolean().nullish(),
+});
+
+function scaled(patterns: Readonly<Record<string, number>>, factor: number): Record<string, number> {
+  return Object.fromEntries(Object.entries(patterns).map(([pattern, value]) => [pattern, factor * value]));
+}
+
+/** The modules that an adapter's tensors hold whole. PEFT takes every module whose name ends with one of `wanted`, without asking for a dot. */
+function wholeModules(tensors: readonly string[], wanted: readonly string[]): string[] {
+  const modules = tensors.filter((name) => !name.includes(".lora_")).map((name) => name.split(".").slice(0, -1).join("."));
+  return [...new Set(modules)].filter((path) => wanted.some((name) => path.endsWith(name)));
+}
+
+/** Short names where every Linear of that name is adapted, else whole paths. */
+function targetNames(model: LanguageModel): string[] {
+  const plain = linearsOf(model).map(([path]) => path.replace(/\.base_layer$/, ""));
+  const adapted = [...model.namedModules()].filter(([, module]) => "lora_A" in module).map(([path]) => path);
+  const leaves = leafNames(adapted);
+  const isWhole = leaves.every((leaf) => plain.every((path) => !isNamed(path, leaf) || adapted.includes(path)));
+  return isWhole ? leaves : adapted;
+}

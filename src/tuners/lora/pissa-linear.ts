@@ -1,0 +1,83 @@
+import { dropout } from "../../core/ops/dropout.js";
+import { addLinear, linear } from "../../core/ops/linear.js";
+import type { Rng } from "../../core/rng.js";
+import { Tensor, unscoped } from "../../core/tensor.js";
+import type { Linear } from "../../nn/linear.js";
+import { Module } from "../../nn/module.js";
+import { changedWeight, type Factors, FrozenFactors, trainable } from "./factors.js";
+import type { AdaptedLinear, UpdateOptions } from "./lora-linear.js";
+import { balancedFactors } from "./svd.js";
+
+/**
+ * PiSSA: LoRA that starts from the principal part of W instead of zero, while the base keeps the rest.
+ *   y = x (W − s · B₀ A₀)ᵀ + s · dropout(x) Aᵀ Bᵀ,   A = A₀ = √(S/s) Vᵀ and B = B₀ = U √(S/s) at the start, with U S Vᵀ ≈ W of rank R
+ *
+ * Source: Meng et al. 2024, arXiv:2404.02948, eq. 2–4; PEFT 0.21, lora/layer.py `pissa_init`. There W itself is replaced by the rest; here
+ * B₀ A₀ is taken away as it goes, which computes the same, leaves the base untouched in whatever type it has, and costs two more thin products.
+ * What was learnt is s · (B A − B₀ A₀): it leaves as an ordinary LoRA of twice the rank (PEFT's `subtract_mutated_init`).
+ */
+export class PissaLinear extends Module implements AdaptedLinear {
+  readonly base_layer: Linear;
+  readonly lora_A: Linear;
+  readonly lora_B: Linear;
+  readonly start: FrozenFactors;
+  readonly scaling: number;
+  readonly #dropout: number;
+
+  constructor(base: Linear, rank: number, iterations: number, { scaling, dropout }: UpdateOptions, rng: Rng) {
+    super();
+    this.base_layer = base;
+    this.start = new FrozenFactors(balancedFactors(base.weight.value, rank, iterations, 1 / scaling, rng));
+    this.lora_A = trainable(copyOf(this.start.A.value));
+    this.lora_B = trainable(copyOf(this.start.B.value));
+    this.scaling = scaling;
+    this.#dropout = dropout;
+  }
+
+  forward(x: Tensor): Tensor {
+    const { base_layer, lora_A, lora_B, start, scaling } = this;
+    const rest = addLinear(base_layer.forward(x), linear(x, start.A.value), start.B.value, -scaling);
+    return addLinear(rest, lora_A.forward(dropout(x, this.#dropout)), lora_B.weight.value, scaling);
+  }
+
+  mergedWeight(): Tensor {
+    const { base_layer, lora_A, lora_B, start, scaling } = this;
+    return changedWeight(base_layer.weight.value, [
+      { a: lora_A.weight.value, b: lora_B.weight.value, scale: scaling },
+      { a: start.A.value, b: start.B.value, scale: -scaling },
+    ]);
+  }
+
+  /** The change since the start as one pair of twice the rank: [A; A₀] and [B, −B₀]. For the caller to dispose. */
+  difference(): Factors {
+    return differenceOf(
+      { a: this.lora_A.weight.value, b: this.lora_B.weight.value },
+      { a: this.start.A.value, b: this.start.B.value },
+    );
+  }
+}
+
+function copyOf(x: Tensor): Tensor {
+  const copy = unscoped(() => Tensor.empty(x.device, x.shape));
+  x.device.kernels.copy(x.id, copy.id, x.size);
+  return copy;
+}
+
+/** Factors of B A − B₀ A₀. */
+export function differenceOf({ a, b }: Factors, { a: a0, b: b0 }: Factors): Factors {
+  const { device, columns } = a;
+  const { kernels } = device;
+  const rank = a.rows + a0.rows;
+  return unscoped(() => {
+    const both = { a: Tensor.empty(device, [rank, columns]), b: Tensor.empty(device, [b.rows, rank]) };
+    kernels.copyColumns(a.id, a.size, 0, both.a.id, both.a.size, 0, 1, a.size, false);
+    kernels.copyColumns(a0.id, a0.size, 0, both.a.id, both.a.size, a.size, 1, a0.size, false);
+    kernels.fill(both.b.id, 0, both.b.size);
+    kernels.copyColumns(b.id, a.rows, 0, both.b.id, rank, 0, b.rows, a.rows, false);
+    const negative = Tensor.empty(device, b0.shape);
+    kernels.scale(b0.id, negative.id, -1, b0.size, false);
+    kernels.copyColumns(negative.id, a0.rows, 0, both.b.id, rank, a.rows, b.rows, a0.rows, false);
+    negative.dispose();
+    return both;
+  });
+}
