@@ -8,7 +8,7 @@ import { ConfigError } from "../src/errors.js";
 import { Decoder, type Request } from "../src/generate/decoder.js";
 import { greedy } from "../src/generate/sampling.js";
 import { resolveModel } from "../src/io/resolve.js";
-import type { CausalLM } from "../src/models/causal-lm.js";
+import { asCausalLM, type CausalLM } from "../src/models/causal-lm.js";
 import { buildModel, loadWeights, placeWeights } from "../src/models/load.js";
 import { peakMemoryBytes } from "../src/train/loop.js";
 import { measureLimits } from "./kernels.js";
@@ -50,7 +50,7 @@ console.log(
 );
 
 function modelOn(device: Device): CausalLM {
-  return buildModel(device, files.config, files.path);
+  return asCausalLM(buildModel(device, files.config, files.path), "decoding");
 }
 
 function decoderFor(model: CausalLM, maxNewTokens: number): Decoder {

@@ -6,7 +6,7 @@ import type { ComputeType, NativeEngine } from "../src/engine/kernels.js";
 import { ConfigError } from "../src/errors.js";
 import { resolveModel } from "../src/io/resolve.js";
 import { buildModel, loadWeights } from "../src/models/load.js";
-import { sft } from "../src/objectives/sft/sft.js";
+import { nextToken } from "../src/objectives/next-token.js";
 import { AdamW } from "../src/optim/adamw.js";
 import { noProgress, peakMemoryBytes, train } from "../src/train/loop.js";
 import { StepPlan } from "../src/train/step-plan.js";
@@ -85,7 +85,7 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
   const oneBatch = rows.map((_, i) => i);
   const microBatches = Array.from({ length: work.accumulate }, () => oneBatch);
   const events = train({
-    ...{ model, objective: sft, trainRows: rows, evalRows: [], optimizer, parameters, progress: noProgress() },
+    ...{ model, task: nextToken, trainRows: rows, evalRows: [], optimizer, parameters, progress: noProgress() },
     plan: new StepPlan(() => microBatches, { accumulationSteps: work.accumulate, epochs: 1, maxSteps: steps }),
     settings: {
       ...{ learningRate: 2e-4, schedule: "constant", warmupSteps: 0, maxGradNorm: 1, seed: 0 },
@@ -104,7 +104,7 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
   const peakBytes = peakMemoryBytes();
   optimizer.dispose();
   model.dispose();
-  const stepWork: StepWork = { files, tuner, tunerConfig, objective: sft, gradientCheckpointing, rows, compute };
+  const stepWork: StepWork = { files, tuner, tunerConfig, task: nextToken, gradientCheckpointing, rows, compute };
   return { stepSeconds, tokens: work.rows * work.tokens * work.accumulate, peakBytes, cost: estimateStep(stepWork) };
 }
 

@@ -4,7 +4,7 @@ import { estimateStep, type StepWork, smallestRemedy } from "../src/advise/estim
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
 import type { ModelFiles } from "../src/io/model-files.js";
-import { sft } from "../src/objectives/sft/sft.js";
+import { nextToken } from "../src/objectives/next-token.js";
 import { AdamW } from "../src/optim/adamw.js";
 import { gradientSquares } from "../src/optim/clip.js";
 import { tuners } from "../src/tuners/index.js";
@@ -19,8 +19,9 @@ function loraWork(files: ModelFiles): StepWork {
     files,
     tuner,
     tunerConfig: tuner.config.parse({}),
-    objective: sft,
+    task: nextToken,
     gradientCheckpointing: false,
+    momentBits: 32,
     rows,
     compute: "f32",
   };
@@ -28,29 +29,33 @@ function loraWork(files: ModelFiles): StepWork {
 
 const unpacked = { batchSize: rows.length, isPacked: false };
 
-const cases = tuners.flatMap((tuner) =>
+interface EstimateCase extends Pick<StepWork, "tuner" | "compute" | "gradientCheckpointing" | "momentBits"> {}
+
+const cases: EstimateCase[] = tuners.flatMap((tuner) =>
   (["f32", "bf16"] as const).flatMap((compute) =>
-    [false, true].map((gradientCheckpointing) => ({ tuner, compute, gradientCheckpointing })),
+    [false, true].map((gradientCheckpointing) => ({ tuner, compute, gradientCheckpointing, momentBits: 32 as const })),
   ),
 );
+const full = tuners.find(({ name }) => name === "full")!;
+cases.push({ tuner: full, compute: "f32", gradientCheckpointing: false, momentBits: 8 });
 
-for (const { tuner, compute, gradientCheckpointing } of cases)
-  test(`${tuner.name}, ${compute}${gradientCheckpointing ? ", checkpointed" : ""}: the symbolic step has the engine's peak, byte by byte`, async () => {
+for (const { tuner, compute, gradientCheckpointing, momentBits } of cases)
+  test(`${tuner.name}, ${compute}${gradientCheckpointing ? ", checkpointed" : ""}, moments of ${momentBits} bits: the symbolic step has the engine's peak, byte by byte`, async () => {
     const before = engine.stats().liveBytes;
     const { model, files } = await loadTinyLlama("untied", {}, compute);
     const tunerConfig = tuner.config.parse({});
     model.gradientCheckpointing = gradientCheckpointing;
     tuner.apply(model, tunerConfig, new Rng(0));
     const parameters = model.trainableParameters();
-    const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
-    const batch = sft.collate(rows);
+    const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits: momentBits });
+    const batch = nextToken.collate(rows);
     engine.resetPeak();
-    differentiate(() => sft.loss(model, batch), new Rng(0)).dispose();
+    differentiate(() => nextToken.loss(model, batch), new Rng(0)).dispose();
     gradientSquares(parameters.values()).dispose();
     optimizer.update(1e-4, 1);
     await engine.sync();
     const measured = engine.stats().peakLiveBytes - before;
-    const work: StepWork = { files, tuner, tunerConfig, objective: sft, gradientCheckpointing, rows, compute };
+    const work: StepWork = { files, tuner, tunerConfig, task: nextToken, gradientCheckpointing, momentBits, rows, compute };
     assert.equal(estimateStep(work).peakBytes, measured);
     optimizer.dispose();
     model.dispose();

@@ -1,23 +1,27 @@
 import { Rng } from "../core/rng.js";
 import { type Cost, SymbolicDevice } from "../core/symbolic.js";
 import { differentiate } from "../core/tape.js";
-import type { Example } from "../data/example.js";
+import type { TokenizedRow } from "../data/example.js";
 import type { ComputeType } from "../engine/kernels.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { buildModel, placeWeights } from "../models/load.js";
-import type { Objective } from "../objectives/objective.js";
+import type { Task } from "../objectives/objective.js";
 import { AdamW } from "../optim/adamw.js";
 import { gradientSquares } from "../optim/clip.js";
+import { trainModules } from "../tuners/train-whole.js";
 import type { Tuner } from "../tuners/tuner.js";
 
 export interface StepWork {
+  /** The base, with the config of the model that trains. */
   readonly files: ModelFiles;
   readonly tuner: Tuner;
   readonly tunerConfig: unknown;
-  readonly objective: Objective;
+  readonly task: Task;
   readonly gradientCheckpointing: boolean;
+  /** Of the optimizer's state. */
+  readonly momentBits: 8 | 32;
   /** The rows of the micro-batch with the most tokens. */
-  readonly rows: readonly Example[];
+  readonly rows: readonly TokenizedRow[];
   readonly compute: ComputeType;
 }
 
@@ -25,18 +29,28 @@ export interface StepWork {
  * What one training step costs, found by running it on shapes: the same code as the real step, so it cannot drift from it. `peakBytes`
  * holds weights, gradients, optimizer state and activations at the highest point, loading included.
  */
-export function estimateStep({ files, tuner, tunerConfig, objective, gradientCheckpointing, rows, compute }: StepWork): Cost {
+export function estimateStep({
+  files,
+  tuner,
+  tunerConfig,
+  task,
+  gradientCheckpointing,
+  momentBits,
+  rows,
+  compute,
+}: StepWork): Cost {
   const device = new SymbolicDevice(compute);
   const model = buildModel(device, files.config, files.path);
   placeWeights(model, files);
   model.gradientCheckpointing = gradientCheckpointing;
   tuner.apply(model, tunerConfig, new Rng(0));
+  trainModules(model, model.headModules);
   const parameters = model.trainableParameters();
-  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
+  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits: momentBits });
   const { peakBytes: loadingPeak } = device.cost;
   device.reset();
-  const batch = objective.collate(rows);
-  differentiate(() => objective.loss(model, batch), new Rng(0)).dispose();
+  const batch = task.collate(rows);
+  differentiate(() => task.loss(model, batch), new Rng(0)).dispose();
   gradientSquares(parameters.values()).dispose();
   optimizer.update(1e-4, 1);
   return { ...device.cost, peakBytes: Math.max(loadingPeak, device.cost.peakBytes) };
@@ -74,6 +88,10 @@ export function smallestRemedy(work: StepWork, { batchSize, isPacked }: BatchSha
     [`gradient_checkpointing=true and half the ${halved}`, { ...work, gradientCheckpointing, rows: half }],
     ["gradient_checkpointing=true and per_device_train_batch_size=1", { ...work, gradientCheckpointing, rows: one }],
     [
+      "gradient_checkpointing=true, per_device_train_batch_size=1 and optim=adamw_8bit",
+      { ...work, gradientCheckpointing, rows: one, momentBits: 8 },
+    ],
+    [
       "gradient_checkpointing=true, per_device_train_batch_size=1 and a quarter of cutoff_len",
       { ...work, gradientCheckpointing, rows: quarter },
     ],
@@ -86,9 +104,9 @@ export function smallestRemedy(work: StepWork, { batchSize, isPacked }: BatchSha
 }
 
 /** The first rows that hold at least `share` of all tokens. */
-function rowsOfShare(rows: readonly Example[], share: number): Example[] {
+function rowsOfShare(rows: readonly TokenizedRow[], share: number): TokenizedRow[] {
   const wanted = share * rows.reduce((sum, { ids }) => sum + ids.length, 0);
-  const taken: Example[] = [];
+  const taken: TokenizedRow[] = [];
   let tokens = 0;
   for (const row of rows) {
     if (tokens >= wanted) break;
@@ -98,6 +116,7 @@ function rowsOfShare(rows: readonly Example[], share: number): Example[] {
   return taken;
 }
 
-function cut({ ids, supervised, where }: Example, length: number): Example {
-  return { ids: ids.subarray(0, length), supervised: supervised.subarray(0, length), where };
+/** What else a row says of its tokens may go on for longer. */
+function cut(row: TokenizedRow, length: number): TokenizedRow {
+  return { ...row, ids: row.ids.subarray(0, length) };
 }

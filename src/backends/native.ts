@@ -2,25 +2,27 @@ import { join } from "node:path";
 import { type BatchShape, estimateStep, overheadBytes, type StepWork, smallestRemedy } from "../advise/estimate.js";
 import { availableMemoryBytes } from "../advise/memory.js";
 import { Rng } from "../core/rng.js";
+import { SymbolicDevice } from "../core/symbolic.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
 import { ConfigError, DoesNotFitError } from "../errors.js";
 import { lockFolder, pruneCheckpoints } from "../io/checkpoint.js";
 import { writeFileAtomic } from "../io/disk.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { resolveModel } from "../io/resolve.js";
-import type { CausalLM } from "../models/causal-lm.js";
-import { loadModel } from "../models/load.js";
+import { classesOf } from "../models/classes.js";
+import type { LanguageModel } from "../models/language-model.js";
+import { buildModel, loadModel, placeWeights } from "../models/load.js";
 import { objectives } from "../objectives/index.js";
 import type { Objective } from "../objectives/objective.js";
-import { AdamW } from "../optim/adamw.js";
+import { AdamW, momentBits } from "../optim/adamw.js";
 import { formatRecipe } from "../recipe/parse.js";
 import type { Recipe } from "../recipe/schema.js";
-import type { ChatFormat } from "../text/supervised.js";
 import { loadCheckpoint, saveCheckpoint, startOfRun } from "../train/checkpoint.js";
 import type { RunEvent, RunResults } from "../train/events.js";
 import { noProgress, type Progress, peakMemoryBytes, train } from "../train/loop.js";
 import { RunFolder, recordRun } from "../train/run-folder.js";
 import { tuners } from "../tuners/index.js";
+import { trainModules } from "../tuners/train-whole.js";
 import { loadTuned, saveTuned, settingsOfAdapter } from "../tuners/tuned-files.js";
 import type { Start, Tuner } from "../tuners/tuner.js";
 import type { Backend, RunOptions } from "./backend.js";
@@ -58,12 +60,15 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
   const output = yield* during<RunEvent, OutputPlan>((emit) =>
     planOutput(recipe, { onInfo: (message) => emit(info(message)), onWarning: (message) => emit(warning(message)) }),
   );
-  const files = yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit));
+  const base = yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit));
+  const tunerConfig = yield* during<RunEvent, unknown>((emit) => settingsOf(recipe, tuner, emit));
+  const maxTokens = checkModel(base, objective, tuner, tunerConfig);
+  if (maxTokens < recipe.cutoff_len) yield info(`cutoff_len is ${maxTokens} here: the model has no more positions`);
   const startedAt = output.resumeFrom === null ? new Date() : await startOfRun(output.resumeFrom);
   const data = yield* during<RunEvent, RunData>((emit) =>
-    prepareData(recipe, files, startedAt, (message) => emit(warning(message))),
+    prepareData({ recipe, objective, files: base, maxTokens, now: startedAt, warn: (message) => emit(warning(message)) }),
   );
-  const tunerConfig = yield* during<RunEvent, unknown>((emit) => settingsOf(recipe, tuner, emit));
+  const files = { ...base, config: data.task.modelConfig ?? base.config };
 
   const engine = loadEngine();
   if (recipe.threads !== null) engine.setThreads(recipe.threads);
@@ -72,15 +77,17 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     files,
     tuner,
     tunerConfig,
-    objective,
+    task: data.task,
     gradientCheckpointing: recipe.gradient_checkpointing,
+    momentBits: momentBits[recipe.optim],
     rows: data.largestBatch,
     compute,
     batchSize: recipe.per_device_train_batch_size,
-    isPacked: recipe.packing,
+    isPacked: data.isPacked,
   });
 
-  const model = await loadModel({ kernels: engine, compute }, files);
+  const hasHead = classesOf(base.config) !== null;
+  const model = await loadModel({ kernels: engine, compute }, files, hasHead ? undefined : Rng.for(recipe.seed, "head"));
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
   const prepared = { recipe, files, tuner, tunerConfig, objective, output, startedAt, data, fit, machine, signal, folder };
   try {
@@ -106,11 +113,12 @@ interface Prepared {
   readonly folder: RunFolder;
 }
 
-async function* trainModel(model: CausalLM, prepared: Prepared): AsyncGenerator<RunEvent> {
+async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGenerator<RunEvent> {
   const { recipe, files, tuner, tunerConfig, objective, output, startedAt, data, fit, machine, signal, folder } = prepared;
   const { resumeFrom } = output;
   model.gradientCheckpointing = recipe.gradient_checkpointing;
   tuner.apply(model, tunerConfig, Rng.for(recipe.seed, "tuner"));
+  trainModules(model, model.headModules);
   const weightsFrom = resumeFrom ?? recipe.adapter_name_or_path;
   if (weightsFrom !== null) await loadTuned(weightsFrom, model, tuner);
   else tuner.initialize?.(model, tunerConfig, startFor(recipe, data));
@@ -120,6 +128,7 @@ async function* trainModel(model: CausalLM, prepared: Prepared): AsyncGenerator<
     beta2: recipe.adam_beta2,
     eps: recipe.adam_epsilon,
     weightDecay: recipe.weight_decay,
+    bits: momentBits[recipe.optim],
   });
   try {
     const progress = noProgress();
@@ -127,8 +136,13 @@ async function* trainModel(model: CausalLM, prepared: Prepared): AsyncGenerator<
     const resumedFromStep = progress.step;
 
     const writeModel = async (path: string) => {
-      await saveTuned(path, model, tuner, tunerConfig, { name: recipe.model_name_or_path, config: files.config });
-      for (const { name, contents } of chatFiles(data.chat)) await writeFileAtomic(join(path, name), contents);
+      await saveTuned(path, model, tuner, tunerConfig, {
+        name: recipe.model_name_or_path,
+        config: files.config,
+        taskType: model.head === null ? "CAUSAL_LM" : "SEQ_CLS",
+        modulesToSave: model.headModules,
+      });
+      for (const { name, contents } of data.files) await writeFileAtomic(join(path, name), contents);
     };
     const save = async () => {
       const path = join(recipe.output_dir, `checkpoint-${progress.step}`);
@@ -169,7 +183,7 @@ async function* trainModel(model: CausalLM, prepared: Prepared): AsyncGenerator<
     const { stepsPerEpoch } = data.plan;
     const events = train({
       model,
-      objective,
+      task: data.task,
       trainRows: data.trainRows,
       evalRows: data.evalRows,
       plan: data.plan,
@@ -235,11 +249,20 @@ async function settingsOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<unk
   return adapter.config;
 }
 
+/** Throws ModelError if the objective cannot train the model; returns how many tokens of a row it takes. */
+function checkModel(files: ModelFiles, objective: Objective, tuner: Tuner, tunerConfig: unknown): number {
+  const sketch = buildModel(new SymbolicDevice(), files.config, files.path);
+  objective.check?.(sketch);
+  placeWeights(sketch, files);
+  tuner.apply(sketch, tunerConfig, new Rng(0));
+  return sketch.shape.maxPositions - sketch.virtualTokens;
+}
+
 /** What a tuner may begin with. */
-function startFor({ seed }: Recipe, { chat }: RunData): Start {
+function startFor({ seed }: Recipe, { tokenizer }: RunData): Start {
   return {
     rng: Rng.for(seed, "start"),
-    encode: (text) => Int32Array.from(chat.tokenizer.encode(text, { special: false, atStart: true })),
+    encode: (text) => tokenizer.encode(text, { special: false }),
   };
 }
 
@@ -268,17 +291,11 @@ function checkMemory({ batchSize, isPacked, ...work }: StepWork & BatchShape): F
   return { flops, availableBytes, predictedPeakBytes: process.memoryUsage.rss() + neededBytes };
 }
 
-/** Tokenizer files with the template that training used: chat and server render with the same. */
-function chatFiles({ tokenizer, template }: ChatFormat): { name: string; contents: string }[] {
-  const files = tokenizer.files().filter(({ name }) => name !== "chat_template.jinja");
-  return [...files, { name: "chat_template.jinja", contents: template.source }];
-}
-
 function everySteps(strategy: "no" | "steps" | "epoch", steps: number, stepsPerEpoch: number): number {
   return { no: 0, steps, epoch: stepsPerEpoch }[strategy];
 }
 
-function countParameters(model: CausalLM): { trainable: number; all: number } {
+function countParameters(model: LanguageModel): { trainable: number; all: number } {
   let [trainable, all] = [0, 0];
   for (const [, parameter] of model.namedParameters()) {
     all += parameter.size;
@@ -298,6 +315,7 @@ function resultsOf(
     epoch: progress.epoch,
     train_loss: progress.lossSum / Math.max(1, progress.step),
     ...(progress.evalLoss === null ? {} : { eval_loss: progress.evalLoss }),
+    ...(progress.metrics === null ? {} : { eval_metrics: progress.metrics }),
     train_runtime: seconds,
     train_samples_per_second: progress.rows / seconds,
     train_steps_per_second: progress.step / seconds,

@@ -1,69 +1,79 @@
-import { createHash } from "node:crypto";
+import { createHash, type Hash } from "node:crypto";
 import { BatchPlan } from "../data/batches.js";
-import { loadDataset, splitHoldout, tokenizeDataset } from "../data/dataset.js";
-import type { Example } from "../data/example.js";
+import { splitHoldout } from "../data/dataset.js";
+import type { TokenizedRow } from "../data/example.js";
 import { ConfigError } from "../errors.js";
 import type { ModelFiles } from "../io/model-files.js";
+import type { DataSource, Objective, Task } from "../objectives/objective.js";
 import type { Recipe } from "../recipe/schema.js";
+import type { ChatTemplate } from "../text/chat-template.js";
 import { loadTokenizer } from "../text/load-tokenizer.js";
-import type { ChatFormat } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
+import type { TextFile, Tokenizer } from "../text/tokenizer.js";
 import { StepPlan } from "../train/step-plan.js";
 
 /** What a recipe trains on, ready for the loop. */
 export interface RunData {
-  readonly chat: ChatFormat;
-  readonly trainRows: readonly Example[];
-  readonly evalRows: readonly Example[];
+  readonly tokenizer: Tokenizer;
+  readonly task: Task;
+  readonly trainRows: readonly TokenizedRow[];
+  readonly evalRows: readonly TokenizedRow[];
   readonly plan: StepPlan;
-  /** The micro-batch that needs the most memory. */
-  readonly largestBatch: readonly Example[];
+  /** The micro-batch that needs the most memory, and whether it is made of full sequences. */
+  readonly largestBatch: readonly TokenizedRow[];
+  readonly isPacked: boolean;
+  /** What has to lie beside the result: the tokenizer, with the chat template if one was used, and what the task adds. */
+  readonly files: readonly TextFile[];
   /** Hash of rows, their order and what a step is made of. */
   readonly identity: string;
 }
 
-/**
- * Reads, renders and tokenizes the data of a recipe, splits it, and plans every step. `now` is the date that templates see; `warn` gets what
- * the user should know. Throws DataError, ConfigError.
- */
-export async function prepareData(
-  recipe: Recipe,
-  files: ModelFiles,
-  now: Date,
-  warn: (message: string) => void,
-): Promise<RunData> {
+export interface DataRequest {
+  readonly recipe: Recipe;
+  readonly objective: Objective;
+  readonly files: ModelFiles;
+  /** Longest row that the model takes. */
+  readonly maxTokens: number;
+  /** The date that templates see. */
+  readonly now: Date;
+  /** Gets what the user should know. */
+  readonly warn: (message: string) => void;
+}
+
+/** Reads the data of a recipe, splits it, and plans every step. Throws DataError, ConfigError. */
+export async function prepareData({ recipe, objective, files, maxTokens, now, warn }: DataRequest): Promise<RunData> {
   const tokenizer = await loadTokenizer(files);
-  const { template, notices } = chooseTemplate(tokenizer, { name: recipe.template ?? undefined, now });
-  for (const message of [...tokenizer.notices, ...notices]) warn(message);
-  const chat: ChatFormat = { tokenizer, template };
-  const rowsOf = async (dataset: readonly string[]) => {
-    const loaded = await loadDataset({
-      dataset,
+  for (const message of tokenizer.notices) warn(message);
+  let template: ChatTemplate | undefined;
+  const cutoffLen = Math.min(recipe.cutoff_len, maxTokens);
+  const source: DataSource = {
+    files: {
       datasetDir: recipe.dataset_dir,
       onBadRow: recipe.on_bad_record,
       ...(recipe.max_samples === null ? {} : { maxSamples: recipe.max_samples }),
-    });
-    const { examples, report } = await tokenizeDataset(loaded.conversations, chat, {
-      cutoffLen: recipe.cutoff_len,
-      trainOnPrompt: recipe.train_on_prompt,
-      maskHistory: recipe.mask_history,
-    });
-    for (const message of [...loaded.notices, ...report.notices]) warn(message);
-    return examples;
+    },
+    tokenize: { cutoffLen, trainOnPrompt: recipe.train_on_prompt, maskHistory: recipe.mask_history },
+    tokenizer,
+    chat() {
+      if (template === undefined) {
+        const chosen = chooseTemplate(tokenizer, { name: recipe.template ?? undefined, now });
+        for (const message of chosen.notices) warn(message);
+        template = chosen.template;
+      }
+      return { tokenizer, template };
+    },
+    warn,
   };
-  const all = await rowsOf(recipe.dataset);
+  const all = await objective.read(recipe.dataset, source, recipe.objective);
   const { train: trainRows, heldOut: evalRows } =
     recipe.eval_dataset === null
       ? splitHoldout(all, recipe.val_size, recipe.seed)
-      : { train: all, heldOut: await rowsOf(recipe.eval_dataset) };
+      : { train: all, heldOut: await objective.read(recipe.eval_dataset, source, recipe.objective) };
   if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
+  const task = objective.task([...trainRows, ...evalRows], recipe.objective, files.config);
 
-  const shape = {
-    batchSize: recipe.per_device_train_batch_size,
-    packing: recipe.packing,
-    cutoffLen: recipe.cutoff_len,
-    seed: recipe.seed,
-  };
+  const isPacked = recipe.packing || objective.packs === true;
+  const shape = { batchSize: recipe.per_device_train_batch_size, packing: isPacked, cutoffLen, seed: recipe.seed };
   const batches = new BatchPlan(
     trainRows.map(({ ids }) => ids.length),
     shape,
@@ -75,25 +85,41 @@ export async function prepareData(
   });
 
   const identity = createHash("sha256");
-  for (const { ids, supervised } of trainRows) identity.update(ids).update(supervised);
-  const meaning = { ...shape, accumulation: recipe.gradient_accumulation_steps, tuner: recipe.tuner, stage: recipe.stage };
-  identity.update(JSON.stringify([meaning, recipe.finetuning_type, files.fingerprint]));
+  for (const row of trainRows) addToHash(identity, row);
+  const { stage, finetuning_type, gradient_accumulation_steps: accumulation } = recipe;
+  const meaning = { ...shape, accumulation, tuner: recipe.tuner, objective: recipe.objective, stage };
+  identity.update(JSON.stringify([meaning, finetuning_type, task.modelConfig?.id2label, files.fingerprint]));
   return {
-    chat,
+    tokenizer,
+    task,
     trainRows,
     evalRows,
     plan,
-    largestBatch: largestBatch(trainRows, shape.batchSize, shape.packing ? batches : null),
+    largestBatch: largestBatch(trainRows, shape.batchSize, isPacked ? batches : null),
+    isPacked,
+    files: [...filesOf(tokenizer, template), ...(task.files ?? [])],
     identity: identity.digest("hex"),
   };
+}
+
+/** All that a row says but where it came from. */
+function addToHash(hash: Hash, { where: _, ...row }: TokenizedRow): void {
+  for (const value of Object.values(row)) hash.update(ArrayBuffer.isView(value) ? value : JSON.stringify(value));
+}
+
+/** Tokenizer files with the template that training used: chat and server render with the same. */
+function filesOf(tokenizer: Tokenizer, template: ChatTemplate | undefined): TextFile[] {
+  if (template === undefined) return [...tokenizer.files()];
+  const files = tokenizer.files().filter(({ name }) => name !== "chat_template.jinja");
+  return [...files, { name: "chat_template.jinja", contents: template.source }];
 }
 
 /**
  * The micro-batch that needs the most memory: the longest rows together, which a shuffle may bring about; or, packed, the fullest bins of an
  * epoch, which all epochs fill alike.
  */
-function largestBatch(rows: readonly Example[], batchSize: number, packed: BatchPlan | null): Example[] {
-  const tokensOf = (batch: readonly Example[]) => batch.reduce((sum, { ids }) => sum + ids.length, 0);
+function largestBatch(rows: readonly TokenizedRow[], batchSize: number, packed: BatchPlan | null): TokenizedRow[] {
+  const tokensOf = (batch: readonly TokenizedRow[]) => batch.reduce((sum, { ids }) => sum + ids.length, 0);
   if (packed === null) return [...rows].sort((a, b) => b.ids.length - a.ids.length).slice(0, batchSize);
   const batches = packed.epoch(0).map((batch) => batch.map((row) => rows[row]!));
   return batches.reduce((largest, batch) => (tokensOf(batch) > tokensOf(largest) ? batch : largest));

@@ -2,7 +2,7 @@ import { Rng } from "../core/rng.js";
 import type { ComputeType } from "../engine/kernels.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
 import { resolveModel } from "../io/resolve.js";
-import type { CausalLM } from "../models/causal-lm.js";
+import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
 import { loadModel } from "../models/load.js";
 import type { Message } from "../text/chat-template.js";
 import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
@@ -58,12 +58,13 @@ export class Chat {
 
     const kernels = loadEngine();
     const compute = options.compute ?? fastestCompute(kernels.info());
-    const model = await loadModel({ kernels, compute }, files);
+    const loaded = await loadModel({ kernels, compute }, files);
     try {
+      const model = asCausalLM(loaded, "a chat");
       if (adapter !== undefined) await applyAdapter(adapter, model, tuners, new Rng(0));
       return new Chat(model, { tokenizer, template });
     } catch (error) {
-      model.dispose();
+      loaded.dispose();
       throw error;
     }
   }

@@ -1,16 +1,46 @@
 import { gatherRows } from "../core/ops/rows.js";
 import type { Tensor } from "../core/tensor.js";
-import type { Linear } from "../nn/linear.js";
+import { ModelError } from "../errors.js";
+import { Linear } from "../nn/linear.js";
 import { LanguageModel } from "./language-model.js";
 import type { TokenBatch } from "./token-batch.js";
 
-/** A decoder that predicts the next token. */
+/** A decoder: it predicts the next token or, with a head, the class of a text by its last token. */
 export abstract class CausalLM extends LanguageModel {
-  /** The output projection: weight (V, C). */
+  /** The output projection: weight (V, C). In a classifier it is the embedding's, and nobody uses it. */
   abstract readonly lm_head: Linear;
+  score: Linear | null = null;
+
+  get head(): Linear | null {
+    return this.score;
+  }
+
+  addHead(outputs: number): void {
+    this.score = new Linear(this.shape.width, outputs);
+    this.headModules.push("score");
+  }
+
+  summary(batch: TokenBatch): Tensor {
+    return gatherRows(
+      this.hidden(batch),
+      Int32Array.from(batch.segments, ({ qStart, qLength }) => qStart + qLength - 1),
+    );
+  }
+
+  /** A tied output projection may be stored as well, and a classifier does without any. */
+  override isNeedless(name: string): boolean {
+    return name === "lm_head.weight";
+  }
 
   /** Logits (rows, V) at the given rows of the batch. */
   logits(batch: TokenBatch, rows: Int32Array): Tensor {
     return this.lm_head.forward(gatherRows(this.hidden(batch), rows));
   }
+}
+
+/** The model as one that predicts the next token. Throws ModelError for an encoder or a classifier; `purpose` says what that is for. */
+export function asCausalLM(model: LanguageModel, purpose: string): CausalLM {
+  if (model instanceof CausalLM && model.head === null) return model;
+  const what = model.head === null ? "an encoder: it has no output projection over a vocabulary" : "a classifier";
+  throw new ModelError(`${purpose} needs a model that predicts the next token, and this is ${what}`);
 }

@@ -3,7 +3,9 @@ import type { Segment } from "../core/ops/attention.js";
 import { gatherRows, mergeRows } from "../core/ops/rows.js";
 import { checkpoint } from "../core/tape.js";
 import { scope, type Tensor } from "../core/tensor.js";
+import { ModelError } from "../errors.js";
 import { KVCache } from "../nn/kv-cache.js";
+import type { Linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { extendBatch, type TokenBatch } from "./token-batch.js";
 
@@ -70,6 +72,33 @@ export abstract class LanguageModel extends Module {
   protected abstract get blocks(): readonly Block[];
   /** What stands after the last layer. */
   protected abstract finish(x: Tensor): Tensor;
+
+  /** What stands on top of a classifier, over `summary`; null in any other model. */
+  abstract get head(): Linear | null;
+  /** Makes the model a classifier: a head without weights, one output for each class. */
+  abstract addHead(outputs: number): void;
+  /** The vector that stands for each of the S sequences of a batch, once the model has a head: (S, C). */
+  abstract summary(batch: TokenBatch): Tensor;
+  /** What a classifier says of each sequence of a batch: logits (S, classes). Throws ModelError if the model has no head. */
+  classLogits(batch: TokenBatch): Tensor {
+    if (this.head === null) throw new ModelError("the model is no classifier: it has no head over whole texts");
+    return this.head.forward(this.summary(batch));
+  }
+
+  /** Modules that begin anew for a task, by path: the head, and what leads to it and the base lacks. They train whole under every tuner. */
+  readonly headModules: string[] = [];
+  /** Modules between the layers and the head, by path, that a base may lack. */
+  readonly optionalModules: readonly string[] = [];
+
+  /** What stands for tokens before the first layer, (T, C): virtual tokens may start as these. */
+  tokenVectors(ids: Int32Array): Tensor {
+    return this.embed(ids);
+  }
+
+  /** Whether a checkpoint's tensor that belongs to no layer may be passed over: a constant, or a weight that stands elsewhere too. */
+  isNeedless(_name: string): boolean {
+    return false;
+  }
 
   /** P: how many rows of each sequence `prompt` or `prefix` takes. */
   get virtualTokens(): number {

@@ -1,26 +1,39 @@
 import { z } from "zod";
 import type { Device } from "../core/device.js";
-import { Tensor, unscoped } from "../core/tensor.js";
-import type { DType } from "../engine/dtype.js";
+import type { Rng } from "../core/rng.js";
+import { type Shape, sizeOf, Tensor, unscoped } from "../core/tensor.js";
+import { type DType, dtypes } from "../engine/dtype.js";
 import { ModelError } from "../errors.js";
-import type { ModelFiles } from "../io/model-files.js";
+import type { ModelFiles, TensorEntry } from "../io/model-files.js";
 import type { TensorSource } from "../io/safetensors.js";
 import type { Parameter } from "../nn/module.js";
-import type { CausalLM } from "./causal-lm.js";
+import { classesOf } from "./classes.js";
+import { Gemma3, Gemma3Config } from "./gemma3.js";
+import { Gpt2, Gpt2Config } from "./gpt2.js";
+import type { LanguageModel } from "./language-model.js";
 import { Llama, LlamaConfig } from "./llama.js";
+import { Phi3, Phi3Config } from "./phi3.js";
+import { Qwen, QwenConfig } from "./qwen.js";
 
 /** A family: the `model_type`s of config.json that it runs, and how to build it. */
 interface Family {
   readonly modelTypes: readonly string[];
-  build(device: Device, config: unknown): CausalLM;
+  build(device: Device, config: unknown): LanguageModel;
 }
 
 const families: readonly Family[] = [
   { modelTypes: ["llama", "mistral"], build: (device, config) => new Llama(device, LlamaConfig.parse(config)) },
+  { modelTypes: ["qwen2", "qwen3"], build: (device, config) => new Qwen(device, QwenConfig.parse(config)) },
+  { modelTypes: ["gemma3_text"], build: (device, config) => new Gemma3(device, Gemma3Config.parse(config)) },
+  { modelTypes: ["phi3"], build: (device, config) => new Phi3(device, Phi3Config.parse(config)) },
+  { modelTypes: ["gpt2"], build: (device, config) => new Gpt2(device, Gpt2Config.parse(config)) },
 ];
 
-/** The model that a config describes, without weights. Throws ModelError for an unknown family or a setting it cannot run. */
-export function buildModel(device: Device, config: Readonly<Record<string, unknown>>, where: string): CausalLM {
+/**
+ * The model that a config describes, without weights: with a head, if it describes a classifier. Throws ModelError for an unknown family or a
+ * setting it cannot run.
+ */
+export function buildModel(device: Device, config: Readonly<Record<string, unknown>>, where: string): LanguageModel {
   const type = config.model_type;
   const family = families.find(({ modelTypes }) => modelTypes.includes(String(type)));
   if (family === undefined) {
@@ -30,7 +43,11 @@ export function buildModel(device: Device, config: Readonly<Record<string, unkno
     );
   }
   try {
-    return family.build(device, config);
+    const classes = classesOf(config);
+    if (classes === null) return family.build(device, config);
+    const model = family.build(device, { ...config, tie_word_embeddings: true }); // an output projection of its own would be of no use
+    model.addHead(classes.length);
+    return model;
   } catch (error) {
     if (error instanceof z.ZodError) throw new ModelError(`${where}: config.json of ${type}: ${z.prettifyError(error)}`);
     throw error;
@@ -38,10 +55,10 @@ export function buildModel(device: Device, config: Readonly<Record<string, unkno
 }
 
 /** A model with its weights. Throws ModelError, as `buildModel` and `loadWeights` do; nothing of it then stays in memory. */
-export async function loadModel(device: Device, files: ModelFiles): Promise<CausalLM> {
+export async function loadModel(device: Device, files: ModelFiles, newHead?: Rng): Promise<LanguageModel> {
   const model = buildModel(device, files.config, files.path);
   try {
-    await loadWeights(model, files);
+    await loadWeights(model, files, newHead);
     return model;
   } catch (error) {
     model.dispose();
@@ -51,18 +68,21 @@ export async function loadModel(device: Device, files: ModelFiles): Promise<Caus
 
 /**
  * Reads every weight of `model` from `files`, one tensor after the other, in the type in which it is stored; vectors (norms, biases) are
- * expanded to f32. Throws ModelError if a tensor is missing, left over or of another shape.
+ * expanded to f32. `newHead` draws the weights of a head that the files lack. Throws ModelError if another tensor is missing, left over or of
+ * another shape.
  */
-export async function loadWeights(model: CausalLM, files: ModelFiles): Promise<void> {
+export async function loadWeights(model: LanguageModel, files: ModelFiles, newHead?: Rng): Promise<void> {
   const left = new Set(files.tensors.keys());
   for (const [name, parameter] of model.namedParameters()) {
-    checkEntry(files, name, parameter);
-    left.delete(name);
-    parameter.value = await readParameter(model.device, files, name);
+    if (newHead !== undefined && beginsAnew(model, files, name)) {
+      parameter.value = newWeight(model.device, parameter.shape, newHead);
+      continue;
+    }
+    const entry = findEntry(files, name, parameter);
+    left.delete(entry.name);
+    parameter.value = readValue(model.device, entry, parameter, await files.readTensor(entry.name));
   }
-  // A tied output projection and constants of old checkpoints may be stored as well.
-  const known = (name: string) => name.endsWith(".rotary_emb.inv_freq") || name === "lm_head.weight";
-  const unknown = [...left].filter((name) => !known(name));
+  const unknown = [...left].filter((name) => !model.isNeedless(name));
   if (unknown.length > 0)
     throw new ModelError(
       `${files.path}: ${unknown.length} tensors belong to no layer of this architecture: ${unknown.slice(0, 5).join(", ")}`,
@@ -70,45 +90,94 @@ export async function loadWeights(model: CausalLM, files: ModelFiles): Promise<v
 }
 
 /** Gives every weight a block of the device in its stored type, without reading: for the symbolic device. */
-export function placeWeights(model: CausalLM, files: ModelFiles): void {
+export function placeWeights(model: LanguageModel, files: ModelFiles): void {
   for (const [name, parameter] of model.namedParameters()) {
-    const { dtype, shape } = checkEntry(files, name, parameter);
-    parameter.value = unscoped(() => Tensor.empty(model.device, shape, shape.length === 1 ? "f32" : dtype));
+    if (beginsAnew(model, files, name)) {
+      parameter.value = unscoped(() => Tensor.empty(model.device, parameter.shape));
+      continue;
+    }
+    parameter.value = emptyValue(model.device, findEntry(files, name, parameter), parameter);
   }
 }
 
-function checkEntry(files: ModelFiles, name: string, parameter: Parameter) {
-  const entry = files.tensors.get(name);
+/** Whether a weight belongs to a head that the files lack. Modules on the way to it that they lack become part of it. */
+function beginsAnew({ headModules, optionalModules }: LanguageModel, { tensors }: ModelFiles, name: string): boolean {
+  if (tensors.has(name)) return false;
+  const path = [...headModules, ...optionalModules].find((module) => name.startsWith(`${module}.`));
+  if (path === undefined) return false;
+  if (!headModules.includes(path)) headModules.push(path);
+  return true;
+}
+
+/** As transformers begins a head: matrices normal with deviation 0.02, vectors 0. */
+function newWeight(device: Device, shape: Shape, rng: Rng): Tensor {
+  const values = Float32Array.from({ length: sizeOf(shape) }, () => (shape.length === 1 ? 0 : 0.02 * rng.normal()));
+  return unscoped(() => Tensor.from(device, values, shape));
+}
+
+/**
+ * Where files hold a parameter. One that was saved without its head has names without their first part ("h.0…" for "transformer.h.0…"), as
+ * transformers writes and reads them.
+ */
+function findEntry(files: ModelFiles, name: string, parameter: Parameter): TensorEntry {
+  const entry = files.tensors.get(name) ?? files.tensors.get(name.slice(name.indexOf(".") + 1));
   if (entry === undefined) throw new ModelError(`${files.path}: the tensor "${name}" is missing`);
-  if (entry.shape.join() !== parameter.shape.join())
-    throw new ModelError(
-      `${entry.file}: expected "${name}" of shape [${parameter.shape.join(", ")}], got [${entry.shape.join(", ")}]`,
-    );
+  const expected = isNumber(entry.dtype) ? parameter.storedShape : parameter.shape;
+  if (entry.shape.join() !== expected.join())
+    throw new ModelError(`${entry.file}: expected "${name}" of shape [${expected.join(", ")}], got [${entry.shape.join(", ")}]`);
   return entry;
 }
 
-async function readParameter(device: Device, files: ModelFiles, name: string): Promise<Tensor> {
-  const { dtype, shape } = files.tensors.get(name)!;
-  const isVector = shape.length === 1;
-  const value = unscoped(() => Tensor.empty(device, shape, isVector ? "f32" : dtype));
-  setValues(value, await files.readTensor(name), dtype);
+function emptyValue(device: Device, { dtype }: TensorEntry, { shape }: Parameter): Tensor {
+  return unscoped(() => Tensor.empty(device, shape, shape.length === 1 ? "f32" : dtype));
+}
+
+function readValue(device: Device, entry: TensorEntry, parameter: Parameter, bytes: Uint8Array): Tensor {
+  const value = emptyValue(device, entry, parameter);
+  setValues(value, bytes, entry.dtype, parameter.isStoredTransposed);
   return value;
 }
 
-/** Fills a tensor from the bytes of a file, expanded to f32 where the tensor is f32 and the file's type is another. */
-export function setValues(tensor: Tensor, bytes: Uint8Array, dtype: DType): void {
+const isNumber = (dtype: DType) => dtypes[dtype].block === 1;
+
+/**
+ * Fills a tensor from the bytes of a file, expanded to f32 where the tensor is f32 and the file's type is another. `isTransposed` says that the
+ * file holds a matrix as (in, out), if in plain numbers.
+ */
+export function setValues(tensor: Tensor, bytes: Uint8Array, dtype: DType, isTransposed = false): void {
+  const { shape } = tensor;
   const { kernels } = tensor.device;
+  const values = isTransposed && isNumber(dtype) ? transposed(bytes, shape[1]!, shape[0]!, dtypes[dtype].bytes) : bytes;
   if (tensor.dtype === dtype) {
-    kernels.write(tensor.id, 0, bytes);
+    kernels.write(tensor.id, 0, values);
     return;
   }
-  const stored = unscoped(() => Tensor.empty(tensor.device, tensor.shape, dtype));
-  kernels.write(stored.id, 0, bytes);
+  const stored = unscoped(() => Tensor.empty(tensor.device, shape, dtype));
+  kernels.write(stored.id, 0, values);
   kernels.convert(stored.id, dtype, tensor.id, tensor.dtype, tensor.size);
   stored.dispose();
 }
 
 /** An f32 tensor as something that can be written: read when its turn comes. The reverse of `setValues`. */
-export function sourceOf(name: string, tensor: Tensor): TensorSource {
-  return { name, dtype: "f32", shape: tensor.shape, data: async () => new Uint8Array((await tensor.read()).buffer) };
+export function sourceOf(name: string, tensor: Tensor, isTransposed = false): TensorSource {
+  const [rows, columns] = tensor.shape as [number, number];
+  return {
+    name,
+    dtype: "f32",
+    shape: isTransposed ? [columns, rows] : tensor.shape,
+    data: async () => {
+      const bytes = new Uint8Array((await tensor.read()).buffer);
+      return isTransposed ? transposed(bytes, rows, columns, 4) : bytes;
+    },
+  };
+}
+
+/** The bytes of a matrix (rows, columns) of plain numbers as those of (columns, rows). */
+function transposed(bytes: Uint8Array, rows: number, columns: number, elementBytes: number): Uint8Array {
+  const Numbers = elementBytes === 4 ? Uint32Array : Uint16Array;
+  const from = new Numbers(bytes.slice().buffer);
+  const to = new Numbers(from.length);
+  for (let row = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++) to[column * rows + row] = from[row * columns + column]!;
+  return new Uint8Array(to.buffer);
 }

@@ -1,22 +1,82 @@
+import type { z } from "zod";
 import type { Tensor } from "../core/tensor.js";
-import type { Example } from "../data/example.js";
-import type { CausalLM } from "../models/causal-lm.js";
+import type { DatasetOptions, TokenizeOptions } from "../data/dataset.js";
+import type { TokenizedRow } from "../data/example.js";
+import type { LanguageModel } from "../models/language-model.js";
+import type { ChatFormat } from "../text/supervised.js";
+import type { TextFile, Tokenizer } from "../text/tokenizer.js";
+
+/**
+ * What is minimised, as a recipe names it: how data becomes examples, and the task that they make. Knows nothing of tuners, and nobody asks
+ * which objective it is.
+ */
+export interface Objective<Row extends TokenizedRow = TokenizedRow, Config = unknown> {
+  /** Value of `stage` in a recipe. */
+  readonly name: string;
+  /** One line for help and documentation. */
+  readonly summary: string;
+  /** Settings that only this objective reads: flags, YAML checks, UI forms and docs are made from it. */
+  readonly config: z.ZodType<Config>;
+  /** The command that uses what was trained. */
+  readonly usedBy: "chat" | "classify";
+  /** Rows always fill sequences of `cutoff_len`, whatever `packing` says. */
+  readonly packs?: boolean;
+  /** Throws ModelError if a model lacks what the objective needs of it. */
+  check?(model: LanguageModel): void;
+  /** The examples of some data sets. Throws DataError, ConfigError. */
+  read(dataset: readonly string[], source: DataSource, config: Config): Promise<Row[]>;
+  /** What is minimised on these examples, held-out ones among them. `base` is config.json of the base model. Throws DataError, ConfigError. */
+  task(examples: readonly Row[], config: Config, base: Readonly<Record<string, unknown>>): Task<Row>;
+}
+
+/** What examples are made with: the common settings of a recipe and the model's way to write text. */
+export interface DataSource {
+  readonly files: Omit<DatasetOptions, "dataset">;
+  readonly tokenize: TokenizeOptions;
+  readonly tokenizer: Tokenizer;
+  /** The tokenizer with a chat template, which is chosen, and saved with the result, once somebody asks for it. */
+  chat(): ChatFormat;
+  /** Tells the user what they should know. */
+  warn(message: string): void;
+}
 
 /** What every batch tells the loop. */
 export interface Batch {
   /** Tokens that go through the model, none of them padding. */
   readonly tokens: number;
-  /** What the loss sums over: supervised tokens, or pairs. */
+  /** What the loss sums over: supervised tokens, rows, or pairs. */
   readonly count: number;
 }
 
 /**
- * What is minimised. Only the training loop divides, once a step, by the whole step's count: so accumulated micro-batches equal one batch.
+ * An objective with its settings and its data known: all that a training step needs. Only the training loop divides, once a step, by the whole
+ * step's count: so accumulated micro-batches equal one batch.
  */
-export interface Objective<B extends Batch = Batch> {
-  /** Value of `stage` in a recipe. */
-  readonly name: string;
-  collate(examples: readonly Example[]): B;
+export interface Task<Row extends TokenizedRow = TokenizedRow, B extends Batch = Batch> {
+  /** config.json of the model that trains, where it is not the base's: one with another head. */
+  readonly modelConfig?: Readonly<Record<string, unknown>>;
+  /** What has to lie beside the result for it to be used, other than the tokenizer. */
+  readonly files?: readonly TextFile[];
+  collate(examples: readonly Row[]): B;
   /** The loss summed over the batch, a scalar. Never a mean. */
-  loss(model: CausalLM, batch: B): Tensor;
+  loss(model: LanguageModel, batch: B): Tensor;
+  /** A new evaluation, where held-out rows tell more than their loss. */
+  evaluation?(): Evaluation<B>;
+}
+
+/** Keeps the types of rows and settings while the list forgets them. */
+export function defineObjective<Row extends TokenizedRow, Config>(objective: Objective<Row, Config>): Objective<Row, Config> {
+  return objective;
+}
+
+/** Takes in held-out batches one by one. */
+export interface Evaluation<B extends Batch = Batch> {
+  /** Returns the loss summed over the batch. */
+  add(model: LanguageModel, batch: B): Promise<number>;
+  metrics(): Metrics;
+}
+
+/** Numbers by name, in groups where there are many of a kind. */
+export interface Metrics {
+  readonly [name: string]: number | Metrics;
 }

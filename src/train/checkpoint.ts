@@ -8,11 +8,14 @@ import { publishFolder } from "../io/checkpoint.js";
 import { writeFileAtomic } from "../io/disk.js";
 import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "../io/safetensors.js";
 import { setValues, sourceOf } from "../models/load.js";
+import type { Metrics } from "../objectives/objective.js";
 import type { AdamW } from "../optim/adamw.js";
 import type { Progress } from "./loop.js";
 
 const optimizerName = "optimizer.safetensors";
 const stateName = "training_state.json";
+
+const MetricsSchema: z.ZodType<Metrics> = z.lazy(() => z.record(z.string(), z.union([z.number(), MetricsSchema])));
 
 /** `training_state.json`: where a run stands, beside weights and moments. */
 const TrainingState = z.strictObject({
@@ -31,6 +34,7 @@ const TrainingState = z.strictObject({
     stepMs: z.number(),
     elapsedMs: z.number(),
     evalLoss: z.number().nullable(),
+    metrics: MetricsSchema.nullable(),
   }),
 });
 

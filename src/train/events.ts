@@ -1,3 +1,5 @@
+import type { Metrics } from "../objectives/objective.js";
+
 /**
  * What a run tells the world while it works: one JSON object a line in `events.jsonl` of its folder. The terminal, the web page and
  * the API read only these.
@@ -57,6 +59,8 @@ export interface EvalEvent {
   readonly step: number;
   readonly epoch: number;
   readonly evalLoss: number;
+  /** What the objective tells of held-out rows beside their loss. */
+  readonly metrics?: Metrics;
   readonly elapsedMs: number;
 }
 
@@ -84,6 +88,8 @@ export interface RunResults {
   readonly epoch: number;
   readonly train_loss: number;
   readonly eval_loss?: number;
+  /** Of the last evaluation. In the files of a run each number has its own key, such as `eval_accuracy`. */
+  readonly eval_metrics?: Metrics;
   /** Seconds in the training loop. */
   readonly train_runtime: number;
   readonly train_samples_per_second: number;

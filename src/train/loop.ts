@@ -2,11 +2,11 @@ import { performance } from "node:perf_hooks";
 import { Rng } from "../core/rng.js";
 import { differentiate } from "../core/tape.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import type { Example } from "../data/example.js";
+import type { TokenizedRow } from "../data/example.js";
 import { DivergedError } from "../errors.js";
-import type { CausalLM } from "../models/causal-lm.js";
+import type { LanguageModel } from "../models/language-model.js";
 import type { Parameter } from "../nn/module.js";
-import type { Batch, Objective } from "../objectives/objective.js";
+import type { Batch, Metrics, Task } from "../objectives/objective.js";
 import type { AdamW } from "../optim/adamw.js";
 import { clipFactor, gradientSquares } from "../optim/clip.js";
 import { type ScheduleName, scheduleFactor } from "../optim/schedule.js";
@@ -39,6 +39,8 @@ export interface Progress {
   stepMs: number;
   elapsedMs: number;
   evalLoss: number | null;
+  /** What the last evaluation told beside the loss. */
+  metrics: Metrics | null;
 }
 
 export const noProgress = (): Progress => ({
@@ -51,13 +53,14 @@ export const noProgress = (): Progress => ({
   stepMs: 0,
   elapsedMs: 0,
   evalLoss: null,
+  metrics: null,
 });
 
 export interface TrainWork {
-  readonly model: CausalLM;
-  readonly objective: Objective;
-  readonly trainRows: readonly Example[];
-  readonly evalRows: readonly Example[];
+  readonly model: LanguageModel;
+  readonly task: Task;
+  readonly trainRows: readonly TokenizedRow[];
+  readonly evalRows: readonly TokenizedRow[];
   readonly plan: StepPlan;
   readonly optimizer: AdamW;
   readonly parameters: ReadonlyMap<string, Parameter>;
@@ -115,13 +118,16 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
 
     const isLast = progress.step === plan.totalSteps;
     if (work.evalRows.length > 0 && (isLast || isDue(progress.step, settings.evalSteps))) {
-      progress.evalLoss = await evaluationLoss(work);
+      const { loss, metrics } = await evaluate(work);
+      progress.evalLoss = loss;
+      progress.metrics = metrics;
       progress.elapsedMs = performance.now() - startedMs;
       yield {
         type: "eval",
         step: progress.step,
         epoch: progress.epoch,
-        evalLoss: progress.evalLoss,
+        evalLoss: loss,
+        ...(metrics !== null && { metrics }),
         elapsedMs: progress.elapsedMs,
       };
     }
@@ -150,15 +156,15 @@ async function optimizerStep(
   microBatches: readonly (readonly number[])[],
   learningRate: number,
 ): Promise<StepResult> {
-  const { model, objective, trainRows, parameters, optimizer, settings, progress } = work;
-  const batches = microBatches.map((rows) => objective.collate(rows.map((row) => trainRows[row]!)));
+  const { model, task, trainRows, parameters, optimizer, settings, progress } = work;
+  const batches = microBatches.map((rows) => task.collate(rows.map((row) => trainRows[row]!)));
   const count = batches.reduce((sum, batch) => sum + batch.count, 0);
   const tokens = batches.reduce((sum, batch) => sum + batch.tokens, 0);
 
   const sums: number[] = [];
   for (const [micro, batch] of batches.entries()) {
     const rng = Rng.for(settings.seed, `dropout/${progress.step}/${micro}`);
-    const loss = differentiate(() => objective.loss(model, batch), rng);
+    const loss = differentiate(() => task.loss(model, batch), rng);
     sums.push(await takeItem(loss));
     if (!Number.isFinite(sums.at(-1))) {
       const where = microBatches[micro]!.map((row) => trainRows[row]!.where).join(", ");
@@ -189,16 +195,17 @@ async function firstNonFiniteGradient(parameters: ReadonlyMap<string, Parameter>
   return "a parameter";
 }
 
-/** Mean loss over the held-out rows. */
-async function evaluationLoss({ model, objective, evalRows, settings }: TrainWork): Promise<number> {
+/** Mean loss over the held-out rows, and what else the task tells of them. */
+async function evaluate({ model, task, evalRows, settings }: TrainWork): Promise<{ loss: number; metrics: Metrics | null }> {
+  const evaluation = task.evaluation?.();
   let sum = 0;
   let count = 0;
   for (let start = 0; start < evalRows.length; start += settings.evalBatchSize) {
-    const batch: Batch = objective.collate(evalRows.slice(start, start + settings.evalBatchSize));
-    sum += await takeItem(scope(() => objective.loss(model, batch)));
+    const batch: Batch = task.collate(evalRows.slice(start, start + settings.evalBatchSize));
+    sum += evaluation ? await evaluation.add(model, batch) : await takeItem(scope(() => task.loss(model, batch)));
     count += batch.count;
   }
-  return sum / count;
+  return { loss: sum / count, metrics: evaluation?.metrics() ?? null };
 }
 
 async function takeItem(scalar: Tensor): Promise<number> {

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { NoSpaceError } from "../errors.js";
 import { replaceFile, reportingFullDisk, systemErrorCode, writeFileAtomic } from "../io/disk.js";
+import type { Metrics } from "../objectives/objective.js";
 import type { EndEvent, EvalEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "./events.js";
 import { type LossPoint, plotLoss } from "./plot.js";
 
@@ -138,10 +139,11 @@ export class RunFolder {
   }
 
   async #finish({ results }: EndEvent): Promise<NoticeEvent | undefined> {
-    const { eval_loss, ...train } = results;
-    await this.#writeJson("all_results.json", results);
+    const { eval_loss, eval_metrics = {}, ...train } = results;
+    const evaluation = eval_loss === undefined ? {} : { eval_loss, ...evalKeys(eval_metrics) };
+    await this.#writeJson("all_results.json", { ...train, ...evaluation });
     await this.#writeJson("train_results.json", train);
-    if (eval_loss !== undefined) await this.#writeJson("eval_results.json", { epoch: results.epoch, eval_loss });
+    if (eval_loss !== undefined) await this.#writeJson("eval_results.json", { epoch: results.epoch, ...evaluation });
     await this.#writeJson(stateName, this.trainerState);
     if (!this.#run.plotLoss || this.#history.train.length === 0) return undefined;
     try {
@@ -285,14 +287,15 @@ class LossHistory {
   }
 
   #addEvaluation(event: EvalEvent): object {
-    const { step, epoch, evalLoss, elapsedMs } = event;
+    const { step, epoch, evalLoss, metrics = {}, elapsedMs } = event;
     if (evalLoss < (this.bestEvaluation?.evalLoss ?? Number.POSITIVE_INFINITY)) this.bestEvaluation = event;
     this.evaluation.push({ step, loss: evalLoss });
-    this.log.push(finiteOf({ epoch, eval_loss: evalLoss, step }));
-    return this.#logLine({ eval_loss: evalLoss }, elapsedMs);
+    const measured = { eval_loss: evalLoss, ...evalKeys(metrics) };
+    this.log.push(finiteOf({ epoch, ...measured, step }));
+    return this.#logLine(measured, elapsedMs);
   }
 
-  #logLine(values: { loss?: number; lr?: number; eval_loss?: number }, elapsedMs: number): object {
+  #logLine(values: object, elapsedMs: number): object {
     const last = this.#lastStep;
     return finiteOf({
       current_steps: this.step,
@@ -306,6 +309,11 @@ class LossHistory {
       total_tokens: this.tokens,
     });
   }
+}
+
+/** Metrics under the names that transformers' Trainer gives them: `eval_accuracy`. */
+function evalKeys(metrics: Metrics): Metrics {
+  return Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`eval_${name}`, value]));
 }
 
 /** `0:03:20`, `1 day, 2:03:04`: Python's str(timedelta), as LLaMA-Factory writes it. */

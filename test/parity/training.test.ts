@@ -8,6 +8,7 @@ import { scope } from "../../src/core/tensor.js";
 import type { Example } from "../../src/data/example.js";
 import { openModel } from "../../src/io/open-model.js";
 import { openSafetensors, readEntry, toTensorEntry } from "../../src/io/safetensors.js";
+import { asCausalLM } from "../../src/models/causal-lm.js";
 import { buildModel, loadWeights } from "../../src/models/load.js";
 import { packSequences } from "../../src/models/token-batch.js";
 import { tuners } from "../../src/tuners/index.js";
@@ -39,7 +40,7 @@ function writeBatches(folder: string): string {
 
 async function loadSmolLM2() {
   const files = await openModel(smolLM2Folder());
-  const model = buildModel(device, files.config, files.path);
+  const model = asCausalLM(buildModel(device, files.config, files.path), "the test");
   await loadWeights(model, files);
   return { model, files };
 }

@@ -5,7 +5,7 @@ import type { ComputeType } from "../../src/engine/kernels.js";
 import { openModelFolder } from "../../src/io/hf-folder.js";
 import type { ModelFiles } from "../../src/io/model-files.js";
 import { openSafetensors, readEntry, toTensorEntry } from "../../src/io/safetensors.js";
-import type { CausalLM } from "../../src/models/causal-lm.js";
+import { asCausalLM, type CausalLM } from "../../src/models/causal-lm.js";
 import { buildModel, loadWeights } from "../../src/models/load.js";
 import { device } from "./gradient-check.js";
 import type { StepSettings } from "./train-steps.js";
@@ -48,7 +48,7 @@ export async function loadTinyLlama(
   compute: ComputeType = "f32",
 ): Promise<{ model: CausalLM; files: ModelFiles }> {
   const files = await openModelFolder(join(tinyLlama, name));
-  const model = buildModel({ ...device, compute }, { ...files.config, ...changes }, files.path);
+  const model = asCausalLM(buildModel({ ...device, compute }, { ...files.config, ...changes }, files.path), "the test");
   await loadWeights(model, files);
   return { model, files };
 }

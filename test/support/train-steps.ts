@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import type { Example } from "../../src/data/example.js";
 import type { CausalLM } from "../../src/models/causal-lm.js";
-import { sft } from "../../src/objectives/sft/sft.js";
+import { nextToken } from "../../src/objectives/next-token.js";
 import { AdamW } from "../../src/optim/adamw.js";
 import type { StepEvent } from "../../src/train/events.js";
 import { noProgress, train } from "../../src/train/loop.js";
@@ -28,7 +28,7 @@ export async function trainSteps(
   const steps: StepEvent[] = [];
   for await (const event of train({
     model,
-    objective: sft,
+    task: nextToken,
     trainRows: rows,
     evalRows: [],
     plan: new StepPlan(() => microBatches, { accumulationSteps, epochs: 1, maxSteps: 0 }),

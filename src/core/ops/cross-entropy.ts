@@ -1,0 +1,25 @@
+import { ShapeError } from "../../errors.js";
+import { recordLoss } from "../tape.js";
+import { checkFloat, Tensor } from "../tensor.js";
+
+/**
+ * Σ over rows of −log softmax(logits)[target]. logits (S, N) f32, targets (S) → sum (1). For few classes; over a vocabulary,
+ * `linearCrossEntropy` never holds all logits. While a tape records, the result can only be differentiated. Throws ShapeError.
+ */
+export function crossEntropy(logits: Tensor, targets: Int32Array): Tensor {
+  checkFloat("crossEntropy", { logits });
+  const { rows, columns, device } = logits;
+  if (targets.length !== rows)
+    throw new ShapeError(`crossEntropy: expected ${rows} targets (rows of logits), got ${targets.length}`);
+  const { kernels } = device;
+
+  const sum = Tensor.empty(device, [1]);
+  return recordLoss(sum, [logits], [logits], (grads) => {
+    const gradient = Tensor.empty(device, logits.shape); // the kernel turns logits into it
+    const losses = Tensor.empty(device, [rows, 1]);
+    kernels.copy(logits.id, gradient.id, logits.size);
+    kernels.crossEntropy(gradient.id, targets, losses.id, columns, grads !== null);
+    kernels.sum(losses.id, sum.id, rows, false);
+    grads?.pass(logits, gradient);
+  });
+}

@@ -1,0 +1,57 @@
+import { join } from "node:path";
+import { ModelError } from "../errors.js";
+import { namesIn } from "../io/disk.js";
+import { readJsonObject } from "../io/hf-folder.js";
+import type { TextFile } from "../text/tokenizer.js";
+
+type Config = Readonly<Record<string, unknown>>;
+
+const suffix = "ForSequenceClassification";
+
+/**
+ * The names of a classifier's classes in the order of its outputs, as config.json has them; null for any other model. As in transformers, a
+ * classifier that does not say has two, LABEL_0 and LABEL_1. Throws ModelError.
+ */
+export function classesOf({ architectures, id2label, num_labels }: Config): readonly string[] | null {
+  const architecture: unknown = Array.isArray(architectures) ? architectures[0] : undefined;
+  if (typeof architecture !== "string" || !architecture.endsWith(suffix)) return null;
+  if (id2label === undefined || id2label === null)
+    return Array.from({ length: typeof num_labels === "number" ? num_labels : 2 }, (_, i) => `LABEL_${i}`);
+  const names = typeof id2label === "object" ? Object.entries(id2label) : [];
+  const classes = names.map((_, i) => (id2label as Record<string, unknown>)[i]);
+  if (classes.length === 0 || !classes.every((name): name is string => typeof name === "string"))
+    throw new ModelError(`config.json: id2label: expected names for 0, 1, 2 …, got ${JSON.stringify(id2label).slice(0, 200)}`);
+  return classes;
+}
+
+const fileName = "labels.json";
+
+/** The names of classes for a folder that has no config.json of its own, an adapter's: PEFT keeps them nowhere. */
+export function classesFile(classes: readonly string[]): TextFile {
+  return { name: fileName, contents: `${JSON.stringify({ id2label: Object.fromEntries(classes.entries()) }, null, 2)}\n` };
+}
+
+/** The classes that `classesFile` wrote into a folder; null if it has none. Throws ModelError. */
+export async function readClasses(folder: string): Promise<readonly string[] | null> {
+  if (!(await namesIn(folder)).includes(fileName)) return null;
+  const { id2label } = await readJsonObject(join(folder, fileName));
+  return classesOf({ architectures: [suffix], id2label });
+}
+
+/** config.json of a classifier of these classes on the base that `config` describes: transformers loads it as AutoModelForSequenceClassification. */
+export function classifierConfig(config: Config, classes: readonly string[]): Config {
+  const [architecture] = Array.isArray(config.architectures) ? (config.architectures as unknown[]) : [];
+  const name = typeof architecture === "string" ? architecture : pascalCase(String(config.model_type));
+  const { num_labels: _, ...kept } = config;
+  return {
+    ...kept,
+    architectures: [`${name.replace(/(?:For\w+|LMHeadModel|Model)$/, "")}${suffix}`],
+    id2label: Object.fromEntries(classes.entries()),
+    label2id: Object.fromEntries(classes.map((label, i) => [label, i])),
+    problem_type: "single_label_classification",
+  };
+}
+
+function pascalCase(name: string): string {
+  return name.replace(/(?:^|_)(\w)/g, (_, letter: string) => letter.toUpperCase());
+}

@@ -1,0 +1,130 @@
+import { z } from "zod";
+import { crossEntropy } from "../../core/ops/cross-entropy.js";
+import { scope } from "../../core/tensor.js";
+import { loadRows } from "../../data/dataset.js";
+import type { LabelledExample } from "../../data/example.js";
+import { labelledTexts } from "../../data/labelled-texts.js";
+import { ConfigError, DataError } from "../../errors.js";
+import { classesFile, classesOf, classifierConfig } from "../../models/classes.js";
+import { packSequences, type TokenBatch } from "../../models/token-batch.js";
+import { type Batch, defineObjective, type Evaluation, type Task } from "../objective.js";
+import { ConfusionMatrix } from "./confusion-matrix.js";
+
+export const ClassificationConfig = z.strictObject({
+  labels: z
+    .union([z.string(), z.array(z.union([z.string(), z.number()]).transform(String))])
+    .nullable()
+    .default(null)
+    .transform((names) => (typeof names === "string" ? names.split(",") : names)?.map((name) => name.trim()) ?? null)
+    .describe("the classes in the order of the model's outputs; not set: those of the data, sorted"),
+});
+export type ClassificationConfig = z.output<typeof ClassificationConfig>;
+
+export interface ClassificationBatch extends Batch {
+  readonly input: TokenBatch;
+  /** The class of each row. */
+  readonly targets: Int32Array;
+}
+
+/**
+ * Classification of texts: −Σ log p(class of the row | text). A text is read as transformers' tokenizers write it, without a chat, and its class
+ * told from the vector of its last token (decoders) or first (encoders).
+ *
+ * Source: transformers' *ForSequenceClassification, whose folders and names of weights it shares.
+ */
+export const classification = defineObjective<LabelledExample, ClassificationConfig>({
+  name: "classification",
+  summary: "learns to tell which class a text belongs to",
+  config: ClassificationConfig,
+  usedBy: "classify",
+
+  async read(dataset, { files, tokenize: { cutoffLen }, tokenizer, warn }) {
+    const { rows, notices } = await loadRows({ dataset, ...files }, labelledTexts);
+    for (const message of notices) warn(message);
+    let cut = 0;
+    const examples = rows.map(({ text, label, where }): LabelledExample => {
+      const ids = tokenizer.encodeFramed(text);
+      if (ids.length === 0) throw new DataError(`${where}: the text has no tokens`);
+      if (ids.length <= cutoffLen) return { ids, label, where };
+      cut++;
+      return { ids: tokenizer.encodeFramed(text, cutoffLen), label, where };
+    });
+    if (cut > 0) warn(`${cut} of ${rows.length} rows are longer than cutoff_len = ${cutoffLen} tokens and lose their end.`);
+    return examples;
+  },
+
+  task(examples, { labels }, base) {
+    const classes = chooseClasses(examples, labels, classesOf(base));
+    return classificationTask(classes, classifierConfig(base, classes));
+  },
+});
+
+/** Those that the recipe names, or the base's own if it is a classifier of them, or those of the data. */
+function chooseClasses(
+  examples: readonly LabelledExample[],
+  named: readonly string[] | null,
+  own: readonly string[] | null,
+): readonly string[] {
+  const found = [...new Set(examples.map(({ label }) => label))].sort(byNumberOrName);
+  if (own !== null && named !== null && own.join("\n") !== named.join("\n"))
+    throw new ConfigError(`labels: the model is a classifier of ${own.join(", ")}, in this order; leave labels out`);
+  const classes = named ?? own ?? found;
+  const unknown = examples.find(({ label }) => !classes.includes(label));
+  if (unknown !== undefined)
+    throw new DataError(
+      `${unknown.where}: the label ${JSON.stringify(unknown.label)} is none of ${named === null ? "the model's" : "labels"}: ${classes.join(", ")}`,
+    );
+  if (new Set(classes).size < classes.length) throw new ConfigError(`labels: ${classes.join(", ")}: a class is named twice`);
+  if (classes.length < 2)
+    throw new DataError(`every row has the label ${JSON.stringify(classes[0])}: there is nothing to tell apart`);
+  return classes;
+}
+
+/** Numbers by size, before names by their characters. */
+function byNumberOrName(a: string, b: string): number {
+  const [x, y] = [Number(a), Number(b)].map((n) => (Number.isNaN(n) ? Number.POSITIVE_INFINITY : n)) as [number, number];
+  return x !== y ? (x < y ? -1 : 1) : a < b ? -1 : 1;
+}
+
+/** The task of telling these classes apart, on the model that `modelConfig` describes. */
+export function classificationTask(
+  classes: readonly string[],
+  modelConfig: Readonly<Record<string, unknown>>,
+): Task<LabelledExample, ClassificationBatch> {
+  return {
+    modelConfig,
+    files: [classesFile(classes)],
+
+    collate(examples) {
+      const input = packSequences(examples.map(({ ids }) => ids));
+      const targets = Int32Array.from(examples, ({ label }) => classes.indexOf(label));
+      return { input, targets, tokens: input.ids.length, count: examples.length };
+    },
+
+    loss: (model, { input, targets }) => crossEntropy(model.classLogits(input), targets),
+
+    evaluation(): Evaluation<ClassificationBatch> {
+      const matrix = new ConfusionMatrix(classes);
+      return {
+        async add(model, { input, targets }) {
+          const logits = scope(() => model.classLogits(input));
+          const loss = scope(() => crossEntropy(logits, targets));
+          try {
+            const values = await logits.read();
+            for (const [row, target] of targets.entries())
+              matrix.add(target, indexOfLargest(values.subarray(row * classes.length, (row + 1) * classes.length)));
+            return await loss.item();
+          } finally {
+            logits.dispose();
+            loss.dispose();
+          }
+        },
+        metrics: () => matrix.metrics(),
+      };
+    },
+  };
+}
+
+function indexOfLargest(values: Float32Array): number {
+  return values.reduce((best, value, i) => (value > values[best]! ? i : best), 0);
+}

@@ -1,0 +1,37 @@
+import { linearCrossEntropy } from "../core/ops/linear-cross-entropy.js";
+import { gatherRows } from "../core/ops/rows.js";
+import type { Example } from "../data/example.js";
+import { asCausalLM } from "../models/causal-lm.js";
+import { packSequences, type TokenBatch } from "../models/token-batch.js";
+import type { Batch, Task } from "./objective.js";
+
+export interface NextTokenBatch extends Batch {
+  readonly input: TokenBatch;
+  /** Rows whose next token is supervised, and these next tokens. */
+  readonly rows: Int32Array;
+  readonly targets: Int32Array;
+}
+
+/** −Σ log p(token | tokens before it) over the supervised tokens. The output projection runs at their rows only. */
+export const nextToken: Task<Example, NextTokenBatch> = {
+  collate(examples) {
+    const input = packSequences(examples.map(({ ids }) => ids));
+    const rows: number[] = [];
+    const targets: number[] = [];
+    let start = 0;
+    for (const { ids, supervised } of examples) {
+      for (let t = 1; t < ids.length; t++) {
+        if (supervised[t] !== 1) continue;
+        rows.push(start + t - 1);
+        targets.push(ids[t]!);
+      }
+      start += ids.length;
+    }
+    return { input, rows: Int32Array.from(rows), targets: Int32Array.from(targets), tokens: start, count: rows.length };
+  },
+
+  loss(model, { input, rows, targets }) {
+    const { lm_head } = asCausalLM(model, "predicting tokens");
+    return linearCrossEntropy(gatherRows(model.hidden(input), rows), lm_head.weight.value, targets);
+  },
+};
