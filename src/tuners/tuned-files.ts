@@ -64,7 +64,10 @@ function sourcesOf(parameters: Iterable<[name: string, parameter: Parameter]>): 
  * tensor fits.
  */
 export async function loadTuned(folder: string, model: LanguageModel, tuner: Tuner): Promise<void> {
-  await fill(model, tuner.adapter === undefined ? await openModelFolder(folder) : await openForTraining(folder, tuner.adapter));
+  const files = tuner.adapter === undefined ? await openModelFolder(folder) : await openForTraining(folder, tuner.adapter);
+  const parameters = model.savedParameters();
+  checkFit(parameters, files);
+  await readInto(parameters, files);
 }
 
 /** The method and settings with which training goes on from an adapter. Throws ModelError. */
@@ -74,20 +77,42 @@ export async function settingsOfAdapter(folder: string, tuners: readonly Tuner[]
   return { tuner, config: format.fromJson(json, tensors) };
 }
 
-/** Applies an adapter from disk to a loaded model, for use. Returns the method and settings it was made with. Throws ModelError. */
+/** An adapter on disk, understood but in no model yet. */
+export interface OpenedAdapter {
+  readonly tuner: Tuner;
+  readonly config: unknown;
+  readonly files: AdapterFiles;
+}
+
+/** Reads what an adapter is; its weights are left where they are. Throws ModelError. */
+export async function openAdapter(folder: string, tuners: readonly Tuner[]): Promise<OpenedAdapter> {
+  const { tuner, format } = await recognise(folder, tuners);
+  const files = await format.library.open(folder);
+  return { tuner, config: format.fromJson(files.config, files.tensors), files };
+}
+
+/**
+ * Makes room for an adapter in a loaded model. Returns the parameters that its weights belong in, by their names in its files. Throws ModelError
+ * unless every one fits, ConfigError if the settings match nothing in the model.
+ */
+export function placeAdapter(model: LanguageModel, { tuner, config, files }: OpenedAdapter, rng: Rng): Map<string, Parameter> {
+  tuner.apply(model, config, rng);
+  trainModules(model, modulesToSaveOf(files.config));
+  const parameters = model.savedParameters();
+  checkFit(parameters, files);
+  return parameters;
+}
+
+/** Applies an adapter from disk to a loaded model, for use. Returns the method and settings it was made with. Throws as `placeAdapter`. */
 export async function applyAdapter(
   folder: string,
   model: LanguageModel,
   tuners: readonly Tuner[],
   rng: Rng,
 ): Promise<{ tuner: Tuner; config: unknown }> {
-  const { tuner, format, json } = await recognise(folder, tuners);
-  const files = await format.library.open(folder);
-  const config = format.fromJson(json, files.tensors);
-  tuner.apply(model, config, rng);
-  trainModules(model, modulesToSaveOf(json));
-  await fill(model, files);
-  return { tuner, config };
+  const opened = await openAdapter(folder, tuners);
+  await readInto(placeAdapter(model, opened, rng), opened.files);
+  return { tuner: opened.tuner, config: opened.config };
 }
 
 async function recognise(folder: string, tuners: readonly Tuner[]) {
@@ -109,9 +134,12 @@ async function openForTraining(folder: string, { library }: AdapterFormat<unknow
 
 type WeightFiles = Pick<AdapterFiles, "path" | "tensors" | "readTensor">;
 
-/** Gives what trains, and what is kept with it, the values of a file, every one of them. */
-async function fill(model: LanguageModel, { path, tensors, readTensor }: WeightFiles): Promise<void> {
-  const parameters = model.savedParameters();
+/** Throws ModelError unless the tensors of the files are those of the parameters. */
+function checkFit(parameters: ReadonlyMap<string, Parameter>, { path, tensors }: WeightFiles): void {
   checkTensors(path, new Map([...parameters].map(([name, { shape }]) => [name, shape])), tensors);
+}
+
+/** Gives parameters the values of the tensors of their names. Throws ModelError if a file is damaged. */
+export async function readInto(parameters: ReadonlyMap<string, Parameter>, { tensors, readTensor }: WeightFiles): Promise<void> {
   for (const [name, parameter] of parameters) setValues(parameter.value, await readTensor(name), tensors.get(name)!.dtype);
 }
