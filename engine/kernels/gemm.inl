@@ -22,7 +22,7 @@ template <Format format>
 struct F32Panels {
   static constexpr int rows = tile_rows, columns = tile_columns;
   static constexpr bool rounded = format == FORMAT_ROUNDED;
-  static constexpr int64_t few = few_lines; // so many lines are better multiplied as they lie
+  using DotRows = F32Rows<rounded>;
 
   static int64_t units(int64_t depth) { return depth; }
   static void begin_task() {}
@@ -129,7 +129,7 @@ static void clear(const Product& p) {
 
 template <class Panels>
 static void multiply_on(const Product& p) {
-  if (is_dot_product(p, Panels::few)) multiply_dot<Panels::rounded>(p);
+  if (is_dot_product(p)) multiply_dot<typename Panels::DotRows>(p);
   else if (is_outer_product(p)) multiply_outer<Panels::rounded>(p);
   else multiply_packed<Panels>(p);
 }

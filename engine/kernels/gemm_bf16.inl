@@ -14,7 +14,7 @@ template <class Tiles>
 struct AmxPanels {
   static constexpr int rows = 32, columns = 32;
   static constexpr bool rounded = true;
-  static constexpr int64_t few = few_lines_bf16;
+  using DotRows = Bf16Rows;
   static constexpr int tile_units = 16; // pairs in a tile's row
 
   static int64_t units(int64_t depth) { return round_up(ceil_div(depth, 2), tile_units); }
@@ -167,7 +167,7 @@ static void multiply_pairs(int64_t units, const uint32_t* a, const uint32_t* b, 
 struct PairPanels {
   static constexpr int rows = tile_rows, columns = tile_columns;
   static constexpr bool rounded = true;
-  static constexpr int64_t few = few_lines_bf16;
+  using DotRows = Bf16Rows;
 
   static int64_t units(int64_t depth) { return ceil_div(depth, 2); }
   static void begin_task() {}

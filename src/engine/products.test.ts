@@ -134,14 +134,16 @@ test("a row of y does not depend on the rows beside it, among few rows and among
   const blocks = new Blocks(engine);
   const w = blocks.of(randomFloats(n * k, 1));
   const x = randomFloats(64 * k, 2);
-  const row = async (m: number): Promise<Float32Array> => {
-    const y = blocks.empty(m * n * 4);
-    engine.matmul(blocks.of(x.subarray(0, m * k)), w, "f32", y, m, n, k, 1, false, "f32");
-    return (await blocks.read(y, m * n)).subarray(0, n);
-  };
-  const [one, many] = [await row(1), await row(64)];
-  for (const m of [2, 3, 4, 7, 32]) assert.ok(sameBits(await row(m), one), `${m} rows`);
-  for (const m of [40, 63]) assert.ok(sameBits(await row(m), many), `${m} rows`);
+  for (const compute of ["f32", "bf16"] as const) {
+    const row = async (m: number): Promise<Float32Array> => {
+      const y = blocks.empty(m * n * 4);
+      engine.matmul(blocks.of(x.subarray(0, m * k)), w, "f32", y, m, n, k, 1, false, compute);
+      return (await blocks.read(y, m * n)).subarray(0, n);
+    };
+    const [one, many] = [await row(1), await row(64)];
+    for (const m of [2, 3, 4, 7, 32]) assert.ok(sameBits(await row(m), one), `${m} rows, ${compute}`);
+    for (const m of [40, 63]) assert.ok(sameBits(await row(m), many), `${m} rows, ${compute}`);
+  }
   blocks.freeAll();
 });
 
