@@ -1,6 +1,7 @@
+import { adapter } from "./adapter/adapter.js";
 import { full } from "./full/full.js";
 import { lora } from "./lora/lora.js";
 import type { Tuner } from "./tuner.js";
 
 /** Every tuning method. Adding one is a folder and a line here. */
-export const tuners: readonly Tuner[] = [lora, full];
+export const tuners: readonly Tuner[] = [lora, full, adapter];
