@@ -9,9 +9,10 @@ export class Embedding extends Module {
   constructor(
     readonly vocabSize: number,
     readonly width: number,
+    weight = new Parameter([vocabSize, width]),
   ) {
     super();
-    this.weight = new Parameter([vocabSize, width]);
+    this.weight = weight;
   }
 
   forward(ids: Int32Array): Tensor {

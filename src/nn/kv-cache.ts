@@ -73,6 +73,11 @@ export class KVCache {
     return [allKeys, allValues];
   }
 
+  /** All keys and values of a layer. */
+  layer(index: number): [keys: Tensor, values: Tensor] {
+    return [this.#keys[index]!, this.#values[index]!];
+  }
+
   dispose(): void {
     for (const tensor of [...this.#keys, ...this.#values]) tensor.dispose();
   }

@@ -15,11 +15,16 @@ export class Linear extends Module implements Projection {
   constructor(
     readonly inFeatures: number,
     readonly outFeatures: number,
-    { bias = false, weight = new Parameter([outFeatures, inFeatures]) }: { bias?: boolean; weight?: Parameter } = {},
+    {
+      bias = false,
+      weight = new Parameter([outFeatures, inFeatures]),
+      isStoredTransposed = false,
+    }: { bias?: boolean | Parameter; weight?: Parameter; isStoredTransposed?: boolean } = {},
   ) {
     super();
     this.weight = weight;
-    this.bias = bias ? new Parameter([outFeatures]) : null;
+    if (isStoredTransposed) weight.isStoredTransposed = true;
+    this.bias = bias === true ? new Parameter([outFeatures]) : bias || null;
   }
 
   forward(x: Tensor): Tensor {

@@ -1,0 +1,94 @@
+import { z } from "zod";
+import { scope } from "../../core/tensor.js";
+import { checkAdapterConfig, peft } from "../../io/peft.js";
+import type { LanguageModel } from "../../models/language-model.js";
+import { continueSequences } from "../../models/token-batch.js";
+import { defineTuner } from "../tuner.js";
+import { checkStart, peftVirtualTokens, startTokens, virtualTokenSettings } from "../virtual-tokens.js";
+import { PrefixEncoder, projectionWidth } from "./prefix-encoder.js";
+
+/**
+ * Prefix-Tuning: keys and values that every sequence finds before its own in each layer train, and nothing else does.
+ *
+ * Source: Li & Liang 2021, arXiv:2101.00190, §4; without the projection P-Tuning v2, Liu et al. 2021, arXiv:2110.07602. The paper always projects; like
+ * PEFT we do not unless told to, which makes a 30th of the parameters and allows to start from a text's keys and values, as the paper advises for
+ * little data (§7.4).
+ */
+export const PrefixTuningConfig = z
+  .strictObject({
+    ...virtualTokenSettings,
+    prefix_projection: z
+      .boolean()
+      .default(false)
+      .describe("make keys and values by a two-layer network while they train, as in the paper; else they train directly"),
+  })
+  .superRefine((config, context) => checkStart(config.prefix_projection, config, context));
+export type PrefixTuningConfig = z.output<typeof PrefixTuningConfig>;
+
+export const prefixTuning = defineTuner<PrefixTuningConfig>({
+  name: "prefix-tuning",
+  summary: "trains keys and values that stand before every text in each layer; the model itself stays as it is",
+  config: PrefixTuningConfig,
+
+  apply(model, config, rng) {
+    model.freeze();
+    model.replace("prefix", new PrefixEncoder(model, config, rng));
+  },
+
+  initialize(model, config, start) {
+    const ids = startTokens(config, model, start);
+    if (ids !== null) takeKeysAndValues(model, ids);
+  },
+
+  adapter: {
+    library: peft,
+    recognises: ({ peft_type }) => peft_type === "PREFIX_TUNING",
+    toJson: (config, { shape }) => ({
+      peft_type: "PREFIX_TUNING",
+      num_virtual_tokens: config.num_virtual_tokens,
+      num_layers: shape.layers,
+      num_transformer_submodules: 1,
+      prefix_projection: config.prefix_projection,
+      ...(config.prefix_projection && { encoder_hidden_size: projectionWidth(config) }),
+    }),
+    fromJson(json, tensors) {
+      const config = checkAdapterConfig("adapter_config.json", json, PeftConfig);
+      const { num_virtual_tokens, encoder_hidden_size = null } = config;
+      const prefix_projection = tensors.has("prefix.transform.0.weight");
+      return PrefixTuningConfig.parse({ num_virtual_tokens, encoder_hidden_size, prefix_projection });
+    },
+    computed({ prefix }) {
+      const encoder = prefix as PrefixEncoder;
+      return encoder.hasProjection ? new Map([["prefix.embedding.weight", scope(() => encoder.rows())]]) : null;
+    },
+  },
+});
+
+/** What PEFT's PREFIX_TUNING holds. Source: PEFT 0.21, tuners/prefix_tuning/config.py. */
+const PeftConfig = z.object({
+  ...peftVirtualTokens,
+  prefix_projection: z.boolean().default(false),
+  /** How training began. */
+  init_weights: z.unknown().optional(),
+});
+
+/** Lets the prefix be what the base model's attention sees of tokens. */
+function takeKeysAndValues(model: LanguageModel, ids: Int32Array): void {
+  const prefix = model.prefix as PrefixEncoder;
+  const { kernels } = model.device;
+  const { layers, kvWidth } = model.shape;
+  model.prefix = null;
+  const cache = model.newCache(1, ids.length);
+  try {
+    scope(() => void model.hidden(continueSequences(cache, [0], [ids])));
+    const { value } = prefix.embedding.weight;
+    for (let layer = 0; layer < layers; layer++)
+      for (const [i, part] of cache.layer(layer).entries()) {
+        const place = (2 * layer + i) * kvWidth;
+        kernels.copyColumns(part.id, kvWidth, 0, value.id, value.columns, place, ids.length, kvWidth, false);
+      }
+  } finally {
+    cache.dispose();
+    model.prefix = prefix;
+  }
+}
