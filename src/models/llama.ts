@@ -3,59 +3,62 @@ import type { Device } from "../core/device.js";
 import { attention } from "../core/ops/attention.js";
 import { gated } from "../core/ops/gated.js";
 import type { Tensor } from "../core/tensor.js";
+import type { Activation } from "../engine/kernels.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { Residual } from "../nn/residual.js";
 import { RMSNorm } from "../nn/rms-norm.js";
-import { RopeScaling, RotaryEmbedding } from "../nn/rotary.js";
+import { RotaryEmbedding } from "../nn/rotary.js";
 import { CausalLM } from "./causal-lm.js";
+import { activationKey, readHeads, readRope, ropeKeys } from "./config-keys.js";
 import type { Block, LayerInput, ModelShape } from "./language-model.js";
 
-/** The keys of config.json that Llama reads; others are ignored. transformers 5 moved RoPE's into `rope_parameters`. */
-export const LlamaConfig = z
-  .object({
-    vocab_size: z.int().positive(),
-    hidden_size: z.int().positive(),
-    intermediate_size: z.int().positive(),
-    num_hidden_layers: z.int().positive(),
-    num_attention_heads: z.int().positive(),
-    num_key_value_heads: z.int().positive().nullish(),
-    head_dim: z.int().positive().nullish(),
-    hidden_act: z.enum(["silu", "swish"]).default("silu"),
-    max_position_embeddings: z.int().positive().default(2048),
-    rms_norm_eps: z.number().positive().default(1e-6),
-    tie_word_embeddings: z.boolean().default(false),
-    attention_bias: z.boolean().default(false),
-    mlp_bias: z.boolean().default(false),
-    sliding_window: z.int().positive().nullish(),
-    rope_theta: z.number().positive().nullish(),
-    rope_scaling: z.record(z.string(), z.unknown()).nullish(),
-    rope_parameters: z.record(z.string(), z.unknown()).nullish(),
-    partial_rotary_factor: z.number().nullish(),
-    /** Divisors of RoPE's frequencies, as a GGUF file may carry them. */
-    rope_factors: z.array(z.number().positive()).nullish(),
-  })
-  .transform((config, context) => {
-    const headDim = config.head_dim ?? config.hidden_size / config.num_attention_heads;
-    const kvHeads = config.num_key_value_heads ?? config.num_attention_heads;
-    if (!Number.isInteger(headDim) || headDim % 2 !== 0)
-      context.addIssue(`hidden_size ${config.hidden_size} over ${config.num_attention_heads} heads gives no even head width`);
-    if (config.num_attention_heads % kvHeads !== 0)
-      context.addIssue(`${config.num_attention_heads} heads are not a multiple of ${kvHeads} key/value heads`);
-    const rope = { ...config.rope_scaling, ...config.rope_parameters };
-    const rotated = rope.partial_rotary_factor ?? config.partial_rotary_factor ?? 1;
-    if (rotated !== 1) context.addIssue(`partial_rotary_factor ${JSON.stringify(rotated)}: only whole heads are rotated here`);
-    const scaling = RopeScaling.safeParse({ ...rope, rope_type: rope.rope_type ?? rope.type ?? "default" });
-    if (!scaling.success)
-      context.addIssue(
-        `rope_scaling: expected type default, linear, llama3 or yarn with its settings, got ${JSON.stringify(rope)}`,
-      );
-    const theta = config.rope_theta ?? (typeof rope.rope_theta === "number" ? rope.rope_theta : 10000);
-    const ropeScaling: RopeScaling = scaling.data ?? { rope_type: "default" };
-    return { ...config, headDim, kvHeads, theta, ropeScaling };
-  });
+/** The keys of config.json that Llama reads; others are ignored. */
+export const llamaKeys = z.object({
+  vocab_size: z.int().positive(),
+  hidden_size: z.int().positive(),
+  intermediate_size: z.int().positive(),
+  num_hidden_layers: z.int().positive(),
+  num_attention_heads: z.int().positive(),
+  num_key_value_heads: z.int().positive().nullish(),
+  head_dim: z.int().positive().nullish(),
+  hidden_act: activationKey.default("silu"),
+  max_position_embeddings: z.int().positive().default(2048),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  tie_word_embeddings: z.boolean().default(false),
+  attention_bias: z.boolean().default(false),
+  mlp_bias: z.boolean().default(false),
+  sliding_window: z.int().positive().nullish(),
+  ...ropeKeys,
+  /** Divisors of RoPE's frequencies, as a GGUF file may carry them. */
+  rope_factors: z.array(z.number().positive()).nullish(),
+});
+
+/** Adds what the keys say together. */
+export function readLlama<Keys extends z.output<typeof llamaKeys>>(config: Keys, context: z.RefinementCtx) {
+  const { rope_theta, partial_rotary_factor, rope_scaling, rope_parameters } = config;
+  const own = { ...(rope_theta && { rope_theta }), ...(partial_rotary_factor && { partial_rotary_factor }) };
+  return {
+    ...config,
+    ...readHeads(config, context),
+    ...readRope({ ...rope_scaling, ...rope_parameters, ...own }, 10000, context),
+  };
+}
+
+export const LlamaConfig = llamaKeys.transform((config, context) => readLlama(config, context));
 export type LlamaConfig = z.output<typeof LlamaConfig>;
+
+/** What a family of the same build puts in the place of Llama's sub-layers. */
+export interface LlamaParts {
+  attention(rotary: RotaryEmbedding, index: number): SelfAttention;
+  mlp(): Projection;
+}
+
+export interface SelfAttention extends Module {
+  /** x (T, C) → (T, C) */
+  forward(x: Tensor, input: LayerInput): Tensor;
+}
 
 /**
  * Llama, and what has its architecture (SmolLM2, Mistral, TinyLlama …): RMSNorm before each sub-layer, rotary positions, grouped-query
@@ -71,9 +74,13 @@ export class Llama extends CausalLM {
   constructor(
     readonly device: Device,
     readonly config: LlamaConfig,
+    parts: LlamaParts = {
+      attention: (rotary, index) => new LlamaAttention(config, rotary, index),
+      mlp: () => new LlamaMLP(config),
+    },
   ) {
     super();
-    this.model = new LlamaModel(config);
+    this.model = new LlamaModel(config, parts);
     const tied = config.tie_word_embeddings ? { weight: this.model.embed_tokens.weight } : {};
     this.lm_head = new Linear(config.hidden_size, config.vocab_size, tied);
     this.shape = {
@@ -97,6 +104,11 @@ export class Llama extends CausalLM {
     return this.model.norm.forward(x);
   }
 
+  /** Old checkpoints hold RoPE's frequencies too. */
+  override isNeedless(name: string): boolean {
+    return super.isNeedless(name) || name.endsWith(".rotary_emb.inv_freq");
+  }
+
   override dispose(): void {
     super.dispose();
     this.model.rotary.dispose();
@@ -109,28 +121,28 @@ class LlamaModel extends Module {
   readonly norm: RMSNorm;
   readonly rotary: RotaryEmbedding;
 
-  constructor(config: LlamaConfig) {
+  constructor(config: LlamaConfig, parts: LlamaParts) {
     super();
     const factors = config.rope_factors ? Float32Array.from(config.rope_factors) : null;
     this.rotary = new RotaryEmbedding(config.headDim, config.theta, config.ropeScaling, config.max_position_embeddings, factors);
     this.embed_tokens = new Embedding(config.vocab_size, config.hidden_size);
-    this.layers = Array.from({ length: config.num_hidden_layers }, (_, i) => new LlamaLayer(config, this.rotary, i));
+    this.layers = Array.from({ length: config.num_hidden_layers }, (_, i) => new LlamaLayer(config, this.rotary, i, parts));
     this.norm = new RMSNorm(config.hidden_size, config.rms_norm_eps);
   }
 }
 
 class LlamaLayer extends Module implements Block {
-  readonly self_attn: LlamaAttention;
-  readonly mlp: LlamaMLP;
+  readonly self_attn: SelfAttention;
+  readonly mlp: Projection;
   readonly input_layernorm: RMSNorm;
   readonly post_attention_layernorm: RMSNorm;
   readonly attention_residual: Residual = new Residual();
   readonly mlp_residual: Residual = new Residual();
 
-  constructor(config: LlamaConfig, rotary: RotaryEmbedding, index: number) {
+  constructor(config: LlamaConfig, rotary: RotaryEmbedding, index: number, parts: LlamaParts) {
     super();
-    this.self_attn = new LlamaAttention(config, rotary, index);
-    this.mlp = new LlamaMLP(config);
+    this.self_attn = parts.attention(rotary, index);
+    this.mlp = parts.mlp();
     this.input_layernorm = new RMSNorm(config.hidden_size, config.rms_norm_eps);
     this.post_attention_layernorm = new RMSNorm(config.hidden_size, config.rms_norm_eps);
   }
@@ -141,7 +153,7 @@ class LlamaLayer extends Module implements Block {
   }
 }
 
-class LlamaAttention extends Module {
+class LlamaAttention extends Module implements SelfAttention {
   readonly q_proj: Projection;
   readonly k_proj: Projection;
   readonly v_proj: Projection;
@@ -173,21 +185,24 @@ class LlamaAttention extends Module {
   }
 }
 
-class LlamaMLP extends Module {
+/** down(f(gate(x)) · up(x)); f is silu in SwiGLU, gelu in GeGLU. */
+export class LlamaMLP extends Module implements Projection {
   readonly gate_proj: Projection;
   readonly up_proj: Projection;
   readonly down_proj: Projection;
+  readonly #activation: Activation;
 
-  constructor(config: LlamaConfig) {
+  constructor(config: Pick<LlamaConfig, "hidden_size" | "intermediate_size" | "mlp_bias" | "hidden_act">) {
     super();
     const { hidden_size: width, intermediate_size: inner } = config;
     const options = { bias: config.mlp_bias };
     this.gate_proj = new Linear(width, inner, options);
     this.up_proj = new Linear(width, inner, options);
     this.down_proj = new Linear(inner, width, options);
+    this.#activation = config.hidden_act;
   }
 
   forward(x: Tensor): Tensor {
-    return this.down_proj.forward(gated(this.gate_proj.forward(x), this.up_proj.forward(x), "silu"));
+    return this.down_proj.forward(gated(this.gate_proj.forward(x), this.up_proj.forward(x), this.#activation));
   }
 }

@@ -29,6 +29,9 @@ const families: readonly Family[] = [
   { modelTypes: ["gpt2"], build: (device, config) => new Gpt2(device, Gpt2Config.parse(config)) },
 ];
 
+const gemmaAdvice =
+  "Of Gemma 3 with images it trains the text part: in transformers, load it with Gemma3ForCausalLM.from_pretrained and save that.";
+
 /**
  * The model that a config describes, without weights: with a head, if it describes a classifier. Throws ModelError for an unknown family or a
  * setting it cannot run.
@@ -38,8 +41,9 @@ export function buildModel(device: Device, config: Readonly<Record<string, unkno
   const family = families.find(({ modelTypes }) => modelTypes.includes(String(type)));
   if (family === undefined) {
     const known = families.flatMap(({ modelTypes }) => modelTypes).join(", ");
+    const advice = type === "gemma3" ? `. ${gemmaAdvice}` : "";
     throw new ModelError(
-      `${where}: attune does not know the architecture ${JSON.stringify(type)} (model_type). Supported: ${known}`,
+      `${where}: attune does not know the architecture ${JSON.stringify(type)} (model_type). Supported: ${known}${advice}`,
     );
   }
   try {

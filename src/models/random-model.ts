@@ -10,19 +10,20 @@ import { buildModel } from "./load.js";
 
 /**
  * Writes a Hugging Face folder of the shape that `config` describes, with random weights: matrices normal with deviation 0.02 (as Llama
- * starts), vectors one. One tensor at a time, so that a model larger than memory can be made. With the vocabulary of the byte tokenizer
+ * starts), norms one, biases zero. One tensor at a time, so that a model larger than memory can be made. With the vocabulary of the byte tokenizer
  * (V = 259) that tokenizer is written as well. Throws ModelError for a config that attune cannot run, NoSpaceError.
  */
 export async function writeRandomModel(folder: string, config: Readonly<Record<string, unknown>>, seed: number): Promise<void> {
   const model = buildModel(new SymbolicDevice(), config, folder);
   const sources = [...model.namedParameters()].map(
-    ([name, { shape }]): TensorSource => ({
+    ([name, { storedShape: shape }]): TensorSource => ({
       name,
       dtype: "f32",
       shape,
       data: () => {
         const rng = Rng.for(seed, name);
-        const values = Float32Array.from({ length: sizeOf(shape) }, () => (shape.length === 1 ? 1 : 0.02 * rng.normal()));
+        const vector = name.endsWith(".bias") ? 0 : 1;
+        const values = Float32Array.from({ length: sizeOf(shape) }, () => (shape.length === 1 ? vector : 0.02 * rng.normal()));
         return new Uint8Array(values.buffer);
       },
     }),

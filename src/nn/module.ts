@@ -20,6 +20,11 @@ export class Parameter {
     if (value !== undefined) this.value = value;
   }
 
+  /** The shape under which files hold it, if in plain numbers. */
+  get storedShape(): Shape {
+    return this.isStoredTransposed ? [...this.shape].reverse() : this.shape;
+  }
+
   get isLoaded(): boolean {
     return this.#value !== null;
   }

@@ -1,0 +1,173 @@
+import { z } from "zod";
+import type { Device } from "../core/device.js";
+import { activation } from "../core/ops/activation.js";
+import { add } from "../core/ops/add.js";
+import { attention } from "../core/ops/attention.js";
+import { splitColumns } from "../core/ops/columns.js";
+import type { Tensor } from "../core/tensor.js";
+import { Embedding } from "../nn/embedding.js";
+import { LayerNorm } from "../nn/layer-norm.js";
+import { Linear, type Projection } from "../nn/linear.js";
+import { Module } from "../nn/module.js";
+import { Residual } from "../nn/residual.js";
+import { CausalLM } from "./causal-lm.js";
+import { activationKey } from "./config-keys.js";
+import type { Block, LayerInput, ModelShape } from "./language-model.js";
+
+/** The keys of config.json that GPT-2 reads, with the defaults of transformers. */
+export const Gpt2Config = z
+  .object({
+    vocab_size: z.int().positive().default(50257),
+    n_positions: z.int().positive().default(1024),
+    n_embd: z.int().positive().default(768),
+    n_layer: z.int().positive().default(12),
+    n_head: z.int().positive().default(12),
+    n_inner: z.int().positive().nullish(),
+    activation_function: activationKey.default("gelu_tanh"),
+    layer_norm_epsilon: z.number().positive().default(1e-5),
+    scale_attn_weights: z.boolean().default(true),
+    scale_attn_by_inverse_layer_idx: z.boolean().default(false),
+    add_cross_attention: z.literal(false, "attention to an encoder is not supported").nullish(),
+    tie_word_embeddings: z.boolean().default(true),
+  })
+  .refine(({ n_embd, n_head }) => n_embd % n_head === 0, "n_embd is no multiple of n_head");
+export type Gpt2Config = z.output<typeof Gpt2Config>;
+
+/**
+ * GPT-2: learned positions, LayerNorm before each sub-layer, one product for queries, keys and values. Its dropout is left out: what is
+ * trained here decides on its own. Files hold the weights of its products transposed, (in, out).
+ *
+ * Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; transformers `modeling_gpt2.py`, whose names the weights
+ * keep.
+ */
+export class Gpt2 extends CausalLM {
+  readonly transformer: Gpt2Model;
+  readonly lm_head: Linear;
+  readonly shape: ModelShape;
+
+  constructor(
+    readonly device: Device,
+    readonly config: Gpt2Config,
+  ) {
+    super();
+    this.transformer = new Gpt2Model(config);
+    const tied = config.tie_word_embeddings ? { weight: this.transformer.wte.weight } : {};
+    this.lm_head = new Linear(config.n_embd, config.vocab_size, tied);
+    this.shape = {
+      vocabSize: config.vocab_size,
+      width: config.n_embd,
+      layers: config.n_layer,
+      kvWidth: config.n_embd,
+      maxPositions: config.n_positions,
+    };
+  }
+
+  protected embed(ids: Int32Array): Tensor {
+    return this.transformer.wte.forward(ids);
+  }
+
+  protected override start(x: Tensor, positions: Int32Array): Tensor {
+    return add(x, this.transformer.wpe.forward(positions));
+  }
+
+  protected get blocks(): readonly Block[] {
+    return this.transformer.h;
+  }
+
+  protected finish(x: Tensor): Tensor {
+    return this.transformer.ln_f.forward(x);
+  }
+
+  /** Old checkpoints hold causal masks too. */
+  override isNeedless(name: string): boolean {
+    return super.isNeedless(name) || /\.attn\.(masked_)?bias$/.test(name);
+  }
+}
+
+class Gpt2Model extends Module {
+  readonly wte: Embedding;
+  readonly wpe: Embedding;
+  readonly h: Gpt2Layer[];
+  readonly ln_f: LayerNorm;
+
+  constructor(config: Gpt2Config) {
+    super();
+    this.wte = new Embedding(config.vocab_size, config.n_embd);
+    this.wpe = new Embedding(config.n_positions, config.n_embd);
+    this.h = Array.from({ length: config.n_layer }, (_, i) => new Gpt2Layer(config, i));
+    this.ln_f = new LayerNorm(config.n_embd, config.layer_norm_epsilon);
+  }
+}
+
+class Gpt2Layer extends Module implements Block {
+  readonly ln_1: LayerNorm;
+  readonly attn: Gpt2Attention;
+  readonly ln_2: LayerNorm;
+  readonly mlp: Gpt2MLP;
+  readonly attention_residual: Residual = new Residual();
+  readonly mlp_residual: Residual = new Residual();
+
+  constructor(config: Gpt2Config, index: number) {
+    super();
+    this.ln_1 = new LayerNorm(config.n_embd, config.layer_norm_epsilon);
+    this.attn = new Gpt2Attention(config, index);
+    this.ln_2 = new LayerNorm(config.n_embd, config.layer_norm_epsilon);
+    this.mlp = new Gpt2MLP(config);
+  }
+
+  forward(x: Tensor, input: LayerInput): Tensor {
+    const attended = this.attention_residual.forward(x, this.attn.forward(this.ln_1.forward(x), input));
+    return this.mlp_residual.forward(attended, this.mlp.forward(this.ln_2.forward(attended)));
+  }
+}
+
+class Gpt2Attention extends Module {
+  readonly c_attn: Projection;
+  readonly c_proj: Projection;
+  readonly #heads: number;
+  readonly #scale: number;
+  readonly #index: number;
+
+  constructor(config: Gpt2Config, index: number) {
+    super();
+    const { n_embd: width, n_head: heads } = config;
+    this.c_attn = conv1d(width, 3 * width);
+    this.c_proj = conv1d(width, width);
+    this.#heads = heads;
+    const scale = config.scale_attn_weights ? (width / heads) ** -0.5 : 1;
+    this.#scale = config.scale_attn_by_inverse_layer_idx ? scale / (index + 1) : scale;
+    this.#index = index;
+  }
+
+  forward(x: Tensor, { segments, keysAndValues }: LayerInput): Tensor {
+    const width = x.columns;
+    const [q, keys, values] = splitColumns(this.c_attn.forward(x), [width, width, width]) as [Tensor, Tensor, Tensor];
+    const [k, v] = keysAndValues(this.#index, keys, values);
+    const heads = { heads: this.#heads, kvHeads: this.#heads, headDim: width / this.#heads };
+    return this.c_proj.forward(attention(q, k, v, segments, { ...heads, scale: this.#scale }));
+  }
+}
+
+class Gpt2MLP extends Module {
+  readonly c_fc: Projection;
+  readonly c_proj: Projection;
+  readonly #config: Gpt2Config;
+
+  constructor(config: Gpt2Config) {
+    super();
+    const { n_embd: width } = config;
+    const inner = config.n_inner ?? 4 * width;
+    this.c_fc = conv1d(width, inner);
+    this.c_proj = conv1d(inner, width);
+    this.#config = config;
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.c_proj.forward(activation(this.c_fc.forward(x), this.#config.activation_function));
+  }
+}
+
+/** transformers' `Conv1D`: a Linear whose files hold the weight as (in, out). */
+function conv1d(inFeatures: number, outFeatures: number): Linear {
+  return new Linear(inFeatures, outFeatures, { bias: true, isStoredTransposed: true });
+}
