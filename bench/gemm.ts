@@ -32,6 +32,7 @@ async function benchAttention(
   heads: number,
   kvHeads: number,
   headDim: number,
+  compute: ComputeType,
 ): Promise<void> {
   const shape: AttentionShape = {
     ...{ qRows: count * length, kRows: count * keys, heads, kvHeads, headDim },
@@ -45,9 +46,11 @@ async function benchAttention(
   const lse = array(shape.qRows * heads * 4);
   const peak = engine.peakFlops();
   const pairs = count * heads * (length * keys - (length * (length - 1)) / 2);
-  const forward = await fastestSeconds(engine, () => engine.attention(q, k, v, o, lse, segments, shape));
-  const backward = await fastestSeconds(engine, () => engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, segments, shape));
-  const name = `${count} × ${length} on ${keys}, heads ${heads}/${kvHeads} of ${headDim}`.padEnd(40);
+  const forward = await fastestSeconds(engine, () => engine.attention(q, k, v, o, lse, segments, shape, compute));
+  const backward = await fastestSeconds(engine, () =>
+    engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, segments, shape, compute),
+  );
+  const name = `${count} × ${length} on ${keys}, heads ${heads}/${kvHeads} of ${headDim}, ${compute}`.padEnd(46);
   const rates = [(pairs * headDim * 4) / forward, (pairs * headDim * 10) / backward];
   console.log(
     name + rates.map((rate) => `${(rate / 1e9).toFixed(1).padStart(8)}${percent(rate, peak)}`).join("  "),
@@ -82,9 +85,11 @@ for (const type of ["f32", "bf16"] as const) {
   for (const m of [2048, 64, 1]) await benchProducts(m, 1536, 576, type, "bf16");
 }
 
-console.log("\nattention                                  forward, GFLOP/s     backward");
-await benchAttention(4, 512, 512, 9, 3, 64);
-await benchAttention(16, 128, 128, 9, 3, 64);
-await benchAttention(1, 2048, 2048, 9, 3, 64);
-await benchAttention(2, 512, 512, 16, 4, 128);
-await benchAttention(8, 1, 1024, 9, 3, 64);
+console.log("\nattention                                        forward, GFLOP/s     backward");
+for (const compute of ["f32", "bf16"] as const) {
+  await benchAttention(4, 512, 512, 9, 3, 64, compute);
+  await benchAttention(16, 128, 128, 9, 3, 64, compute);
+  await benchAttention(1, 4096, 4096, 9, 3, 64, compute);
+  await benchAttention(2, 512, 512, 16, 4, 128, compute);
+}
+await benchAttention(8, 1, 1024, 9, 3, 64, "f32");

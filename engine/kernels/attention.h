@@ -18,9 +18,9 @@ struct Segment {
 
 struct AttentionKernels {
   void (*attention)(const float* q, const float* k, const float* v, float* o, float* lse, const Segment* segments, int64_t segment_count,
-                    const AttentionShape& shape);
+                    const AttentionShape& shape, int compute);
   void (*attention_grad)(const float* q, const float* k, const float* v, const float* o, const float* lse, const float* dout, float* dq,
-                         float* dk, float* dv, const Segment* segments, int64_t segment_count, const AttentionShape& shape);
+                         float* dk, float* dv, const Segment* segments, int64_t segment_count, const AttentionShape& shape, int compute);
 };
 
 } // namespace attune

@@ -8,8 +8,74 @@ constexpr int key_tile = 96;   // a multiple of every tier's tile_rows and tile_
 constexpr int query_tile = 96; // rows of scores at a time, in the backward pass; the forward pass splits them among the heads of a group
 
 /// For a left factor that is a score tile (rows of queries), and for one that is a score tile turned (rows of keys).
-static constexpr TileKernels<key_tile, 1> score_tiles;
-static constexpr TileKernels<1, key_tile> turned_score_tiles;
+template <class Step>
+static constexpr TileKernels<Step, key_tile, 1> score_tiles;
+template <class Step>
+static constexpr TileKernels<Step, 1, key_tile> turned_score_tiles;
+
+/// What a tile of P and dS is as a factor: rows of queries, and turned: rows of keys, whose depths are queries.
+struct ScoreFactors {
+  const float *p_turned, *ds, *ds_turned;
+};
+
+/// How products are computed. Depths of a factor are counted in units of 32 bits: here an f32 each.
+struct FloatProducts {
+  using Step = MultiplyFloats;
+  static constexpr Format format = FORMAT_F32;
+  static constexpr int per_unit = 1;
+
+  static void round_row(float*, int64_t, int64_t) {}
+  static ScoreFactors factors(float* p, float* ds, float*, int64_t, int64_t) { return {p, ds, ds}; }
+};
+
+#if defined(__AVX512BF16__)
+/// Operands are rounded to bf16, two depths to a unit; sums, scores and probabilities are f32.
+struct PairProducts {
+  using Step = MultiplyPairs;
+  static constexpr Format format = FORMAT_PAIRS;
+  static constexpr int per_unit = 2;
+
+  struct Halves {
+    __m256i low, high;
+  };
+  static __m256i* halves(float* row, int64_t j) { return reinterpret_cast<__m256i*>(row + j / 2); }
+
+  /// Elements [begin, end) of a row become bf16 in place; element j then is the j-th half of a unit.
+  static void round_row(float* row, int64_t begin, int64_t end) {
+    for (int64_t j = begin / lanes * lanes; j < end; j += lanes)
+      _mm256_storeu_si256(halves(row, j), bit_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(row + j))));
+  }
+
+  /// P turned takes the place of P, and dS in bf16 that of dS; `spare` becomes dS turned.
+  static ScoreFactors factors(float* p, float* ds, float* spare, int64_t queries, int64_t keys) {
+    __m512i deal; // a and b, one behind the other, become pairs (a, b)
+    for (int i = 0; i < 32; i++) reinterpret_cast<uint16_t*>(&deal)[i] = uint16_t(i / 2 + i % 2 * 16);
+    for (int64_t i = 0; i < queries; i += 2) {
+      const bool whole = i + 1 < queries;
+      float *p0 = p + i * key_tile, *ds0 = ds + i * key_tile, *p1 = p0 + key_tile, *ds1 = ds0 + key_tile;
+      for (int64_t j = 0; j < keys; j += lanes) {
+        const __m512 zero = _mm512_setzero_ps();
+        const __m512i both_p = bit_cast<__m512i>(_mm512_cvtne2ps_pbh(whole ? _mm512_loadu_ps(p1 + j) : zero, _mm512_loadu_ps(p0 + j)));
+        const __m512i both_ds = bit_cast<__m512i>(_mm512_cvtne2ps_pbh(whole ? _mm512_loadu_ps(ds1 + j) : zero, _mm512_loadu_ps(ds0 + j)));
+        _mm512_storeu_si512(p + i / 2 * key_tile + j, _mm512_permutexvar_epi16(deal, both_p));
+        _mm512_storeu_si512(spare + i / 2 * key_tile + j, _mm512_permutexvar_epi16(deal, both_ds));
+        const auto own = bit_cast<Halves>(both_ds);
+        _mm256_storeu_si256(halves(ds0, j), own.low);
+        if (whole) _mm256_storeu_si256(halves(ds1, j), own.high);
+      }
+    }
+    return {p, ds, spare};
+  }
+};
+using Bf16Products = PairProducts;
+#else
+using Bf16Products = FloatProducts; // rounding would only cost time
+#endif
+
+template <class Products>
+static constexpr int64_t units(int64_t depth) {
+  return ceil_div(depth, Products::per_unit);
+}
 
 struct KeyRange {
   int64_t begin, end;
@@ -44,20 +110,33 @@ static inline Operand head_rows(const float* all, int64_t heads, int64_t head, i
   return {all + head * head_dim, F32, heads * head_dim, rows_are_lines};
 }
 
-template <int W>
-static inline void pack_f32(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, float* panels) {
-  pack<W, FORMAT_F32>(x, line, lines, depth, count, count, reinterpret_cast<uint32_t*>(panels));
+template <class Products, int W>
+static inline void pack_panels(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, float* panels) {
+  pack<W, Products::format>(x, line, lines, depth, count, units<Products>(count), reinterpret_cast<uint32_t*>(panels));
+}
+
+/// The units that hold a range of depths.
+struct UnitRange {
+  int64_t begin, count;
+};
+
+template <class Products>
+static inline UnitRange units_of(KeyRange depths) {
+  const int64_t begin = depths.begin / Products::per_unit;
+  return {begin, units<Products>(depths.end) - begin};
 }
 
 /// A tile of scores (rows, key_tile) = scale · left · rightᵀ for panels packed `depth` deep; only where register tiles see anything.
+template <class Products>
 static void score_tile(const AttentionShape& shape, const Segment& s, const float* left, const float* right, int64_t depth, float scale,
                        int64_t query, int64_t queries, int64_t key, int64_t keys, float* scores) {
+  const int64_t deep = units<Products>(depth);
   for (int64_t i = 0; i < queries; i += tile_rows) {
     const int rows = int(smaller(tile_rows, queries - i));
     const KeyRange seen = visible_keys(shape, s, query + i, query + i + rows, key, key + keys);
     for (int64_t j = seen.begin / tile_columns * tile_columns; j < seen.end; j += tile_columns)
-      packed_tiles.by_rows[rows - 1](depth, left + i * depth, right + j * depth, tile_columns,
-                                     {scores + i * key_tile + j, key_tile, 1, scale, false}, tile_columns);
+      packed_tiles<typename Products::Step>.by_rows[rows - 1](deep, left + i * deep, right + j * deep, tile_columns,
+                                                              {scores + i * key_tile + j, key_tile, 1, scale, false}, tile_columns);
   }
 }
 
@@ -108,12 +187,13 @@ static inline void soften_row(float* scores, KeyRange seen, RunningSoftmax& row,
   row.sum += sum_lanes(sum);
 }
 
+template <class Products>
 static void attend(const float* q, const float* k, const float* v, float* o, float* lse, const Segment& s, const AttentionShape& shape,
                    const AttentionTask& task, int thread) {
   const int64_t D = shape.head_dim, group = shape.heads / shape.kv_heads;
   const int64_t width = round_up(D, tile_columns);
   const int64_t kv_stride = shape.kv_heads * D, q_row = s.q_start + task.query, head0 = task.kv_head * group;
-  const bool few = group * task.queries <= few_rows, v_as_it_lies = D % tile_columns == 0;
+  const bool few = group * task.queries <= few_rows, v_as_it_lies = Products::per_unit == 1 && D % tile_columns == 0;
   // Rows of scores: head by head. Where they are packed, each head's rows begin with a panel.
   const int64_t slots = few ? task.queries : round_up(task.queries, tile_rows), rows = group * slots;
 
@@ -131,18 +211,21 @@ static void attend(const float* q, const float* k, const float* v, float* o, flo
   for (int64_t h = 0; h < group; h++) {
     if (few)
       for (int64_t i = 0; i < task.queries; i++) row_at[h * slots + i] = q + ((q_row + i) * shape.heads + head0 + h) * D;
-    else pack_f32<tile_rows>(head_rows(q, shape.heads, head0 + h, D, true), q_row, task.queries, 0, D, left + h * slots * D);
+    else
+      pack_panels<Products, tile_rows>(head_rows(q, shape.heads, head0 + h, D, true), q_row, task.queries, 0, D,
+                                       left + h * slots * units<Products>(D));
   }
 
   const KeyRange all = visible_keys(shape, s, task.query, task.query + task.queries, 0, s.k_length);
   for (int64_t key = all.begin / key_tile * key_tile; key < all.end; key += key_tile) {
     const int64_t keys = smaller(key_tile, s.k_length - key), k_row = s.k_start + key;
-    if (!few) pack_f32<tile_columns>(head_rows(k, shape.kv_heads, task.kv_head, D, true), k_row, keys, 0, D, keys_packed);
-    if (!v_as_it_lies) pack_f32<tile_columns>(head_rows(v, shape.kv_heads, task.kv_head, D, false), 0, D, k_row, keys, values_packed);
+    if (!few) pack_panels<Products, tile_columns>(head_rows(k, shape.kv_heads, task.kv_head, D, true), k_row, keys, 0, D, keys_packed);
+    if (!v_as_it_lies)
+      pack_panels<Products, tile_columns>(head_rows(v, shape.kv_heads, task.kv_head, D, false), 0, D, k_row, keys, values_packed);
     if (few) score_few(row_at, int(rows), k + k_row * kv_stride + task.kv_head * D, kv_stride, D, shape.scale, keys, scores);
     for (int64_t h = 0; h < group && !few; h++)
-      score_tile(shape, s, left + h * slots * D, keys_packed, D, shape.scale, task.query, task.queries, key, keys,
-                 scores + h * slots * key_tile);
+      score_tile<Products>(shape, s, left + h * slots * units<Products>(D), keys_packed, D, shape.scale, task.query, task.queries, key,
+                           keys, scores + h * slots * key_tile);
 
     for (int64_t slot = 0; slot < rows; slot += tile_rows) {
       // A tile of few rows has all queries of several heads, otherwise it has consecutive queries of one.
@@ -150,20 +233,23 @@ static void attend(const float* q, const float* k, const float* v, float* o, flo
       const int tile = int(smaller(tile_rows, few ? rows - slot : task.queries - i));
       const KeyRange seen = visible_keys(shape, s, task.query + i, task.query + (few ? task.queries : i + tile), key, key + keys);
       if (seen.begin >= seen.end) continue;
+      const UnitRange depths = units_of<Products>(seen);
+      const int64_t begin = depths.begin * Products::per_unit, end = begin + depths.count * Products::per_unit;
       for (int r = 0; r < tile; r++) {
         const int64_t query = task.query + (slot + r) % slots;
         const KeyRange own = visible_keys(shape, s, query, query + 1, key, key + keys);
         float* row = scores + (slot + r) * key_tile;
         if (own.begin < own.end) soften_row(row, own, softmax[slot + r], sums + (slot + r) * width, width);
-        for (int64_t j = seen.begin; j < own.begin; j++) row[j] = 0.0f;
-        for (int64_t j = larger(own.end, seen.begin); j < seen.end; j++) row[j] = 0.0f;
+        for (int64_t j = begin; j < own.begin; j++) row[j] = 0.0f;
+        for (int64_t j = larger(own.end, begin); j < end; j++) row[j] = 0.0f;
+        Products::round_row(row, begin, end);
       }
       for (int64_t d = 0; d < width; d += tile_columns) {
-        const float* right = v_as_it_lies ? v + (k_row + seen.begin) * kv_stride + task.kv_head * D + d
-                                          : values_packed + d * keys + seen.begin * tile_columns;
-        score_tiles.by_rows[tile - 1](seen.end - seen.begin, scores + slot * key_tile + seen.begin, right,
-                                      v_as_it_lies ? kv_stride : tile_columns, {sums + slot * width + d, width, 1, 1.0f, true},
-                                      tile_columns);
+        const float* right = v_as_it_lies ? v + (k_row + depths.begin) * kv_stride + task.kv_head * D + d
+                                          : values_packed + d * units<Products>(keys) + depths.begin * tile_columns;
+        score_tiles<typename Products::Step>.by_rows[tile - 1](depths.count, scores + slot * key_tile + depths.begin, right,
+                                                               v_as_it_lies ? kv_stride : tile_columns,
+                                                               {sums + slot * width + d, width, 1, 1.0f, true}, tile_columns);
       }
     }
   }
@@ -190,7 +276,7 @@ static void fill_rows(float* y, float value, int64_t rows, int64_t columns, bool
 }
 
 static void attention(const float* q, const float* k, const float* v, float* o, float* lse, const Segment* segments, int64_t segment_count,
-                      const AttentionShape& shape) {
+                      const AttentionShape& shape, int compute) {
   int64_t covered = 0;
   for (int64_t i = 0; i < segment_count; i++) covered += segments[i].q_length;
   fill_rows(o, 0.0f, shape.q_rows, shape.heads * shape.head_dim, covered == shape.q_rows);
@@ -208,7 +294,10 @@ static void attention(const float* q, const float* k, const float* v, float* o, 
       for (int64_t h = 0; h < shape.kv_heads; h++)
         *next++ = {int32_t(i), int32_t(h), int32_t(t * step), int32_t(smaller(step, length - t * step))};
   }
-  parallel(next - tasks, [&](int64_t i, int thread) { attend(q, k, v, o, lse, segments[tasks[i].segment], shape, tasks[i], thread); });
+  parallel(next - tasks, [&](int64_t i, int thread) {
+    const bool rounded = compute != COMPUTE_F32 && group * tasks[i].queries > few_rows;
+    (rounded ? attend<Bf16Products> : attend<FloatProducts>)(q, k, v, o, lse, segments[tasks[i].segment], shape, tasks[i], thread);
+  });
 }
 
 // Backward. With P = exp(S − lse), dP = dO Vᵀ and dS = P ∘ (dP − rowsum(dO ∘ O)):
@@ -249,6 +338,7 @@ static void score_gradients(const AttentionShape& shape, const Segment& s, int64
   }
 }
 
+template <class Products>
 static void attend_grad(const AttentionGradients& g, const Segment& s, const AttentionShape& shape, const AttentionGradTask& task,
                         int64_t chunk, int thread) {
   const int64_t D = shape.head_dim, group = shape.heads / shape.kv_heads;
@@ -257,7 +347,7 @@ static void attend_grad(const AttentionGradients& g, const Segment& s, const Att
   const int64_t k_row = s.k_start + task.key, key_slots = round_up(keys, key_tile);
 
   const int64_t panel = query_tile * width, scores = query_tile * key_tile;
-  float* memory = static_cast<float*>(scratch(thread, size_t(5 * key_slots * width + 5 * panel + 2 * scores) * 4));
+  float* memory = static_cast<float*>(scratch(thread, size_t(5 * key_slots * width + 5 * panel + 3 * scores) * 4));
   float* k_lines = memory; // right factor of S = Q Kᵀ
   float* v_lines = k_lines + key_slots * width;
   float* k_depths = v_lines + key_slots * width; // right factor of dQ = dS K
@@ -270,13 +360,16 @@ static void attend_grad(const AttentionGradients& g, const Segment& s, const Att
   float* dq = dout_depths + panel;
   float* p = dq + panel;
   float* ds = p + scores;
+  float* spare = ds + scores;
 
   memset(dk, 0, size_t(2 * key_slots * width) * 4);
   for (int64_t j = 0; j < keys; j += key_tile) {
-    const int64_t many = smaller(key_tile, keys - j);
-    pack_f32<tile_columns>(head_rows(g.k, shape.kv_heads, task.kv_head, D, true), k_row + j, many, 0, D, k_lines + j * width);
-    pack_f32<tile_columns>(head_rows(g.v, shape.kv_heads, task.kv_head, D, true), k_row + j, many, 0, D, v_lines + j * width);
-    pack_f32<tile_columns>(head_rows(g.k, shape.kv_heads, task.kv_head, D, false), 0, D, k_row + j, many, k_depths + j * width);
+    const int64_t many = smaller(key_tile, keys - j), lines_at = j * units<Products>(D);
+    const Operand k_rows = head_rows(g.k, shape.kv_heads, task.kv_head, D, true), k_columns = {k_rows.data, F32, k_rows.stride, false};
+    const Operand v_rows = head_rows(g.v, shape.kv_heads, task.kv_head, D, true);
+    pack_panels<Products, tile_columns>(k_rows, k_row + j, many, 0, D, k_lines + lines_at);
+    pack_panels<Products, tile_columns>(v_rows, k_row + j, many, 0, D, v_lines + lines_at);
+    pack_panels<Products, tile_columns>(k_columns, 0, D, k_row + j, many, k_depths + j * width);
   }
 
   for (int64_t i = 0; i < queries; i += query_tile) {
@@ -284,40 +377,45 @@ static void attend_grad(const AttentionGradients& g, const Segment& s, const Att
     const KeyRange all = visible_keys(shape, s, query, query + rows, task.key, task.key + keys);
     if (all.begin >= all.end) continue;
     for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; h++) {
-      pack_f32<tile_rows>(head_rows(g.q, shape.heads, h, D, true), q_row, rows, 0, D, q_lines);
-      pack_f32<tile_rows>(head_rows(g.dout, shape.heads, h, D, true), q_row, rows, 0, D, dout_lines);
-      pack_f32<tile_columns>(head_rows(g.q, shape.heads, h, D, false), 0, D, q_row, rows, q_depths);
-      pack_f32<tile_columns>(head_rows(g.dout, shape.heads, h, D, false), 0, D, q_row, rows, dout_depths);
+      pack_panels<Products, tile_rows>(head_rows(g.q, shape.heads, h, D, true), q_row, rows, 0, D, q_lines);
+      pack_panels<Products, tile_rows>(head_rows(g.dout, shape.heads, h, D, true), q_row, rows, 0, D, dout_lines);
+      pack_panels<Products, tile_columns>(head_rows(g.q, shape.heads, h, D, false), 0, D, q_row, rows, q_depths);
+      pack_panels<Products, tile_columns>(head_rows(g.dout, shape.heads, h, D, false), 0, D, q_row, rows, dout_depths);
       memset(dq, 0, size_t(rows * width) * 4);
 
       for (int64_t j = all.begin / key_tile * key_tile; j < all.end; j += key_tile) {
         const int64_t many = smaller(key_tile, keys - j), key = task.key + j;
-        score_tile(shape, s, q_lines, k_lines + j * width, D, shape.scale, query, rows, key, many, p);
-        score_tile(shape, s, dout_lines, v_lines + j * width, D, 1.0f, query, rows, key, many, ds);
+        score_tile<Products>(shape, s, q_lines, k_lines + j * units<Products>(D), D, shape.scale, query, rows, key, many, p);
+        score_tile<Products>(shape, s, dout_lines, v_lines + j * units<Products>(D), D, 1.0f, query, rows, key, many, ds);
         score_gradients(shape, s, query, rows, key, many, g.lse + q_row * shape.heads + h, g.delta + q_row * shape.heads + h, shape.heads,
                         p, ds);
+        const ScoreFactors factors = Products::factors(p, ds, spare, rows, round_up(many, lanes));
 
         for (int64_t c = 0; c < many; c += tile_rows) { // rows of dK and dV
           const int tile = int(smaller(tile_rows, many - c));
           const KeyRange seeing = seeing_queries(shape, s, key + c, key + c + tile, query, query + rows);
           if (seeing.begin >= seeing.end) continue;
-          const int64_t depth = seeing.end - seeing.begin;
+          const UnitRange depths = units_of<Products>(seeing);
+          const MultiplyTile multiply_turned = turned_score_tiles<typename Products::Step>.by_rows[tile - 1];
           for (int64_t d = 0; d < width; d += tile_columns) {
-            const int64_t right = d * rows + seeing.begin * tile_columns, to = (j + c) * width + d;
-            turned_score_tiles.by_rows[tile - 1](depth, p + seeing.begin * key_tile + c, dout_depths + right, tile_columns,
-                                                 {dv + to, width, 1, 1.0f, true}, tile_columns);
-            turned_score_tiles.by_rows[tile - 1](depth, ds + seeing.begin * key_tile + c, q_depths + right, tile_columns,
-                                                 {dk + to, width, 1, 1.0f, true}, tile_columns);
+            const int64_t left = depths.begin * key_tile + c, right = d * units<Products>(rows) + depths.begin * tile_columns;
+            const int64_t to = (j + c) * width + d;
+            multiply_turned(depths.count, factors.p_turned + left, dout_depths + right, tile_columns, {dv + to, width, 1, 1.0f, true},
+                            tile_columns);
+            multiply_turned(depths.count, factors.ds_turned + left, q_depths + right, tile_columns, {dk + to, width, 1, 1.0f, true},
+                            tile_columns);
           }
         }
         for (int64_t r = 0; r < rows; r += tile_rows) { // rows of dQ
           const int tile = int(smaller(tile_rows, rows - r));
           const KeyRange seen = visible_keys(shape, s, query + r, query + r + tile, key, key + many);
           if (seen.begin >= seen.end) continue;
+          const UnitRange depths = units_of<Products>(seen);
           for (int64_t d = 0; d < width; d += tile_columns)
-            score_tiles.by_rows[tile - 1](seen.end - seen.begin, ds + r * key_tile + seen.begin,
-                                          k_depths + j * width + d * many + seen.begin * tile_columns, tile_columns,
-                                          {dq + r * width + d, width, 1, 1.0f, true}, tile_columns);
+            score_tiles<typename Products::Step>.by_rows[tile - 1](
+                depths.count, factors.ds + r * key_tile + depths.begin,
+                k_depths + j * width + d * units<Products>(many) + depths.begin * tile_columns, tile_columns,
+                {dq + r * width + d, width, 1, 1.0f, true}, tile_columns);
         }
       }
       add_rows(dq, width, g.dq + q_row * q_stride + h * D, q_stride, rows, D);
@@ -328,7 +426,7 @@ static void attend_grad(const AttentionGradients& g, const Segment& s, const Att
 }
 
 static void attention_grad(const float* q, const float* k, const float* v, const float* o, const float* lse, const float* dout, float* dq,
-                           float* dk, float* dv, const Segment* segments, int64_t segment_count, const AttentionShape& shape) {
+                           float* dk, float* dv, const Segment* segments, int64_t segment_count, const AttentionShape& shape, int compute) {
   const int64_t D = shape.head_dim;
   fill_rows(dq, 0.0f, shape.q_rows, shape.heads * D, false);
   fill_rows(dk, 0.0f, shape.k_rows, shape.kv_heads * D, false);
@@ -367,8 +465,10 @@ static void attention_grad(const float* q, const float* k, const float* v, const
         for (int64_t h = 0; h < shape.kv_heads; h++) *next++ = {int32_t(i), int32_t(h), int32_t(query), int32_t(key)};
       }
     }
-    parallel(next - tasks,
-             [&](int64_t i, int thread) { attend_grad(gradients, segments[tasks[i].segment], shape, tasks[i], chunk, thread); });
+    parallel(next - tasks, [&](int64_t i, int thread) {
+      (compute == COMPUTE_F32 ? attend_grad<FloatProducts> : attend_grad<Bf16Products>)(gradients, segments[tasks[i].segment], shape,
+                                                                                         tasks[i], chunk, thread);
+    });
   }
 }
 

@@ -147,23 +147,6 @@ struct HardwareTiles {
 #endif
 
 #if defined(__AVX512BF16__)
-/// c = a · b over pairs: a (i, u) at a[u · tile_rows + i].
-template <int R>
-static void multiply_pairs(int64_t units, const uint32_t* a, const uint32_t* b, const TileOutput& c, int columns) {
-  Vec sum[R][2] = {};
-  for (int64_t u = 0; u < units; u++, a += tile_rows, b += tile_columns) {
-    const __m512bh b0 = bit_cast<__m512bh>(load(reinterpret_cast<const float*>(b))),
-                   b1 = bit_cast<__m512bh>(load(reinterpret_cast<const float*>(b) + lanes));
-#pragma GCC unroll 16
-    for (int i = 0; i < R; i++) {
-      const __m512bh pair = bit_cast<__m512bh>(_mm512_set1_epi32(int(a[i])));
-      sum[i][0] = Vec(_mm512_dpbf16_ps(__m512(sum[i][0]), pair, b0));
-      sum[i][1] = Vec(_mm512_dpbf16_ps(__m512(sum[i][1]), pair, b1));
-    }
-  }
-  write_tile<R>(sum, c, columns);
-}
-
 struct PairPanels {
   static constexpr int rows = tile_rows, columns = tile_columns;
   static constexpr bool rounded = true;
@@ -180,20 +163,8 @@ struct PairPanels {
     pack<columns, FORMAT_PAIRS>(x, line, lines, depth, count, units(count), to);
   }
   static void multiply(int64_t units, const uint32_t* left, const uint32_t* right, const TileOutput& c, int valid_rows, int valid_columns) {
-    switch (valid_rows) {
-    case 1: return multiply_pairs<1>(units, left, right, c, valid_columns);
-    case 2: return multiply_pairs<2>(units, left, right, c, valid_columns);
-    case 3: return multiply_pairs<3>(units, left, right, c, valid_columns);
-    case 4: return multiply_pairs<4>(units, left, right, c, valid_columns);
-    case 5: return multiply_pairs<5>(units, left, right, c, valid_columns);
-    case 6: return multiply_pairs<6>(units, left, right, c, valid_columns);
-    case 7: return multiply_pairs<7>(units, left, right, c, valid_columns);
-    case 8: return multiply_pairs<8>(units, left, right, c, valid_columns);
-    case 9: return multiply_pairs<9>(units, left, right, c, valid_columns);
-    case 10: return multiply_pairs<10>(units, left, right, c, valid_columns);
-    case 11: return multiply_pairs<11>(units, left, right, c, valid_columns);
-    default: return multiply_pairs<12>(units, left, right, c, valid_columns);
-    }
+    packed_tiles<MultiplyPairs>.by_rows[valid_rows - 1](units, reinterpret_cast<const float*>(left), reinterpret_cast<const float*>(right),
+                                                        columns, c, valid_columns);
   }
 };
 #endif

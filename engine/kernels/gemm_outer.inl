@@ -33,7 +33,7 @@ static void multiply_outer(const Product& p) {
         const float* right = as_it_lies ? static_cast<const float*>(p.right.data) + depth0 * p.right.stride + j : packed + (j - block) * depth;
         for (int64_t i = 0; i < p.rows; i += tile_rows) {
           const TileOutput c = {partial + chunk * size + i * p.columns + j, p.columns, 1, 1.0f, false};
-          packed_tiles.by_rows[smaller(tile_rows, p.rows - i) - 1](
+          packed_tiles<MultiplyFloats>.by_rows[smaller(tile_rows, p.rows - i) - 1](
               depth, left + i * depth, right, as_it_lies ? p.right.stride : tile_columns, c, int(smaller(tile_columns, end - j)));
         }
       }

@@ -53,8 +53,20 @@ static inline void write_tile(const Vec (&sum)[R][2], const TileOutput& c, int c
     }
 }
 
+/// One step of the depth: a product of f32, or of two pairs of bf16 whose bits lie in the place of an f32.
+struct MultiplyFloats {
+  static Vec add(Vec sum, float a, Vec b) { return sum + a * b; }
+};
+#if defined(__AVX512BF16__)
+struct MultiplyPairs {
+  static Vec add(Vec sum, float a, Vec b) {
+    return Vec(_mm512_dpbf16_ps(__m512(sum), bit_cast<__m512bh>(_mm512_set1_ps(a)), bit_cast<__m512bh>(b)));
+  }
+};
+#endif
+
 /// c = a · b with a (i, d) at a[i · a_row + d · a_depth] and b (d, j) at b[d · b_depth + j].
-template <int R, int a_row, int a_depth>
+template <class Step, int R, int a_row, int a_depth>
 static void multiply_tile(int64_t depth, const float* a, const float* b, int64_t b_depth, const TileOutput& c, int columns) {
   Vec sum[R][2] = {};
 #pragma GCC unroll 16
@@ -66,8 +78,8 @@ static void multiply_tile(int64_t depth, const float* a, const float* b, int64_t
     const Vec b0 = load(b), b1 = load(b + lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
-      sum[i][0] += a[i * a_row] * b0;
-      sum[i][1] += a[i * a_row] * b1;
+      sum[i][0] = Step::add(sum[i][0], a[i * a_row], b0);
+      sum[i][1] = Step::add(sum[i][1], a[i * a_row], b1);
     }
   }
   write_tile<R>(sum, c, columns);
@@ -76,16 +88,17 @@ static void multiply_tile(int64_t depth, const float* a, const float* b, int64_t
 using MultiplyTile = void (*)(int64_t depth, const float* a, const float* b, int64_t b_depth, const TileOutput& c, int columns);
 
 /// The tile kernels for 1 … tile_rows rows, by rows − 1.
-template <int a_row, int a_depth>
+template <class Step, int a_row, int a_depth>
 struct TileKernels {
   MultiplyTile by_rows[tile_rows];
   template <int R = 1>
   constexpr void fill() {
-    by_rows[R - 1] = multiply_tile<R, a_row, a_depth>;
+    by_rows[R - 1] = multiply_tile<Step, R, a_row, a_depth>;
     if constexpr (R < tile_rows) fill<R + 1>();
   }
   constexpr TileKernels() : by_rows{} { fill(); }
 };
 
 /// For a left factor that is packed in panels of tile_rows.
-static constexpr TileKernels<1, tile_rows> packed_tiles;
+template <class Step>
+static constexpr TileKernels<Step, 1, tile_rows> packed_tiles;

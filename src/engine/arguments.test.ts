@@ -147,6 +147,7 @@ const calls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments> = {
     ["lse", lse],
     ["segments", segments],
     ["shape", shape],
+    ["compute", "f32"],
   ],
   attentionGrad: [
     ["q", q],
@@ -160,6 +161,7 @@ const calls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments> = {
     ["dv", k],
     ["segments", segments],
     ["shape", shape],
+    ["compute", "f32"],
   ],
   crossEntropy: [
     ["logits", f32s(15)],
@@ -450,8 +452,9 @@ test("particular numbers are refused", () => {
 test("attention refuses segments that leave their arrays or share rows", () => {
   const engine = loadEngine();
   const x = engine.alloc(1 << 16);
-  const forward = (...numbers: number[]) => engine.attention(x, x, x, x, x, Int32Array.from(numbers), shape);
-  const backward = (...numbers: number[]) => engine.attentionGrad(x, x, x, x, x, x, x, x, x, Int32Array.from(numbers), shape);
+  const forward = (...numbers: number[]) => engine.attention(x, x, x, x, x, Int32Array.from(numbers), shape, "f32");
+  const backward = (...numbers: number[]) =>
+    engine.attentionGrad(x, x, x, x, x, x, x, x, x, Int32Array.from(numbers), shape, "f32");
   for (const call of [forward, backward]) {
     assert.throws(() => call(0, 1, 0), /segments must hold four numbers for each segment, got 3/);
     assert.throws(() => call(0, 7, 0, 7), /segment 0 .* does not lie inside 6 rows of q and 8 rows of k/);
@@ -462,7 +465,7 @@ test("attention refuses segments that leave their arrays or share rows", () => {
   }
   assert.throws(() => backward(0, 2, 0, 4, 2, 2, 3, 4), /two segments share rows of k/);
   const wrong = { ...shape, kvHeads: 3 };
-  assert.throws(() => engine.attention(x, x, x, x, x, segments, wrong), /heads must be a multiple of kvHeads/);
+  assert.throws(() => engine.attention(x, x, x, x, x, segments, wrong, "f32"), /heads must be a multiple of kvHeads/);
   engine.free(x);
 });
 

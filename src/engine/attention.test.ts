@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import type { AttentionShape } from "./kernels.js";
+import type { AttentionShape, ComputeType } from "./kernels.js";
 import { loadEngine } from "./load.js";
 import { Blocks, randomFloats, sameBits, testKernel } from "./testing.js";
 
@@ -81,9 +81,14 @@ function reference(s: Setting): Float64Array[] {
 const finite = (x: number): number => (x === Number.NEGATIVE_INFINITY ? -99 : x);
 
 function testAttention(name: string, setting: Setting): void {
+  testAttentionIn("f32", 4e-6, name, setting);
+  testAttentionIn("bf16", 5e-2, name, setting); // 8 bits of mantissa, in gradients of two keys that nearly cancel
+}
+
+function testAttentionIn(compute: ComputeType, tolerance: number, name: string, setting: Setting): void {
   const shape = shapeOf(setting);
   const segments = Int32Array.from(setting.segments.flat());
-  testKernel(`attention ${name}`, {
+  testKernel(`attention in ${compute} ${name}`, {
     async run(engine, blocks) {
       const data = inputs(shape);
       const [q, k, v, dout] = [data.q, data.k, data.v, data.dout].map((x) => blocks.of(x)) as [number, number, number, number];
@@ -93,8 +98,8 @@ function testAttention(name: string, setting: Setting): void {
         number,
       ];
       const [dk, dv] = [blocks.empty(data.k.length * 4), blocks.empty(data.v.length * 4)];
-      engine.attention(q, k, v, o, lse, segments, shape);
-      engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, segments, shape);
+      engine.attention(q, k, v, o, lse, segments, shape, compute);
+      engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, segments, shape, compute);
       return [
         await blocks.read(o, data.q.length),
         (await blocks.read(lse, shape.qRows * shape.heads)).map(finite),
@@ -104,7 +109,7 @@ function testAttention(name: string, setting: Setting): void {
       ];
     },
     expected: () => reference(setting),
-    tolerance: 4e-6,
+    tolerance,
   });
 }
 
@@ -157,49 +162,53 @@ testAttention("of segments with gaps, empty ones and spare rows", {
   spare: 3,
 });
 
-test("packed sequences attend as each would alone, bit for bit", async () => {
-  const engine = loadEngine();
-  const setting: Setting = {
-    segments: [
-      [0, 37, 0, 37],
-      [37, 120, 37, 120],
-      [157, 1, 157, 1],
-    ],
-    heads: 3,
-    headDim: 64,
-  };
-  const shape = shapeOf(setting);
-  const data = inputs(shape);
-  const blocks = new Blocks(engine);
-  const run = async (segments: Setting["segments"], first: number, rows: number): Promise<Float32Array[]> => {
-    const own = { ...shape, qRows: rows, kRows: rows };
-    const part = (x: Float32Array): number => {
-      const width = x.length / shape.qRows;
-      return blocks.of(x.subarray(first * width, (first + rows) * width));
+for (const compute of ["f32", "bf16"] as const)
+  test(`packed sequences attend as each would alone, bit for bit, in ${compute}`, async () => {
+    const engine = loadEngine();
+    const setting: Setting = {
+      segments: [
+        [0, 37, 0, 37],
+        [37, 120, 37, 120],
+        [157, 1, 157, 1],
+      ],
+      heads: 3,
+      headDim: 64,
     };
-    const [q, k, v, dout] = [part(data.q), part(data.k), part(data.v), part(data.dout)];
-    const [qSize, kSize] = [rows * shape.heads * shape.headDim, rows * shape.kvHeads * shape.headDim];
-    const [o, lse, dq] = [blocks.empty(qSize * 4), blocks.empty(rows * shape.heads * 4), blocks.empty(qSize * 4)];
-    const [dk, dv] = [blocks.empty(kSize * 4), blocks.empty(kSize * 4)];
-    engine.attention(q, k, v, o, lse, Int32Array.from(segments.flat()), own);
-    engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, Int32Array.from(segments.flat()), own);
-    return [
-      await blocks.read(o, qSize),
-      await blocks.read(dq, qSize),
-      await blocks.read(dk, kSize),
-      await blocks.read(dv, kSize),
-    ];
-  };
-  const packed = await run(setting.segments, 0, shape.qRows);
-  for (const [start, length] of setting.segments) {
-    const alone = await run([[0, length, 0, length]], start, length);
-    for (const [i, array] of alone.entries()) {
-      const width = packed[i]!.length / shape.qRows;
-      assert.ok(sameBits(array, packed[i]!.subarray(start * width, (start + length) * width)), `segment at ${start}, array ${i}`);
+    const shape = shapeOf(setting);
+    const data = inputs(shape);
+    const blocks = new Blocks(engine);
+    const run = async (segments: Setting["segments"], first: number, rows: number): Promise<Float32Array[]> => {
+      const own = { ...shape, qRows: rows, kRows: rows };
+      const part = (x: Float32Array): number => {
+        const width = x.length / shape.qRows;
+        return blocks.of(x.subarray(first * width, (first + rows) * width));
+      };
+      const [q, k, v, dout] = [part(data.q), part(data.k), part(data.v), part(data.dout)];
+      const [qSize, kSize] = [rows * shape.heads * shape.headDim, rows * shape.kvHeads * shape.headDim];
+      const [o, lse, dq] = [blocks.empty(qSize * 4), blocks.empty(rows * shape.heads * 4), blocks.empty(qSize * 4)];
+      const [dk, dv] = [blocks.empty(kSize * 4), blocks.empty(kSize * 4)];
+      engine.attention(q, k, v, o, lse, Int32Array.from(segments.flat()), own, compute);
+      engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, Int32Array.from(segments.flat()), own, compute);
+      return [
+        await blocks.read(o, qSize),
+        await blocks.read(dq, qSize),
+        await blocks.read(dk, kSize),
+        await blocks.read(dv, kSize),
+      ];
+    };
+    const packed = await run(setting.segments, 0, shape.qRows);
+    for (const [start, length] of setting.segments) {
+      const alone = await run([[0, length, 0, length]], start, length);
+      for (const [i, array] of alone.entries()) {
+        const width = packed[i]!.length / shape.qRows;
+        assert.ok(
+          sameBits(array, packed[i]!.subarray(start * width, (start + length) * width)),
+          `segment at ${start}, array ${i}`,
+        );
+      }
     }
-  }
-  blocks.freeAll();
-});
+    blocks.freeAll();
+  });
 
 test("scores far apart stay finite, and NaN comes through", async () => {
   const engine = loadEngine();
@@ -208,7 +217,7 @@ test("scores far apart stay finite, and NaN comes through", async () => {
   const attend = async (q: number[], k: number[]): Promise<number[]> => {
     const [o, lse] = [blocks.empty(8), blocks.empty(8)];
     const [qId, kId, vId] = [blocks.of(Float32Array.from(q)), blocks.of(Float32Array.from(k)), blocks.of(Float32Array.of(1, 2))];
-    engine.attention(qId, kId, vId, o, lse, Int32Array.of(0, 2, 0, 2), shape);
+    engine.attention(qId, kId, vId, o, lse, Int32Array.of(0, 2, 0, 2), shape, "f32");
     return [...(await blocks.read(o, 2)), ...(await blocks.read(lse, 2))];
   };
   assert.deepEqual(await attend([100, 100], [-100, 100]), [1, 2, -10000, 10000]);
@@ -224,7 +233,7 @@ test("attention refuses what does not fit", () => {
   const all = blocks.empty(4 * 2 * 8 * 4);
   const shape: AttentionShape = { qRows: 4, kRows: 4, heads: 2, kvHeads: 1, headDim: 8, scale: 1, causal: true, window: 0 };
   const attend = (segments: number[], changed: Partial<AttentionShape> = {}) =>
-    engine.attention(all, all, all, all, all, Int32Array.from(segments), { ...shape, ...changed });
+    engine.attention(all, all, all, all, all, Int32Array.from(segments), { ...shape, ...changed }, "f32");
   attend([0, 4, 0, 4]);
   assert.throws(() => attend([0, 4, 0, 4], { qRows: 5 }), RangeError);
   assert.throws(() => attend([0, 4, 0, 4], { kRows: 100 }), RangeError);

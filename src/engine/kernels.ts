@@ -102,9 +102,10 @@ export interface Layers {
    * Softmax attention that never holds T × T. q, o (qRows, heads, headDim); k, v (kRows, kvHeads, headDim); lse (qRows, heads).
    * `segments` lists (qStart, qLength, kStart, kLength) of each sequence; a query attends only inside its own segment. Causal: query i
    * sees keys j ≤ i + kLength − qLength. `window` > 0 lets it see only the last `window` of these. Segments never share rows of q; they
-   * may share rows of k (a common prefix), but not where a gradient is wanted.
+   * may share rows of k (a common prefix), but not where a gradient is wanted. With `compute` bf16, products round their operands where
+   * the machine multiplies bf16 in hardware, but for a few queries; elsewhere they are exact.
    */
-  attention(q: Id, k: Id, v: Id, o: Id, lse: Id, segments: Int32Array, shape: AttentionShape): void;
+  attention(q: Id, k: Id, v: Id, o: Id, lse: Id, segments: Int32Array, shape: AttentionShape, compute: ComputeType): void;
   /** dq, dk, dv are replaced, not accumulated; rows in no segment become 0. */
   attentionGrad(
     q: Id,
@@ -118,6 +119,7 @@ export interface Layers {
     dv: Id,
     segments: Int32Array,
     shape: AttentionShape,
+    compute: ComputeType,
   ): void;
   /** losses (rows) = −log softmax(logits (rows, vocab))[target]. With `gradient`, logits become softmax − onehot(target). */
   crossEntropy(logits: Id, targets: Int32Array, losses: Id, vocab: number, gradient: boolean): void;

@@ -44,11 +44,11 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, segments: readonly Se
 
   const shape = { qRows: q.rows, kRows: k.rows, heads, kvHeads, headDim, scale, causal, window };
   const flat = Int32Array.from(segments.flatMap((s) => [s.qStart, s.qLength, s.kStart, s.kLength]));
-  const { kernels } = q.device;
+  const { kernels, compute } = q.device;
 
   const o = Tensor.empty(q.device, q.shape);
   const lse = Tensor.empty(q.device, [q.rows, heads]).keepExact(); // log Σ exp(scores), one per query and head
-  const write = (to: Id) => kernels.attention(q.id, k.id, v.id, to, lse.id, flat, shape);
+  const write = (to: Id) => kernels.attention(q.id, k.id, v.id, to, lse.id, flat, shape, compute);
   write(o.id);
   o.remakeIfCheckpointed([q, k, v, lse], write);
 
@@ -56,7 +56,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, segments: readonly Se
     const dq = Tensor.empty(q.device, q.shape);
     const dk = Tensor.empty(k.device, k.shape);
     const dv = Tensor.empty(v.device, v.shape);
-    kernels.attentionGrad(q.id, k.id, v.id, o.id, lse.id, dy.id, dq.id, dk.id, dv.id, flat, shape);
+    kernels.attentionGrad(q.id, k.id, v.id, o.id, lse.id, dy.id, dq.id, dk.id, dv.id, flat, shape, compute);
     grads.pass(q, dq);
     grads.pass(k, dk);
     grads.pass(v, dv);
