@@ -7,6 +7,7 @@ import { ModelError } from "../errors.js";
 import type { ModelFiles, TensorEntry } from "../io/model-files.js";
 import type { TensorSource } from "../io/safetensors.js";
 import type { Parameter } from "../nn/module.js";
+import { Bert, BertConfig } from "./bert.js";
 import { classesOf } from "./classes.js";
 import { Gemma3, Gemma3Config } from "./gemma3.js";
 import { Gpt2, Gpt2Config } from "./gpt2.js";
@@ -26,6 +27,7 @@ const families: readonly Family[] = [
   { modelTypes: ["qwen2", "qwen3"], build: (device, config) => new Qwen(device, QwenConfig.parse(config)) },
   { modelTypes: ["gemma3_text"], build: (device, config) => new Gemma3(device, Gemma3Config.parse(config)) },
   { modelTypes: ["phi3"], build: (device, config) => new Phi3(device, Phi3Config.parse(config)) },
+  { modelTypes: ["bert"], build: (device, config) => new Bert(device, BertConfig.parse(config)) },
   { modelTypes: ["gpt2"], build: (device, config) => new Gpt2(device, Gpt2Config.parse(config)) },
 ];
 
@@ -105,8 +107,8 @@ export function placeWeights(model: LanguageModel, files: ModelFiles): void {
 }
 
 /** Whether a weight belongs to a head that the files lack. Modules on the way to it that they lack become part of it. */
-function beginsAnew({ headModules, optionalModules }: LanguageModel, { tensors }: ModelFiles, name: string): boolean {
-  if (tensors.has(name)) return false;
+function beginsAnew({ headModules, optionalModules }: LanguageModel, files: ModelFiles, name: string): boolean {
+  if (lookUp(files, name) !== undefined) return false;
   const path = [...headModules, ...optionalModules].find((module) => name.startsWith(`${module}.`));
   if (path === undefined) return false;
   if (!headModules.includes(path)) headModules.push(path);
@@ -120,11 +122,17 @@ function newWeight(device: Device, shape: Shape, rng: Rng): Tensor {
 }
 
 /**
- * Where files hold a parameter. One that was saved without its head has names without their first part ("h.0…" for "transformer.h.0…"), as
- * transformers writes and reads them.
+ * The tensor that files hold for a parameter. A model that was saved without its head has names without their first part ("h.0…" for
+ * "transformer.h.0…"), as transformers writes and reads them; BERT's oldest files call the weights of a norm gamma and beta.
  */
+function lookUp({ tensors }: ModelFiles, name: string): TensorEntry | undefined {
+  const older = name.replace(/LayerNorm\.weight$/, "LayerNorm.gamma").replace(/LayerNorm\.bias$/, "LayerNorm.beta");
+  const found = [name, older].flatMap((long) => [long, long.slice(long.indexOf(".") + 1)]).find((known) => tensors.has(known));
+  return found === undefined ? undefined : tensors.get(found);
+}
+
 function findEntry(files: ModelFiles, name: string, parameter: Parameter): TensorEntry {
-  const entry = files.tensors.get(name) ?? files.tensors.get(name.slice(name.indexOf(".") + 1));
+  const entry = lookUp(files, name);
   if (entry === undefined) throw new ModelError(`${files.path}: the tensor "${name}" is missing`);
   const expected = isNumber(entry.dtype) ? parameter.storedShape : parameter.shape;
   if (entry.shape.join() !== expected.join())

