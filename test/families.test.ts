@@ -17,6 +17,7 @@ import { writeRandomModel } from "../src/models/random-model.js";
 import { continueSequences, packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { full } from "../src/tuners/full/full.js";
+import { saveTuned } from "../src/tuners/tuned-files.js";
 import { families, familyFolder, readLogits, readReference, referenced } from "./support/families.js";
 import { device, engine } from "./support/gradient-check.js";
 import { exampleOf, reference } from "./support/tiny-llama.js";
@@ -117,6 +118,22 @@ for (const { name, load } of referenced) {
     assert.deepEqual(await gradients(true), await gradients(false));
   });
 }
+
+for (const { name, load } of families)
+  test(`${name}: tuned whole and saved, the folder is what its family reads`, async () => {
+    const { model, files } = await load();
+    full.apply(model, {}, new Rng(0));
+    const folder = await mkdtemp(join(tmpdir(), "attune-whole-"));
+    await saveTuned(folder, model, full, {}, { name, config: files.config });
+    const saved = await openModelFolder(folder);
+    for (const [key, { shape }] of files.tensors) assert.deepEqual(saved.tensors.get(key)?.shape, shape, key);
+    const again = buildModel(device, saved.config, folder) as CausalLM;
+    await loadWeights(again, saved);
+    assert.deepEqual(await logitsOf(again), await logitsOf(model));
+    again.dispose();
+    model.dispose();
+    await rm(folder, { recursive: true });
+  });
 
 for (const { name, load } of families)
   test(`${name}: random weights of its shape are written and read again, and placed on the symbolic device`, async () => {

@@ -56,7 +56,7 @@ export async function saveTuned(
 }
 
 function sourcesOf(parameters: Iterable<[name: string, parameter: Parameter]>): TensorSource[] {
-  return [...parameters].map(([name, { value }]) => sourceOf(name, value));
+  return [...parameters].map(([name, { value, isStoredTransposed }]) => sourceOf(name, value, isStoredTransposed));
 }
 
 /**
@@ -136,10 +136,11 @@ type WeightFiles = Pick<AdapterFiles, "path" | "tensors" | "readTensor">;
 
 /** Throws ModelError unless the tensors of the files are those of the parameters. */
 function checkFit(parameters: ReadonlyMap<string, Parameter>, { path, tensors }: WeightFiles): void {
-  checkTensors(path, new Map([...parameters].map(([name, { shape }]) => [name, shape])), tensors);
+  checkTensors(path, new Map([...parameters].map(([name, { storedShape }]) => [name, storedShape])), tensors);
 }
 
 /** Gives parameters the values of the tensors of their names. Throws ModelError if a file is damaged. */
 export async function readInto(parameters: ReadonlyMap<string, Parameter>, { tensors, readTensor }: WeightFiles): Promise<void> {
-  for (const [name, parameter] of parameters) setValues(parameter.value, await readTensor(name), tensors.get(name)!.dtype);
+  for (const [name, { value, isStoredTransposed }] of parameters)
+    setValues(value, await readTensor(name), tensors.get(name)!.dtype, isStoredTransposed);
 }

@@ -86,6 +86,7 @@ function mergedLinear(layer: AdaptedLinear): Linear {
   const { base_layer: base } = layer;
   const weight = layer.mergedWeight();
   const merged = new Linear(base.inFeatures, base.outFeatures, { weight: new Parameter(weight.shape, weight) });
+  merged.weight.isStoredTransposed = base.weight.isStoredTransposed;
   if (base.bias !== null) merged.replace("bias", base.bias);
   return merged;
 }
