@@ -61,6 +61,7 @@ static const Export exports[] = {
     {"divideSqrt", bind_divide_sqrt},
     {"svd", bind_svd},
     {"adamw", bind_adamw},
+    {"adamw8bit", bind_adamw_8bit},
     {"info", bind_info},
     {"stats", bind_stats},
     {"resetPeak", bind_reset_peak},

@@ -32,7 +32,7 @@ Binding bind_fill, bind_copy, bind_convert, bind_quantize, bind_add, bind_scale,
 Binding bind_scale_rows, bind_scale_columns, bind_row_dots, bind_column_dots, bind_divide_sqrt, bind_svd;
 
 // training.cpp
-Binding bind_adamw;
+Binding bind_adamw, bind_adamw_8bit;
 
 // process.cpp
 Binding bind_info, bind_stats, bind_reset_peak, bind_set_isa, bind_set_threads, bind_profile;

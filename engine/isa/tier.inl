@@ -52,7 +52,7 @@ constexpr KernelTable table = {
     {embedding, scatter_rows, rms_norm, rms_norm_grad, rms_norm_weight_grad, layer_norm, layer_norm_grad, layer_norm_weight_grad,
      copy_columns, rope, cross_entropy, add_bias, bias_grad},
     {fill, copy, convert, add, scale, mul, activation, activation_grad, gated, gated_grad, dropout, sum, sum_squares},
-    {adamw},
+    {adamw, adamw_8bit},
     {scale_rows, scale_columns, row_dots, column_dots, divide_sqrt, svd},
 };
 

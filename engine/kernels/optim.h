@@ -8,8 +8,15 @@ struct AdamWStep {
   double lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale;
 };
 
+/// 256 numbers, each code of the dynamic map times `absmax`; the last block of an array may be filled in part.
+struct Moments8Bit {
+  float absmax;
+  uint8_t code[256];
+};
+
 struct OptimKernels {
   void (*adamw)(float* p, const float* g, float* m, float* v, int64_t count, const AdamWStep& step);
+  void (*adamw_8bit)(float* p, const float* g, Moments8Bit* m, Moments8Bit* v, int64_t count, const AdamWStep& step);
 };
 
 } // namespace attune

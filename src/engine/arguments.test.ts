@@ -355,6 +355,14 @@ const calls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments> = {
     ["count", 9],
     ["step", step],
   ],
+  adamw8bit: [
+    ["p", f32s(257)],
+    ["g", f32s(257)],
+    ["m", f32s(130)],
+    ["v", f32s(130)],
+    ["count", 257],
+    ["step", step],
+  ],
 };
 
 const numbers = new Set(["scale", "eps", "value", "p", "offset"]); // any finite number, not a size

@@ -1,23 +1,51 @@
 import { Tensor, unscoped } from "../core/tensor.js";
 import type { Parameter } from "../nn/module.js";
 
+/** In how many bits the moments are kept, by the name of the optimizer in recipes (transformers' OptimizerNames). */
+export const momentBits = {
+  adamw_torch: 32,
+  adamw_torch_fused: 32,
+  adamw_hf: 32,
+  adamw: 32,
+  adamw_8bit: 8,
+  adamw_bnb_8bit: 8,
+  paged_adamw_8bit: 8,
+} as const satisfies Record<string, 8 | 32>;
+
+export type OptimizerName = keyof typeof momentBits;
+export const optimizerNames = Object.keys(momentBits) as OptimizerName[];
+
 export interface AdamWOptions {
   readonly beta1: number;
   readonly beta2: number;
   readonly eps: number;
   readonly weightDecay: number;
+  /** Of a moment; 32 where not given. */
+  readonly bits?: 8 | 32;
 }
 
-/** First and second moments of one parameter, each of its shape, f32. */
+/**
+ * First and second moments of one parameter: of its shape, f32; or in 8 bits, (blocks, 65) words: a block of 256 is its absmax and 256 codes,
+ * see `Kernels.adamw8bit`.
+ */
 export interface Moments {
   readonly m: Tensor;
   readonly v: Tensor;
+  readonly bits: 8 | 32;
 }
+
+/** Smaller parameters keep their moments in f32: bitsandbytes' min_8bit_size. */
+const min8BitSize = 4096;
+const momentsInBlock = 256;
+const wordsOfBlock = 65;
 
 /**
  * AdamW: Adam with weight decay apart from the gradient.
  * Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, as torch.optim.AdamW computes it. Like Hugging Face's Trainer, vectors
  * (norm weights, biases) are not decayed.
+ *
+ * In 8 bits it is bitsandbytes' AdamW8bit (Dettmers et al. 2022, arXiv:2110.02861): 2 bytes of moments for a number instead of 8. Unlike
+ * Hugging Face's Trainer, which leaves embeddings in f32, all large parameters are kept so.
  */
 export class AdamW {
   readonly moments: ReadonlyMap<string, Moments>;
@@ -31,13 +59,7 @@ export class AdamW {
     this.#parameters = parameters;
     this.#options = options;
     this.moments = unscoped(
-      () =>
-        new Map(
-          [...parameters].map(([name, { value }]) => {
-            const zeros = () => Tensor.zeros(value.device, value.shape);
-            return [name, { m: zeros(), v: zeros() }];
-          }),
-        ),
+      () => new Map([...parameters].map(([name, { value }]) => [name, zeroMoments(value, options.bits ?? 32)])),
     );
   }
 
@@ -50,10 +72,21 @@ export class AdamW {
     for (const [name, parameter] of this.#parameters) {
       const { value } = parameter;
       if (value.grad === null) continue;
-      const { m, v } = this.moments.get(name)!;
+      const { m, v, bits } = this.moments.get(name)!;
       const decay = value.shape.length > 1 ? weightDecay : 0;
-      const step = { lr, beta1, beta2, eps, weightDecay: decay, correction1, correction2, gradScale };
-      value.device.kernels.adamw(value.id, value.grad.id, m.id, v.id, value.size, step);
+      const step = {
+        lr: lr * parameter.learningRateScale,
+        beta1,
+        beta2,
+        eps,
+        weightDecay: decay,
+        correction1,
+        correction2,
+        gradScale,
+      };
+      const { kernels } = value.device;
+      const take = bits === 8 ? kernels.adamw8bit : kernels.adamw;
+      take.call(kernels, value.id, value.grad.id, m.id, v.id, value.size, step);
       parameter.zeroGrad();
     }
   }
@@ -64,4 +97,10 @@ export class AdamW {
       v.dispose();
     }
   }
+}
+
+function zeroMoments({ device, shape, size }: Tensor, wanted: 8 | 32): Moments {
+  const bits = size < min8BitSize ? 32 : wanted;
+  const zeros = () => Tensor.zeros(device, bits === 8 ? [Math.ceil(size / momentsInBlock), wordsOfBlock] : shape);
+  return { m: zeros(), v: zeros(), bits };
 }

@@ -147,7 +147,6 @@ export const missing: Readonly<Record<string, MissingKey>> = {
   bias: { harmless: ["none"], advice: loraOnly },
   use_peft: { harmless: [true], advice: "`finetuning_type: full` trains without an adapter" },
   create_new_adapter: { advice: "`adapter_name_or_path` continues training the adapter it names" },
-  optim: { harmless: ["adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw"], advice: adamOnly },
   use_galore: { advice: adamOnly },
   use_apollo: { advice: adamOnly },
   use_badam: { advice: adamOnly },

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { optimizerNames } from "../optim/adamw.js";
 import { scheduleNames } from "../optim/schedule.js";
 
 /**
@@ -64,6 +65,12 @@ const steps = {
   lr_scheduler_type: z.enum(scheduleNames).default("linear").describe("how the learning rate goes down after the warm-up"),
   warmup_ratio: z.number().min(0).max(1).default(0).describe("share of the steps in which the learning rate rises from 0"),
   warmup_steps: z.int().min(0).default(0).describe("the same as a number of steps; wins over `warmup_ratio` unless 0"),
+  optim: z
+    .enum(optimizerNames)
+    .default("adamw_torch")
+    .describe(
+      "AdamW with moments in f32, or in 8 bits (`adamw_8bit`, as in bitsandbytes); the other names mean one of these two",
+    ),
   weight_decay: z.number().min(0).default(0).describe("AdamW's decoupled weight decay"),
   adam_beta1: z.number().min(0).lt(1).default(0.9).describe("decay of AdamW's first moment"),
   adam_beta2: z.number().min(0).lt(1).default(0.999).describe("decay of AdamW's second moment"),
