@@ -11,7 +11,7 @@ import { freshFactors } from "./factors.js";
 import { type AdaptedLinear, LoraLinear } from "./lora-linear.js";
 import { peftLora } from "./peft-lora.js";
 import { PissaLinear } from "./pissa-linear.js";
-import { isNamed, namesIn, patternValue, targetsOf } from "./targets.js";
+import { isNamed, namesIn, targetsOf, updateAt } from "./targets.js";
 
 /**
  * LoRA: keep W frozen and train a rank-r change to it.   y = x Wᵀ + s · dropout(x) Aᵀ Bᵀ,   s = α/r
@@ -47,9 +47,8 @@ export const lora = defineTuner<LoraConfig>({
 
 /** The layer that takes the place of `base`. */
 function adapted(base: Linear, path: string, config: LoraConfig, rng: Rng): AdaptedLinear {
-  const rank = patternValue("rank_pattern", config.rank_pattern, path) ?? config.lora_rank;
-  const alpha = patternValue("alpha_pattern", config.alpha_pattern, path) ?? config.lora_alpha ?? 2 * config.lora_rank;
-  const options = { scaling: config.use_rslora ? alpha / Math.sqrt(rank) : alpha / rank, dropout: config.lora_dropout };
+  const { rank, scaling } = updateAt(config, path);
+  const options = { scaling, dropout: config.lora_dropout };
   if (config.pissa_init) return new PissaLinear(base, rank, config.pissa_iter, options, rng);
   const factors = freshFactors(base, rank, rng);
   return config.use_dora ? new DoraLinear(base, factors, options) : new LoraLinear(base, factors, options);

@@ -80,6 +80,13 @@ function layerFilter({ layers_to_transform: wanted, layers_pattern }: LoraConfig
   };
 }
 
+/** Rank of the update of a layer, and what the update is multiplied by. */
+export function updateAt(config: LoraConfig, path: string): { rank: number; scaling: number } {
+  const rank = patternValue("rank_pattern", config.rank_pattern, path) ?? config.lora_rank;
+  const alpha = patternValue("alpha_pattern", config.alpha_pattern, path) ?? config.lora_alpha ?? 2 * config.lora_rank;
+  return { rank, scaling: config.use_rslora ? alpha / Math.sqrt(rank) : alpha / rank };
+}
+
 /** What a pattern says of a path: that of the first key that, as a regular expression, is its end after a dot. */
 export function patternValue<T>(key: string, patterns: Readonly<Record<string, T>>, path: string): T | undefined {
   for (const [pattern, value] of Object.entries(patterns))
