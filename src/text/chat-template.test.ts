@@ -121,16 +121,33 @@ test("LLaMA-Factory's templates write what it writes", () => {
     llama2: "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nQ [/INST]A</s><s>[INST] P [/INST]",
     llama3:
       "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nP<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    gemma:
+      "<s><start_of_turn>user\nS\n\nQ<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n<start_of_turn>user\nP<end_of_turn>\n<start_of_turn>model\n",
+    ministral: "<s>[INST]S\n\nQ[/INST]A</s>[INST]P[/INST]",
     mistral: "<s>[INST] S\n\nQ[/INST] A</s>[INST] P[/INST]",
+    mistral_small: "<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][INST]Q[/INST]A</s>[INST]P[/INST]",
+    phi: "<|system|>\nS<|end|>\n<|user|>\nQ<|end|>\n<|assistant|>\nA<|end|>\n<|user|>\nP<|end|>\n<|assistant|>\n",
+    phi4: "<|im_start|>system<|im_sep|>S<|im_end|><|im_start|>user<|im_sep|>Q<|im_end|><|im_start|>assistant<|im_sep|>A<|im_end|><|im_start|>user<|im_sep|>P<|im_end|><|im_start|>assistant<|im_sep|>",
+    phi4_mini: "<|system|>S<|end|><|user|>Q<|end|><|assistant|>A<|end|><|user|>P<|end|><|assistant|>",
+    qwen3:
+      "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nA<|im_end|>\n<|im_start|>user\nP<|im_end|>\n<|im_start|>assistant\n",
     vicuna: "SUSER: Q ASSISTANT:A</s>USER: P ASSISTANT:",
     zephyr: "<|system|>\nS</s><|user|>\nQ</s><|assistant|>\nA</s><|user|>\nP</s><|assistant|>\n",
   };
-  expected.smollm = expected.chatml!;
-  expected.smollm2 = expected.chatml!;
+  for (const name of ["smollm", "smollm2", "qwen", "qwen3_nothink"]) expected[name] = expected.chatml!;
+  for (const name of ["gemma2", "gemma3"]) expected[name] = expected.gemma!;
+  expected.llama2_zh = expected.llama2!;
+  expected.phi_small = `<|endoftext|>${expected.phi}`;
   for (const name of templateNames) assert.equal(render(namedTemplate(name), chat, true), expected[name], name);
   assert.match(
     render(namedTemplate("smollm2")),
     /^<\|im_start\|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face\.<\|im_end\|>/,
+  );
+  const thoughtful = "<think>\nWhy?\n</think>\n\nA";
+  assert.match(render(namedTemplate("qwen3"), talk("Q", thoughtful)), /assistant\n<think>\nWhy\?\n<\/think>\n\nA<\|im_end\|>/);
+  assert.equal(
+    render(namedTemplate("mistral"), [{ role: "tool", content: "T" }]),
+    '<s>[TOOL_RESULTS] {"content": T}[/TOOL_RESULTS]',
   );
   assert.match(
     render(namedTemplate("llama3"), [{ role: "tool", content: "T" }]),

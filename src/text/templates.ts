@@ -1,13 +1,13 @@
 import { ConfigError, ModelError } from "../errors.js";
 import { ChatTemplate, type Message } from "./chat-template.js";
 import { closest } from "./closest.js";
-import type { Tokenizer } from "./tokenizer.js";
+import type { RoleTokens, Tokenizer } from "./tokenizer.js";
 
 /**
  * How a named template writes a chat. In each part `{}` stands for the message, `<bos>` and `<eos>` for the model's own tokens.
  * The `header` opens the assistant's answer; the model continues from there.
  */
-interface Format {
+export interface TemplateFormat {
   readonly start?: string;
   readonly system: string;
   readonly user: string;
@@ -15,11 +15,13 @@ interface Format {
   readonly assistant: string;
   readonly tool?: string;
   readonly defaultSystem?: string;
-  /** The system message stands inside the first user message (Llama 2, Mistral). */
+  /** The system message stands inside the first user message (Llama 2, Mistral, Gemma). */
   readonly systemInUser?: boolean;
+  /** What stands before an answer that holds no thoughts of its own. */
+  readonly noThoughts?: string;
 }
 
-const chatml: Format = {
+const chatml: TemplateFormat = {
   system: "<|im_start|>system\n{}<|im_end|>\n",
   user: "<|im_start|>user\n{}<|im_end|>\n",
   header: "<|im_start|>assistant\n",
@@ -27,11 +29,51 @@ const chatml: Format = {
   tool: "<|im_start|>tool\n{}<|im_end|>\n",
 };
 
+const qwen: TemplateFormat = {
+  ...chatml,
+  tool: "<|im_start|>user\n<tool_response>\n{}\n</tool_response><|im_end|>\n",
+};
+
+const gemma: TemplateFormat = {
+  start: "<bos>",
+  system: "{}\n\n",
+  user: "<start_of_turn>user\n{}<end_of_turn>\n",
+  header: "<start_of_turn>model\n",
+  assistant: "{}<end_of_turn>\n",
+  tool: "<start_of_turn>tool\n{}<end_of_turn>\n",
+  systemInUser: true,
+};
+
+const llama2: TemplateFormat = {
+  system: "<<SYS>>\n{}\n<</SYS>>\n\n",
+  user: "<bos>[INST] {} [/INST]",
+  header: "",
+  assistant: "{}<eos>",
+  systemInUser: true,
+};
+
+const ministral: TemplateFormat = {
+  start: "<bos>",
+  system: "{}\n\n",
+  user: "[INST]{}[/INST]",
+  header: "",
+  assistant: "{}<eos>",
+  tool: '[TOOL_RESULTS]{"content": {}}[/TOOL_RESULTS]',
+  systemInUser: true,
+};
+
+const phi: TemplateFormat = {
+  system: "<|system|>\n{}<|end|>\n",
+  user: "<|user|>\n{}<|end|>\n",
+  header: "<|assistant|>\n",
+  assistant: "{}<|end|>\n",
+};
+
 /**
- * LLaMA-Factory's templates for the Llama family, under its names.
+ * LLaMA-Factory's templates for the families that attune runs, under its names.
  * Source: LLaMA-Factory, src/llamafactory/data/template.py (register_template).
  */
-const formats: Readonly<Record<string, Format>> = {
+const formats: Readonly<Record<string, TemplateFormat>> = {
   default: {
     system: "System: {}<eos>\n",
     user: "Human: {}<eos>\n",
@@ -47,13 +89,11 @@ const formats: Readonly<Record<string, Format>> = {
       "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n",
   },
   chatml,
-  llama2: {
-    system: "<<SYS>>\n{}\n<</SYS>>\n\n",
-    user: "<bos>[INST] {} [/INST]",
-    header: "",
-    assistant: "{}<eos>",
-    systemInUser: true,
-  },
+  gemma,
+  gemma2: gemma,
+  gemma3: gemma,
+  llama2,
+  llama2_zh: { ...llama2, defaultSystem: "You are a helpful assistant. 你是一个乐于助人的助手。" },
   llama3: {
     start: "<bos>",
     system: "<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
@@ -62,14 +102,31 @@ const formats: Readonly<Record<string, Format>> = {
     assistant: "{}<|eot_id|>",
     tool: "<|start_header_id|>ipython<|end_header_id|>\n\n{}<|eot_id|>",
   },
+  ministral,
   mistral: {
-    start: "<bos>",
-    system: "{}\n\n",
+    ...ministral,
     user: "[INST] {}[/INST]",
-    header: "",
     assistant: " {}<eos>",
-    systemInUser: true,
+    tool: '[TOOL_RESULTS] {"content": {}}[/TOOL_RESULTS]',
   },
+  mistral_small: { ...ministral, system: "[SYSTEM_PROMPT]{}[/SYSTEM_PROMPT]", systemInUser: false },
+  phi,
+  phi_small: { ...phi, start: "<|endoftext|>" },
+  phi4: {
+    system: "<|im_start|>system<|im_sep|>{}<|im_end|>",
+    user: "<|im_start|>user<|im_sep|>{}<|im_end|>",
+    header: "<|im_start|>assistant<|im_sep|>",
+    assistant: "{}<|im_end|>",
+  },
+  phi4_mini: {
+    system: "<|system|>{}<|end|>",
+    user: "<|user|>{}<|end|>",
+    header: "<|assistant|>",
+    assistant: "{}<|end|>",
+  },
+  qwen: { ...qwen, defaultSystem: "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." },
+  qwen3: { ...qwen, noThoughts: "<think>\n\n</think>\n\n" },
+  qwen3_nothink: qwen,
   smollm: { ...chatml, tool: chatml.user },
   smollm2: {
     ...chatml,
@@ -180,6 +237,36 @@ function firstDifference(template: ChatTemplate, own: ChatTemplate | undefined):
   return undefined;
 }
 
+/**
+ * How a template writes chats, told from what it makes of a few: as one of the named formats does, with the default system message that it has
+ * itself. Undefined if it writes them in another way.
+ */
+export function formatOf(template: ChatTemplate, roles: RoleTokens): TemplateFormat | undefined {
+  const rendered = (by: ChatTemplate, messages: readonly Message[]) => {
+    try {
+      return by.render(messages, { addGenerationPrompt: true });
+    } catch {
+      return undefined; // no place for these roles
+    }
+  };
+  const user: Message = { role: "user", content: "Hello" };
+  const alone = rendered(template, [user]);
+  if (alone === undefined) return undefined;
+  const chats = [...probes, [user, { role: "assistant", content: "Hi" }, { role: "user", content: "Bye" }]];
+  for (const { defaultSystem: _, ...format } of Object.values(formats)) {
+    const writes = (candidate: TemplateFormat, messages: readonly Message[]) =>
+      rendered(new ChatTemplate(jinja(candidate), { roles, origin: "format" }), messages);
+    // A system message of its own stands where the format would put one that is given.
+    const mark = "\u0000";
+    const [before, after] = writes(format, [{ role: "system", content: mark }, user])!.split(mark) as [string, string];
+    const hasOwn = alone.length >= before.length + after.length && alone.startsWith(before) && alone.endsWith(after);
+    const own = hasOwn ? [{ ...format, defaultSystem: alone.slice(before.length, alone.length - after.length) }] : [];
+    for (const candidate of [format, ...own])
+      if (chats.every((chat) => writes(candidate, chat) === rendered(template, chat))) return candidate;
+  }
+  return undefined;
+}
+
 /** As in transformers, the template alone decides on the begin-of-sequence token; a mismatch is worth a word. */
 function bosNotices(template: ChatTemplate, tokenizer: Tokenizer): string[] {
   const { bos_token: bos } = tokenizer.roles;
@@ -190,14 +277,16 @@ function bosNotices(template: ChatTemplate, tokenizer: Tokenizer): string[] {
   ];
 }
 
-/** Control-looking tokens of a format, `<|…|>`, that the model has not. */
-function missingTokens(format: Format, tokenizer: Tokenizer): string[] {
+/** Control-looking tokens of a format, such as `<|…|>`, that the model has not. */
+function missingTokens(format: TemplateFormat, tokenizer: Tokenizer): string[] {
   const text = [format.system, format.user, format.header, format.assistant].join("");
-  return [...new Set(text.match(/<\|[a-z_]+\|>/g) ?? [])].filter((token) => tokenizer.idOf(token) === undefined);
+  return [...new Set(text.match(/<\|[a-z_]+\|>|<(?:start|end)_of_turn>/g) ?? [])].filter(
+    (token) => tokenizer.idOf(token) === undefined,
+  );
 }
 
 /** A format as Jinja that stands alone: transformers, vLLM and llama.cpp read it too. */
-function jinja(format: Format): string {
+function jinja(format: TemplateFormat): string {
   const { defaultSystem } = format;
   const lines = [
     "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set chat = messages[1:] %}",
@@ -206,7 +295,7 @@ function jinja(format: Format): string {
     format.systemInUser ? "" : `{% if system is not none %}${emit(format.system, "system")}{% endif %}`,
     "{% for message in chat %}",
     `{% if message['role'] == 'user' %}${format.systemInUser ? userWithSystem(format) : emit(format.user, "message['content']")}`,
-    `{% elif message['role'] == 'assistant' %}${emit(format.header + format.assistant, "message['content']")}`,
+    `{% elif message['role'] == 'assistant' %}${answer(format)}`,
     `{% elif message['role'] == 'tool' %}${emit(format.tool ?? format.user, "message['content']")}`,
     "{% else %}{{ raise_exception('no place for the role ' + message['role'] + ' here') }}{% endif %}",
     "{% endfor %}",
@@ -215,7 +304,14 @@ function jinja(format: Format): string {
   return lines.join("");
 }
 
-function userWithSystem({ system, user }: Format): string {
+function answer({ header, noThoughts, assistant }: TemplateFormat): string {
+  const content = "message['content']";
+  if (noThoughts === undefined) return emit(header + assistant, content);
+  const hasNone = `'<think>' not in ${content} and '</think>' not in ${content}`;
+  return `${emit(header, "")}{% if ${hasNone} %}${emit(noThoughts, "")}{% endif %}${emit(assistant, content)}`;
+}
+
+function userWithSystem({ system, user }: TemplateFormat): string {
   const [before, after] = user.split("{}") as [string, string];
   const inside = `{% if loop.first and system is not none %}${emit(system, "system")}{% endif %}`;
   return `${emit(before, "")}${inside}${emit(`{}${after}`, "message['content']")}`;
