@@ -1,40 +1,28 @@
 import assert from "node:assert/strict";
-import { mkdtemp } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
-import { scope } from "../src/core/tensor.js";
-import type { Example } from "../src/data/example.js";
 import type { ComputeType } from "../src/engine/kernels.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
 import { continueSequences, packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { full } from "../src/tuners/full/full.js";
 import { tuners } from "../src/tuners/index.js";
-import { applyAdapter, loadTuned, saveTuned } from "../src/tuners/tuned-files.js";
-import type { Tuner } from "../src/tuners/tuner.js";
+import { applyAdapter } from "../src/tuners/tuned-files.js";
+import { assertClose } from "./support/assert-close.js";
 import { engine } from "./support/gradient-check.js";
-import { exampleOf, loadTinyLlama, type Reference, readTensors, reference, tinyLlama } from "./support/tiny-llama.js";
-import { trainSteps } from "./support/train-steps.js";
-
-const sequences = reference.sequences.map(({ ids }) => Int32Array.from(ids));
-
-/** Logits (T, V) of every token of a batch. */
-async function logitsOf(model: CausalLM, batch = packSequences(sequences)): Promise<Float32Array> {
-  const rows = Int32Array.from(batch.ids.keys());
-  const logits = scope(() => model.logits(batch, rows));
-  const values = await logits.read();
-  logits.dispose();
-  return values;
-}
-
-function assertClose(actual: Float32Array, expected: Float32Array, tolerance: number, what: string): void {
-  assert.equal(actual.length, expected.length, what);
-  const worst = actual.reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i]!)), 0);
-  assert.ok(worst <= tolerance, `${what}: largest difference ${worst}, allowed ${tolerance}`);
-}
+import {
+  exampleOf,
+  loadTinyLlama,
+  logitsOf,
+  type Reference,
+  readTensors,
+  reference,
+  runReference,
+  sequences,
+  tinyLlama,
+} from "./support/tiny-llama.js";
 
 const relative = (actual: number, expected: number) => Math.abs(actual - expected) / Math.max(Math.abs(expected), 1e-12);
 
@@ -130,16 +118,6 @@ test("packed sequences give what each gives alone; a cache gives what a whole pa
   model.dispose();
 });
 
-/** Runs the reference's 20 steps through the training loop. */
-async function runReference(model: CausalLM, training: Reference["full"], { splitSteps = true } = {}) {
-  const rows: Example[] = [];
-  const steps = reference.batches.map(({ micro_batches }) => {
-    const numbered = micro_batches.map((batch) => batch.map((sequence) => rows.push(exampleOf(sequence)) - 1));
-    return splitSteps ? numbered : [numbered.flat()];
-  });
-  return await trainSteps(model, rows, steps.flat(), splitSteps ? 2 : 1, training.settings);
-}
-
 async function assertTrainsLikePyTorch(model: CausalLM, training: Reference["full"], options = {}) {
   const events = await runReference(model, training, options);
   assert.equal(events.length, 20);
@@ -229,118 +207,3 @@ test("PEFT's own adapter loads, and is nothing before training", async () => {
   model.dispose();
   tuned.dispose();
 });
-
-/** A tuner with settings, and how far step 0 may be from the base model: 0 where the promise is the same bits. */
-interface Promised {
-  readonly name: string;
-  readonly tuner: Tuner;
-  readonly settings?: Readonly<Record<string, unknown>>;
-  readonly startTolerance?: number;
-}
-
-const tunerNamed = (name: string) => tuners.find((tuner) => tuner.name === name)!;
-
-/** The variants of LoRA; each tuner with its defaults is covered by being in the list of tuners. */
-const loraVariants: readonly Promised[] = [
-  { name: "lora with use_rslora", settings: { use_rslora: true, lora_rank: 4 } },
-  { name: "lora with use_dora", settings: { use_dora: true }, startTolerance: 5e-5 },
-  { name: "lora with pissa_init", settings: { pissa_init: true }, startTolerance: 5e-5 },
-  { name: "lora with loraplus_lr_ratio", settings: { loraplus_lr_ratio: 4 } },
-  { name: "lora with additional_target lm_head", settings: { additional_target: "lm_head" } },
-  { name: "lora with additional_target embed_tokens", settings: { additional_target: ["embed_tokens", "model.norm"] } },
-  {
-    name: "lora with patterns",
-    settings: {
-      lora_target: ".*\\.(q|v|up)_proj",
-      exclude_modules: "layers.1.self_attn.v_proj",
-      rank_pattern: { "layers\\.0\\..*": 2, up_proj: 5 },
-      alpha_pattern: { q_proj: 3 },
-    },
-  },
-  { name: "lora in one layer", settings: { layers_to_transform: 1, layers_pattern: "layers" } },
-].map((variant) => ({ tuner: tunerNamed("lora"), ...variant }));
-
-/** Adapters begin near the base model, or as the base model itself where W↑ begins at 0, which is the default of the parallel kind. */
-const adapterVariants: readonly Promised[] = [
-  { name: "adapter_config pfeiffer", settings: { adapter_config: "pfeiffer" }, startTolerance: 0.5 },
-  { name: "adapter_config parallel", settings: { adapter_config: "parallel" } },
-  { name: "adapter with init_weights mam_adapter", settings: { init_weights: "mam_adapter" } },
-].map((variant) => ({ tuner: tunerNamed("adapter"), ...variant }));
-
-/** How far step 0 may be from the base model with a tuner's defaults, where it promises less than the same bits. */
-const startTolerances: Readonly<Record<string, number>> = { adapter: 0.5 };
-
-/** What every tuner promises: a new one in the list is covered by being there. */
-for (const { name, tuner, settings = {}, startTolerance = 0 } of [
-  ...tuners.map((tuner): Promised => ({ name: tuner.name, tuner, startTolerance: startTolerances[tuner.name] ?? 0 })),
-  ...loraVariants,
-  ...adapterVariants,
-]) {
-  const config = tuner.config.parse(settings);
-  const prepared = async () => {
-    const { model, files } = await loadTinyLlama("tied");
-    const base = await logitsOf(model);
-    tuner.apply(model, config, new Rng(7));
-    return { model, files, base };
-  };
-
-  test(`${name}: step 0 equals the base model`, async () => {
-    const { model, base } = await prepared();
-    if (startTolerance === 0) assert.deepEqual(await logitsOf(model), base);
-    else assertClose(await logitsOf(model), base, startTolerance, "step 0");
-    model.dispose();
-  });
-
-  test(`${name}: only its own parameters get gradients, and the loss falls on a tiny set`, async () => {
-    const { model } = await prepared();
-    const events = await runReference(model, {
-      ...reference.lora,
-      settings: { ...reference.lora.settings, learning_rate: 1e-2 },
-    });
-    const mean = (part: typeof events) => part.reduce((sum, { loss }) => sum + loss, 0) / part.length;
-    assert.ok(mean(events.slice(-5)) < 0.9 * mean(events.slice(0, 5)));
-    const batch = nextToken.collate([exampleOf(reference.sequences[0]!)]);
-    differentiate(() => nextToken.loss(model, batch)).dispose();
-    for (const [path, parameter] of model.namedParameters())
-      assert.equal(parameter.value.grad !== null, parameter.requiresGrad, path);
-    model.dispose();
-  });
-
-  test(`${name}: saved, loaded into a fresh model, the logits are the same bits`, async () => {
-    const { model, files } = await prepared();
-    await runReference(model, reference.lora);
-    const folder = await mkdtemp(join(tmpdir(), "attune-tuned-"));
-    const origin = { name: "tiny", config: files.config };
-    await saveTuned(folder, model, tuner, config, origin);
-    const fresh = await prepared();
-    await loadTuned(folder, fresh.model, tuner);
-    assert.deepEqual(await logitsOf(fresh.model), await logitsOf(model));
-    if (tuner.adapter !== undefined) {
-      const { model: used } = await loadTinyLlama("tied");
-      await applyAdapter(folder, used, tuners, new Rng(0));
-      assertClose(await logitsOf(used), await logitsOf(model), 1e-5, "applied from its folder alone");
-      used.dispose();
-    }
-    model.dispose();
-    fresh.model.dispose();
-  });
-
-  if (tuner.merge !== undefined)
-    test(`${name}: merged, the logits are those of the adapter`, async () => {
-      const { model } = await prepared();
-      await runReference(model, reference.lora);
-      const separate = await logitsOf(model);
-      tuner.merge!(model);
-      assertClose(await logitsOf(model), separate, 1e-3, "merged");
-      assert.ok([...model.namedParameters()].every(([path]) => !path.includes("lora")));
-      model.dispose();
-    });
-
-  test(`${name}: nothing is left in memory`, async () => {
-    const before = engine.stats().liveBytes;
-    const { model } = await prepared();
-    await runReference(model, reference.lora);
-    model.dispose();
-    assert.equal(engine.stats().liveBytes, before);
-  });
-}

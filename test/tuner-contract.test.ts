@@ -1,0 +1,263 @@
+import assert from "node:assert/strict";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import test from "node:test";
+import { Rng } from "../src/core/rng.js";
+import { differentiate } from "../src/core/tape.js";
+import type { CausalLM } from "../src/models/causal-lm.js";
+import { continueSequences, packSequences } from "../src/models/token-batch.js";
+import { nextToken } from "../src/objectives/next-token.js";
+import { AdamW } from "../src/optim/adamw.js";
+import { loadCheckpoint, saveCheckpoint } from "../src/train/checkpoint.js";
+import type { StepEvent } from "../src/train/events.js";
+import { noProgress, type Progress, train } from "../src/train/loop.js";
+import { StepPlan } from "../src/train/step-plan.js";
+import { tuners } from "../src/tuners/index.js";
+import { applyAdapter, loadTuned, saveTuned, settingsOfAdapter } from "../src/tuners/tuned-files.js";
+import type { Tuner } from "../src/tuners/tuner.js";
+import { assertClose } from "./support/assert-close.js";
+import { engine } from "./support/gradient-check.js";
+import { exampleOf, loadTinyLlama, logitsOf, reference, runReference, sequences } from "./support/tiny-llama.js";
+
+/** A tuner with settings, and how far step 0 may be from the base model: 0 where the promise is the same bits. */
+interface Promised {
+  readonly name: string;
+  readonly tuner: Tuner;
+  readonly settings?: Readonly<Record<string, unknown>>;
+  readonly startTolerance?: number;
+  /** With which the loss falls. */
+  readonly learningRate?: number;
+}
+
+const tunerNamed = (name: string) => tuners.find((tuner) => tuner.name === name)!;
+
+/** The variants of LoRA; each tuner with its defaults is covered by being in the list of tuners. */
+const loraVariants: readonly Promised[] = [
+  { name: "lora with use_rslora", settings: { use_rslora: true, lora_rank: 4 } },
+  { name: "lora with use_dora", settings: { use_dora: true }, startTolerance: 5e-5 },
+  { name: "lora with pissa_init", settings: { pissa_init: true }, startTolerance: 5e-5 },
+  { name: "lora with loraplus_lr_ratio", settings: { loraplus_lr_ratio: 4 } },
+  { name: "lora with additional_target lm_head", settings: { additional_target: "lm_head" } },
+  { name: "lora with additional_target embed_tokens", settings: { additional_target: ["embed_tokens", "model.norm"] } },
+  {
+    name: "lora with patterns",
+    settings: {
+      lora_target: ".*\\.(q|v|up)_proj",
+      exclude_modules: "layers.1.self_attn.v_proj",
+      rank_pattern: { "layers\\.0\\..*": 2, up_proj: 5 },
+      alpha_pattern: { q_proj: 3 },
+    },
+  },
+  { name: "lora in one layer", settings: { layers_to_transform: 1, layers_pattern: "layers" } },
+].map((variant) => ({ tuner: tunerNamed("lora"), ...variant }));
+
+/** Adapters begin near the base model, or as the base model itself where W↑ begins at 0, which is the default of the parallel kind. */
+const adapterVariants: readonly Promised[] = [
+  { name: "adapter_config pfeiffer", settings: { adapter_config: "pfeiffer" }, startTolerance: 0.5 },
+  { name: "adapter_config parallel", settings: { adapter_config: "parallel" } },
+  { name: "adapter with init_weights mam_adapter", settings: { init_weights: "mam_adapter" } },
+].map((variant) => ({ tuner: tunerNamed("adapter"), ...variant }));
+
+/** Encoders other than the default, and none. */
+const virtualTokenVariants: readonly Promised[] = [
+  {
+    name: "p-tuning with an LSTM",
+    tuner: tunerNamed("p-tuning"),
+    settings: { encoder_reparameterization_type: "LSTM", encoder_hidden_size: 8, encoder_dropout: 0.1 },
+  },
+  {
+    name: "p-tuning without encoder",
+    tuner: tunerNamed("p-tuning"),
+    settings: { encoder_reparameterization_type: "NONE" },
+    learningRate: 0.1,
+  },
+  { name: "prefix-tuning with prefix_projection", tuner: tunerNamed("prefix-tuning"), settings: { prefix_projection: true } },
+];
+
+/** How far step 0 may be from the base model with a tuner's defaults, where it promises less than the same bits. */
+const startTolerances: Readonly<Record<string, number>> = { adapter: 0.5 };
+
+const rows = reference.batches.flatMap(({ micro_batches }) => micro_batches.flat()).map((sequence) => exampleOf(sequence));
+const totalSteps = 6;
+const plan = new StepPlan(() => Array.from({ length: 2 * totalSteps }, (_, i) => [i, i + 1]), {
+  accumulationSteps: 2,
+  epochs: 1,
+  maxSteps: 0,
+});
+/** Trains up to step `until`, and returns what each step gave. */
+async function trainUntil(until: number, model: CausalLM, optimizer: AdamW, progress: Progress): Promise<number[][]> {
+  const stop = new AbortController();
+  const steps: StepEvent[] = [];
+  for await (const event of train({
+    model,
+    task: nextToken,
+    trainRows: rows,
+    evalRows: [],
+    plan,
+    optimizer,
+    parameters: model.trainableParameters(),
+    settings: {
+      learningRate: 1e-2,
+      schedule: "cosine",
+      warmupSteps: 1,
+      maxGradNorm: 1,
+      seed: 1,
+      evalSteps: 0,
+      saveSteps: 0,
+      evalBatchSize: 1,
+    },
+    progress,
+    save: () => assert.fail("nothing is to be saved"),
+    signal: stop.signal,
+  }))
+    if (event.type === "step" && steps.push(event) && progress.step === until) stop.abort();
+  return steps.map(({ loss, gradNorm }) => [loss, gradNorm]);
+}
+
+const optimizerOf = (model: CausalLM) =>
+  new AdamW(model.trainableParameters(), { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01 });
+
+const temporaryFolder = () => mkdtemp(join(tmpdir(), "attune-tuned-"));
+
+/** What every tuner promises: a new one in the list is covered by being there. */
+for (const { name, tuner, settings = {}, startTolerance = 0, learningRate = 1e-2 } of [
+  ...tuners.map((tuner): Promised => ({ name: tuner.name, tuner, startTolerance: startTolerances[tuner.name] ?? 0 })),
+  ...loraVariants,
+  ...adapterVariants,
+  ...virtualTokenVariants,
+]) {
+  const config = tuner.config.parse(settings);
+  const prepared = async () => {
+    const { model, files } = await loadTinyLlama("tied");
+    const base = await logitsOf(model);
+    tuner.apply(model, config, new Rng(7));
+    return { model, files, base };
+  };
+
+  test(`${name}: step 0 equals the base model`, async (context) => {
+    const { model, base } = await prepared();
+    if (model.virtualTokens > 0) context.skip("virtual tokens change the model at once");
+    else if (startTolerance === 0) assert.deepEqual(await logitsOf(model), base);
+    else assertClose(await logitsOf(model), base, startTolerance, "step 0");
+    model.dispose();
+  });
+
+  test(`${name}: only its own parameters get gradients, and the loss falls on a tiny set`, async () => {
+    const { model } = await prepared();
+    const events = await runReference(model, {
+      ...reference.lora,
+      settings: { ...reference.lora.settings, learning_rate: learningRate },
+    });
+    const mean = (part: typeof events) => part.reduce((sum, { loss }) => sum + loss, 0) / part.length;
+    assert.ok(mean(events.slice(-5)) < 0.9 * mean(events.slice(0, 5)));
+    const batch = nextToken.collate([exampleOf(reference.sequences[0]!)]);
+    differentiate(() => nextToken.loss(model, batch)).dispose();
+    for (const [path, parameter] of model.namedParameters())
+      assert.equal(parameter.value.grad !== null, parameter.requiresGrad, path);
+    model.dispose();
+  });
+
+  test(`${name}: saved, loaded into a fresh model, the logits are the same bits`, async () => {
+    const { model, files } = await prepared();
+    await runReference(model, reference.lora);
+    const folder = await temporaryFolder();
+    const origin = { name: "tiny", config: files.config };
+    await saveTuned(folder, model, tuner, config, origin);
+    const fresh = await prepared();
+    await loadTuned(folder, fresh.model, tuner);
+    assert.deepEqual(await logitsOf(fresh.model), await logitsOf(model));
+    if (tuner.adapter !== undefined) {
+      const { model: used } = await loadTinyLlama("tied");
+      await applyAdapter(folder, used, tuners, new Rng(0));
+      assertClose(await logitsOf(used), await logitsOf(model), 1e-5, "applied from its folder alone");
+      used.dispose();
+
+      const found = await settingsOfAdapter(folder, tuners);
+      assert.equal(found.tuner, tuner);
+      const { model: goingOn } = await loadTinyLlama("tied");
+      tuner.apply(goingOn, found.config, new Rng(8));
+      await loadTuned(folder, goingOn, tuner);
+      assert.deepEqual([...goingOn.trainableParameters().keys()], [...model.trainableParameters().keys()]);
+      assert.deepEqual(await logitsOf(goingOn), await logitsOf(model), "going on from the adapter");
+      goingOn.dispose();
+    }
+    model.dispose();
+    fresh.model.dispose();
+  });
+
+  if (tuner.merge !== undefined)
+    test(`${name}: merged, the logits are those of the adapter`, async () => {
+      const { model } = await prepared();
+      await runReference(model, reference.lora);
+      const separate = await logitsOf(model);
+      tuner.merge!(model);
+      assertClose(await logitsOf(model), separate, 1e-3, "merged");
+      assert.ok([...model.namedParameters()].every(([path]) => !path.includes("lora")));
+      model.dispose();
+    });
+
+  test(`${name}: nothing is left in memory`, async () => {
+    const before = engine.stats().liveBytes;
+    const { model } = await prepared();
+    await runReference(model, reference.lora);
+    model.dispose();
+    assert.equal(engine.stats().liveBytes, before);
+  });
+
+  test(`${name}: packed sequences give what each gives alone; a cache gives what a whole pass gives`, async () => {
+    const { model } = await prepared();
+    await runReference(model, reference.lora);
+    const packed = await logitsOf(model);
+    const alone: number[] = [];
+    for (const sequence of sequences) alone.push(...(await logitsOf(model, packSequences([sequence]))));
+    assertClose(packed, Float32Array.from(alone), 2e-5, "packed against alone");
+
+    const cache = model.newCache(2, 128);
+    const cut = (from: number, to?: number) => sequences.map((sequence) => sequence.subarray(from, to));
+    const parts = [cut(0, 7), cut(7, 8), cut(8)];
+    const logits: Float32Array[] = [];
+    for (const part of parts) logits.push(await logitsOf(model, continueSequences(cache, [1, 0], part)));
+    const { vocabSize } = model.shape;
+    const cached = sequences.flatMap((_, i) =>
+      parts.flatMap((part, j) => {
+        const start = i === 0 ? 0 : part[0]!.length;
+        return [...logits[j]!.subarray(start * vocabSize, (start + part[i]!.length) * vocabSize)];
+      }),
+    );
+    assertClose(Float32Array.from(cached), packed, 2e-5, "cached against whole");
+    cache.dispose();
+    model.dispose();
+  });
+
+  test(`${name}: checkpointed layers give the same losses, bit by bit`, async () => {
+    const run = async (gradientCheckpointing: boolean) => {
+      const { model } = await prepared();
+      model.gradientCheckpointing = gradientCheckpointing;
+      const optimizer = optimizerOf(model);
+      const losses = await trainUntil(3, model, optimizer, noProgress());
+      optimizer.dispose();
+      model.dispose();
+      return losses;
+    };
+    assert.deepEqual(await run(true), await run(false));
+  });
+
+  test(`${name}: a resumed run equals an uninterrupted one, bit by bit`, async () => {
+    const { model, files } = await prepared();
+    const [optimizer, progress] = [optimizerOf(model), noProgress()];
+    await trainUntil(3, model, optimizer, progress);
+    const checkpoint = join(await temporaryFolder(), "checkpoint-3");
+    const writeModel = (path: string) => saveTuned(path, model, tuner, config, { name: "tiny", config: files.config });
+    await saveCheckpoint(checkpoint, { writeModel, optimizer, progress, work: "work", startedAt: new Date(0) });
+    const rest = await trainUntil(totalSteps, model, optimizer, progress);
+
+    const { model: resumed } = await prepared();
+    await loadTuned(checkpoint, resumed, tuner);
+    const [itsOptimizer, itsProgress] = [optimizerOf(resumed), noProgress()];
+    await loadCheckpoint(checkpoint, itsOptimizer, itsProgress, "work");
+    assert.deepEqual(await trainUntil(totalSteps, resumed, itsOptimizer, itsProgress), rest);
+    assert.deepEqual(await logitsOf(resumed), await logitsOf(model));
+    for (const part of [model, optimizer, resumed, itsOptimizer]) part.dispose();
+  });
+}

@@ -1,0 +1,161 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { Rng } from "../src/core/rng.js";
+import { SymbolicDevice } from "../src/core/symbolic.js";
+import { differentiate } from "../src/core/tape.js";
+import { scope, Tensor, unscoped } from "../src/core/tensor.js";
+import type { CausalLM } from "../src/models/causal-lm.js";
+import { buildModel } from "../src/models/load.js";
+import { packSequences } from "../src/models/token-batch.js";
+import { nextToken } from "../src/objectives/next-token.js";
+import { pTuning } from "../src/tuners/p-tuning/p-tuning.js";
+import { prefixTuning } from "../src/tuners/prefix-tuning/prefix-tuning.js";
+import { assertClose } from "./support/assert-close.js";
+import { exampleOf, loadTinyLlama, reference } from "./support/tiny-llama.js";
+
+const variants = [
+  { tuner: pTuning, settings: { encoder_reparameterization_type: "MLP", encoder_hidden_size: 6 } },
+  { tuner: pTuning, settings: { encoder_reparameterization_type: "LSTM", encoder_hidden_size: 6 } },
+  { tuner: pTuning, settings: { encoder_reparameterization_type: "NONE" } },
+  { tuner: prefixTuning, settings: { prefix_projection: false } },
+  { tuner: prefixTuning, settings: { prefix_projection: true, encoder_hidden_size: 6 } },
+] as const;
+
+/** Tokens of a text, one for each letter. */
+const encode = (text: string) => Int32Array.from(text, (letter) => letter.charCodeAt(0) - 64);
+
+for (const { tuner, settings } of variants)
+  test(`${tuner.name} ${Object.values(settings)[0]}: gradients against finite differences of the loss`, async () => {
+    const { model } = await loadTinyLlama("tied");
+    tuner.apply(model, tuner.config.parse({ num_virtual_tokens: 3, ...settings }) as never, new Rng(3));
+    const batch = nextToken.collate(reference.sequences.map((sequence) => exampleOf(sequence)));
+    const lossOf = async () => {
+      const loss = scope(() => nextToken.loss(model, batch));
+      const value = await loss.item();
+      loss.dispose();
+      return value;
+    };
+    differentiate(() => nextToken.loss(model, batch)).dispose();
+    const rng = new Rng(4);
+    for (const [name, { value }] of model.trainableParameters()) {
+      const gradient = await value.grad!.read();
+      const before = await value.read();
+      const direction = before.map(() => rng.normal());
+      const expected = gradient.reduce((sum, g, i) => sum + g * direction[i]!, 0);
+      const step = 2e-3;
+      const at = (distance: number) => {
+        model.device.kernels.write(
+          value.id,
+          0,
+          before.map((x, i) => x + distance * direction[i]!),
+        );
+        return lossOf();
+      };
+      const actual = ((await at(step)) - (await at(-step))) / (2 * step);
+      await at(0);
+      const size = Math.hypot(...gradient);
+      assert.ok(size > 0, `${name} has a gradient`);
+      assert.ok(
+        Math.abs(actual - expected) < 0.005 * size + 0.015,
+        `${name}: ${expected} along a direction, differences give ${actual}`,
+      );
+    }
+    model.dispose();
+  });
+
+/** Logits (T, V) of a sequence, without those of its first `skipped` tokens. */
+async function logitsOf(model: CausalLM, ids: Int32Array, skipped = 0): Promise<Float32Array> {
+  const logits = scope(() => model.logits(packSequences([ids]), Int32Array.from(ids.keys()).subarray(skipped)));
+  const values = await logits.read();
+  logits.dispose();
+  return values;
+}
+
+for (const [tuner, settings] of [
+  [pTuning, { encoder_reparameterization_type: "NONE" }],
+  [prefixTuning, {}],
+] as const)
+  for (const [text, count, read] of [
+    ["TEXTS", 5, "TEXTS"],
+    ["AB", 5, "ABABA"],
+    ["ABCDEFGH", 3, "ABC"],
+  ] as const)
+    test(`${tuner.name}: ${count} virtual tokens that start as "${text}" are what the model would read as "${read}"`, async () => {
+      const { model } = await loadTinyLlama("tied");
+      const ids = Int32Array.from(reference.sequences[0]!.ids);
+      const expected = await logitsOf(model, Int32Array.of(...encode(read), ...ids), count);
+      const config = tuner.config.parse({
+        num_virtual_tokens: count,
+        prompt_tuning_init: "TEXT",
+        prompt_tuning_init_text: text,
+        ...settings,
+      });
+      tuner.apply(model, config as never, new Rng(1));
+      tuner.initialize!(model, config as never, { rng: new Rng(2), encode });
+      assertClose(await logitsOf(model, ids), expected, 2e-5, "virtual tokens against real ones");
+      model.dispose();
+    });
+
+test("virtual tokens may start as tokens of the vocabulary", async () => {
+  const { model } = await loadTinyLlama("tied");
+  const config = pTuning.config.parse({ prompt_tuning_init: "SAMPLE_VOCAB", encoder_reparameterization_type: "NONE" });
+  pTuning.apply(model, config, new Rng(1));
+  pTuning.initialize!(model, config, { rng: new Rng(2), encode });
+  const width = model.shape.width;
+  const [vectors, table] = [
+    await scope(() => model.prompt!.forward()).read(),
+    await [...model.namedParameters()][0]![1].value.read(),
+  ];
+  const all = new Set(
+    Array.from({ length: model.shape.vocabSize }, (_, id) => table.subarray(id * width, (id + 1) * width).join()),
+  );
+  for (let i = 0; i < 20; i++) assert.ok(all.has(vectors.subarray(i * width, (i + 1) * width).join()), `virtual token ${i}`);
+  model.dispose();
+});
+
+test("a start that an encoder would lose, or that lacks its text, is refused", () => {
+  const problem = (tuner: typeof pTuning | typeof prefixTuning, settings: object) =>
+    tuner.config.safeParse(settings).error?.issues[0]?.message ?? "";
+  const text = { prompt_tuning_init: "TEXT", prompt_tuning_init_text: "x" };
+  assert.match(problem(pTuning, text), /encoder_reparameterization_type: NONE/);
+  assert.match(problem(prefixTuning, { ...text, prefix_projection: true }), /prefix_projection: false/);
+  assert.match(problem(prefixTuning, { prompt_tuning_init: "TEXT" }), /go together/);
+  assert.match(problem(prefixTuning, { prompt_tuning_init_text: "x" }), /go together/);
+  assert.equal(problem(prefixTuning, text), "");
+});
+
+test("a text without tokens is refused", async () => {
+  const { model } = await loadTinyLlama("tied");
+  const config = prefixTuning.config.parse({ prompt_tuning_init: "TEXT", prompt_tuning_init_text: " " });
+  prefixTuning.apply(model, config, new Rng(1));
+  assert.throws(
+    () => prefixTuning.initialize!(model, config, { rng: new Rng(2), encode: () => new Int32Array() }),
+    /makes no tokens/,
+  );
+  model.dispose();
+});
+
+const llama2 = {
+  model_type: "llama",
+  hidden_size: 4096,
+  num_hidden_layers: 32,
+  num_attention_heads: 32,
+  intermediate_size: 11008,
+  vocab_size: 32000,
+  max_position_embeddings: 4096,
+};
+
+for (const [tuner, most] of [
+  [pTuning, 0.001],
+  [prefixTuning, 0.01],
+] as const)
+  test(`${tuner.name} trains less than ${100 * most} % of Llama-2-7B`, () => {
+    const model = buildModel(new SymbolicDevice("f32"), llama2, "Llama-2-7B");
+    for (const [, parameter] of model.namedParameters())
+      parameter.value = unscoped(() => Tensor.empty(model.device, parameter.shape, "bf16"));
+    tuner.apply(model, tuner.config.parse({}) as never, new Rng(1));
+    const sizeOf = (parameters: Iterable<[string, { size: number }]>) =>
+      [...parameters].reduce((sum, [, { size }]) => sum + size, 0);
+    const share = sizeOf(model.trainableParameters()) / sizeOf(model.namedParameters());
+    assert.ok(share > 1e-5 && share < most, `share ${share}`);
+  });
