@@ -10,11 +10,13 @@ import type { RunEvent, RunResults } from "./train/events.js";
 
 export * from "./errors.js";
 export { Chat, type ChatOptions, type ReplyOptions } from "./generate/chat.js";
+export { type Classification, Classifier, type ClassifierOptions } from "./generate/classifier.js";
 export type { SamplingOptions } from "./generate/sampling.js";
 export type { ModelFiles } from "./io/model-files.js";
 export { attuneHome, pythonPackageModel } from "./io/python-package.js";
 export { resolveModel } from "./io/resolve.js";
 export { writeRandomModel } from "./models/random-model.js";
+export type { Metrics } from "./objectives/objective.js";
 export type { Message } from "./text/chat-template.js";
 export type * from "./train/events.js";
 

@@ -1,6 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ConfigError } from "../errors.js";
+import { objectives } from "../objectives/index.js";
+import type { Metrics } from "../objectives/objective.js";
 import { parseRecipe, readRecipe } from "../recipe/parse.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { EndEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "../train/events.js";
@@ -87,7 +89,7 @@ class TrainingView {
         this.#showStep(event);
         break;
       case "eval":
-        this.say(`step ${event.step}: held-out loss ${this.#style.bold(formatLoss(event.evalLoss))}`);
+        this.say(`step ${event.step}: held-out loss ${this.#style.bold(formatLoss(event.evalLoss))}${inWords(event.metrics)}`);
         break;
       case "checkpoint":
         this.say(this.#style.dim(`step ${event.step}: saved ${escapeControls(event.path)}`));
@@ -144,7 +146,8 @@ class TrainingView {
     const sketch = sketchLoss(this.#losses, { width: Math.min(76, widthOf(stdout) - 1), height: 9, unicode });
     if (sketch !== "") this.say(`\n${sketch}`);
 
-    const heldOut = results.eval_loss === undefined ? "" : `, held-out ${formatLoss(results.eval_loss)}`;
+    const heldOut =
+      results.eval_loss === undefined ? "" : `, held-out ${formatLoss(results.eval_loss)}${inWords(results.eval_metrics)}`;
     const speed = `${formatRate(results.tokens_per_second)} tokens/s, ${formatBytes(results.peak_memory_bytes)} at most`;
     const verb = interrupted ? style.yellow("Stopped") : style.green("Done");
     const trend = smooth(this.#losses.map((point) => point.loss));
@@ -153,19 +156,49 @@ class TrainingView {
       trend.length > 0 ? `loss ${formatLoss(trend[0]!)} ${arrow} ${formatLoss(trend.at(-1)!)}` : "no step was left to do";
     this.say(`\n${verb} after ${formatDuration(1000 * results.train_runtime)}: ${loss}${heldOut}; ${speed}.`);
 
+    for (const line of tablesOf(results.eval_metrics ?? {})) this.say(`  ${line}`);
+
     const isAdapter = existsSync(join(output_dir, "adapter_config.json"));
     this.say(`  ${isAdapter ? "Adapter" : "Model"}  ${output_dir}`);
     const picture = join(output_dir, "training_loss.png");
     if (existsSync(picture)) this.say(`  ${"Loss".padEnd(isAdapter ? 7 : 5)}  ${picture}`);
 
     const asked = isAdapter ? ["--model", model_name_or_path, "--adapter", output_dir] : ["--model", output_dir];
+    const { usedBy } = objectives.find(({ name }) => name === this.#recipe.stage)!;
     const next = [
       ...(interrupted ? [["attune", "train", join(output_dir, "recipe.yaml"), "resume_from_checkpoint=true"]] : []),
-      ["attune", "chat", ...asked],
+      ["attune", usedBy, ...asked],
     ];
     this.say(`\n${style.bold("Next")}`);
     for (const command of next) this.say(`  ${command.map(shellWord).join(" ")}`);
   }
+}
+
+/** The single numbers of an evaluation: `, accuracy 0.9312, f1 0.9287`. */
+function inWords(metrics: Metrics = {}): string {
+  return Object.entries(metrics)
+    .map(([name, value]) => (typeof value === "number" ? `, ${name} ${value.toFixed(4)}` : ""))
+    .join("");
+}
+
+/** Numbers in groups of the same kind, a group a line: precision and recall of every class. */
+function tablesOf(metrics: Metrics): string[] {
+  return Object.entries(metrics).flatMap(([title, groups]) => {
+    if (typeof groups === "number") return [];
+    const rows = Object.entries(groups).flatMap(([name, numbers]) => (typeof numbers === "number" ? [] : [{ name, numbers }]));
+    const columns = Object.keys(rows[0]?.numbers ?? {});
+    const width = Math.max(title.length, ...rows.map(({ name }) => escapeControls(name).length));
+    const lines = rows.map(({ name, numbers }) => {
+      const cells = columns.map((column) => shown(numbers[column]).padStart(Math.max(8, column.length)));
+      return [escapeControls(name).padEnd(width), ...cells].join("  ");
+    });
+    return ["", [title.padEnd(width), ...columns.map((column) => column.padStart(8))].join("  "), ...lines];
+  });
+}
+
+function shown(value: number | Metrics | undefined): string {
+  if (typeof value !== "number") return "";
+  return Number.isInteger(value) ? String(value) : value.toFixed(4);
 }
 
 function sumOf<T>(items: readonly T[], of: (item: T) => number): number {

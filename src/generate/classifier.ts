@@ -1,0 +1,116 @@
+import { Rng } from "../core/rng.js";
+import { scope } from "../core/tensor.js";
+import type { ComputeType } from "../engine/kernels.js";
+import { fastestCompute, loadEngine } from "../engine/load.js";
+import { ConfigError, ModelError } from "../errors.js";
+import { resolveModel } from "../io/resolve.js";
+import { classesOf, classifierConfig, readClasses } from "../models/classes.js";
+import type { LanguageModel } from "../models/language-model.js";
+import { loadModel } from "../models/load.js";
+import { packSequences } from "../models/token-batch.js";
+import { loadTokenizer } from "../text/load-tokenizer.js";
+import type { Tokenizer } from "../text/tokenizer.js";
+import { tuners } from "../tuners/index.js";
+import { openAdapter, placeAdapter, readInto } from "../tuners/tuned-files.js";
+
+export interface ClassifierOptions {
+  /** A classifier, or the base of the adapter: a folder, a GGUF file, or a repository name of the hub. */
+  readonly model: string;
+  /** Folder of an adapter that was trained to classify. */
+  readonly adapter?: string | undefined;
+  /** Default: the fastest that the machine has in hardware. */
+  readonly compute?: ComputeType;
+  readonly onNotice?: (message: string) => void;
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** What a classifier says of a text. */
+export interface Classification {
+  /** The likeliest class. */
+  readonly label: string;
+  /** Of every class, in the order of the model's outputs. */
+  readonly probabilities: Readonly<Record<string, number>>;
+}
+
+const textsAtOnce = 16;
+
+/** A loaded model that tells which class a text belongs to, which it reads as in its training. */
+export class Classifier {
+  readonly classes: readonly string[];
+  readonly #model: LanguageModel;
+  readonly #tokenizer: Tokenizer;
+
+  private constructor(model: LanguageModel, tokenizer: Tokenizer, classes: readonly string[]) {
+    this.classes = classes;
+    this.#model = model;
+    this.#tokenizer = tokenizer;
+  }
+
+  /** Loads a classifier, or a base and the adapter that makes it one. Throws ModelError, ConfigError if it is none. */
+  static async open({ model: name, adapter, ...options }: ClassifierOptions): Promise<Classifier> {
+    const { onNotice = () => {}, onProgress = () => {} } = options;
+    const signal = options.signal ?? new AbortController().signal;
+    const base = await resolveModel(name, { onNotice, onProgress, signal });
+    const opened = adapter === undefined ? null : await openAdapter(adapter, tuners);
+    const own = classesOf(base.config);
+    const classes = own ?? (opened && ((await readClasses(adapter!)) ?? classesOfHead(opened.files.tensors)));
+    if (classes === null)
+      throw new ConfigError(
+        `${adapter ?? name}: is no classifier. Train one with stage: classification, or talk to it with attune chat`,
+      );
+    const tokenizer = await loadTokenizer(base);
+    for (const message of tokenizer.notices) onNotice(message);
+
+    const kernels = loadEngine();
+    const compute = options.compute ?? fastestCompute(kernels.info());
+    const files = own === null ? { ...base, config: classifierConfig(base.config, classes) } : base;
+    const model = await loadModel({ kernels, compute }, files, own === null ? new Rng(0) : undefined); // the adapter brings the head
+    try {
+      if (opened !== null) await readInto(placeAdapter(model, opened, new Rng(0)), opened.files);
+      return new Classifier(model, tokenizer, classes);
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
+  }
+
+  /** The class of each text. A text longer than the model takes loses its end. Throws ModelError for a text without tokens. */
+  async classify(texts: readonly string[]): Promise<Classification[]> {
+    const { maxPositions } = this.#model.shape;
+    const found: Classification[] = [];
+    for (let from = 0; from < texts.length; from += textsAtOnce) {
+      const rows = texts.slice(from, from + textsAtOnce).map((text) => {
+        const ids = this.#tokenizer.encodeFramed(text, maxPositions - this.#model.virtualTokens);
+        if (ids.length === 0) throw new ModelError("an empty text has no class");
+        return ids;
+      });
+      const logits = scope(() => this.#model.classLogits(packSequences(rows)));
+      const values = await logits.read();
+      logits.dispose();
+      const { length } = this.classes;
+      for (const i of rows.keys()) found.push(this.#describe(values.subarray(i * length, (i + 1) * length)));
+    }
+    return found;
+  }
+
+  close(): void {
+    this.#model.dispose();
+  }
+
+  #describe(logits: Float32Array): Classification {
+    const largest = logits.reduce((a, b) => Math.max(a, b));
+    const weights = Array.from(logits, (logit) => Math.exp(logit - largest));
+    const total = weights.reduce((a, b) => a + b);
+    return {
+      label: this.classes[logits.indexOf(largest)]!,
+      probabilities: Object.fromEntries(this.classes.map((label, i) => [label, weights[i]! / total])),
+    };
+  }
+}
+
+/** PEFT's adapters do not say how their classes are called: as many as the head has outputs, under transformers' names. */
+function classesOfHead(tensors: ReadonlyMap<string, { readonly shape: readonly number[] }>): string[] | null {
+  const head = [...tensors].find(([name]) => name === "score.weight" || name === "classifier.weight");
+  return head === undefined ? null : Array.from({ length: head[1].shape[0]! }, (_, i) => `LABEL_${i}`);
+}
