@@ -9,7 +9,7 @@ import { StepPlan } from "../../src/train/step-plan.js";
 
 export interface StepSettings {
   readonly learning_rate: number;
-  readonly schedule: "cosine";
+  readonly schedule: "cosine" | "constant";
   readonly warmup_steps: number;
   readonly weight_decay: number;
   readonly max_grad_norm: number;
