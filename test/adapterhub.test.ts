@@ -6,7 +6,7 @@ import { Rng } from "../src/core/rng.js";
 import { scope } from "../src/core/tensor.js";
 import { ModelError } from "../src/errors.js";
 import { adapterHub } from "../src/io/adapterhub.js";
-import { openSafetensors, readEntry, toTensorEntry } from "../src/io/safetensors.js";
+import { openSafetensors, readEntry, toTensorEntry, writeSafetensors } from "../src/io/safetensors.js";
 import { temporaryFolder } from "../src/io/test-support.js";
 import { packSequences } from "../src/models/token-batch.js";
 import { tuners } from "../src/tuners/index.js";
@@ -56,6 +56,31 @@ test("a whole factor is written as a number that the library takes for one", asy
   const folder = temporaryFolder(t);
   await saveTuned(folder, model, tuner, config, { name: "tiny", config: files.config });
   assert.match(await readFile(join(folder, "adapter_config.json"), "utf8"), /"scaling": 4\.0,/);
+  model.dispose();
+});
+
+test("a norm before the bottleneck is saved under both of the library's names, and read under either", async (t) => {
+  const folder = temporaryFolder(t);
+  const { model, files } = await loadTinyLlama("tied");
+  const tuner = tuners.find(({ name }) => name === "adapter")!;
+  const config = tuner.config.parse({ adapter_config: "pfeiffer", ln_before: true });
+  tuner.apply(model, config, new Rng(2));
+  await saveTuned(folder, model, tuner, config, { name: "tiny", config: files.config });
+  const path = join(folder, "adapter.safetensors");
+  const { tensors } = await openSafetensors(path);
+  const place = "model.layers.1.output_adapters.adapters.attune";
+  const names = [...tensors.keys()].filter((name) => name.startsWith(`${place}.`)).map((name) => name.slice(place.length + 1));
+  assert.deepEqual(names.sort(), [
+    ...["adapter_down.0.bias", "adapter_down.0.weight", "adapter_down.1.bias", "adapter_down.1.weight"],
+    ...["adapter_norm_before.bias", "adapter_norm_before.weight", "adapter_up.bias", "adapter_up.weight"],
+  ]);
+  const kept = [...tensors.values()].filter(({ name }) => !name.includes("adapter_down.0."));
+  await writeSafetensors(
+    path,
+    kept.map((stored) => ({ ...toTensorEntry(stored), dtype: "f32", data: () => readEntry(stored) })),
+  );
+  const again = await adapterHub.open(folder);
+  assert.deepEqual([...again.tensors.keys()].sort(), [...model.trainableParameters().keys()].sort());
   model.dispose();
 });
 

@@ -48,7 +48,12 @@ function hubName(name: string, places: Places): string | undefined {
   return undefined;
 }
 
-/** The reverse of `hubName`, whatever the adapter is called. The norm before the bottleneck has two names there. */
+/** The norm before the bottleneck has a second name there. */
+function secondName(name: string): string {
+  return name.replace(".adapter_down.0.", ".adapter_norm_before.");
+}
+
+/** The reverse of `hubName` and `secondName`, whatever the adapter is called. */
 function ownName(name: string, adapter: string): string | undefined {
   const [place, leaf] = name.split(`.adapters.${adapter}.`);
   if (place === undefined || leaf === undefined) return undefined;
@@ -120,12 +125,16 @@ async function save(
 ): Promise<void> {
   await mkdir(path, { recursive: true });
   const places = origin.config.model_type === "bert" ? bertPlaces : decoderPlaces;
+  const all = [...tensors];
+  const isNorm = ({ name }: TensorSource) =>
+    /\.adapter_down\.0\.\w+$/.test(name) && all.some((other) => other.name === name.replace(/0\.\w+$/, "1.weight"));
   const ofAdapter: TensorSource[] = [];
   const ofHead: TensorSource[] = [];
-  for (const tensor of tensors) {
+  for (const tensor of all) {
     const name = hubName(tensor.name, places);
     if (name === undefined) ofHead.push(tensor);
     else ofAdapter.push({ ...tensor, name });
+    if (name !== undefined && isNorm(tensor)) ofAdapter.push({ ...tensor, name: secondName(name) });
   }
   const common = {
     model_type: origin.config.model_type ?? null,
