@@ -26,6 +26,7 @@ const rooms = [
   "objectives",
   "train",
   "evaluate",
+  "export",
   "recipe",
   "advise",
   "backends",

@@ -8,7 +8,9 @@ import test, { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { RunOptions } from "../backends/backend.js";
 import { DivergedError, DoesNotFitError, ModelError, NoSpaceError } from "../errors.js";
+import type { ExportOptions } from "../export/export.js";
 import type { ChatOptions, ReplyOptions } from "../generate/chat.js";
+import type { ClassifierOptions } from "../generate/classifier.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { RunEvent, RunResults } from "../train/events.js";
 import { main } from "./main.js";
@@ -68,6 +70,8 @@ interface Calls {
   chat?: ChatOptions;
   replies: { contents: string[]; options: ReplyOptions }[];
   isClosed?: boolean;
+  exported?: ExportOptions;
+  classifier?: ClassifierOptions;
 }
 
 function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
@@ -87,6 +91,27 @@ function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
           calls.isClosed = true;
         },
       };
+    },
+    async openClassifier(options) {
+      calls.classifier = options;
+      return {
+        close: () => {
+          calls.isClosed = true;
+        },
+        classify: async (texts) =>
+          texts.map((text) => ({
+            label: text.includes("good") ? "good" : "b\x1b[31mad",
+            probabilities: { good: 0.75, "b\x1b[31mad": 0.25 },
+          })),
+      };
+    },
+    async exportModel(options) {
+      calls.exported = options;
+      options.onNotice?.("a notice\x1b[31m");
+      const drift = { maxLogitDifference: 0.01234, logits: 1000, sameToken: 0.995, lossBefore: 1.23456, lossAfter: 1.25 };
+      return options.to === "gguf-lora"
+        ? { written: ["adapter.gguf"], type: null, drift: null }
+        : { written: ["model.gguf", "Modelfile"], type: options.type ?? "q8_0", drift };
     },
     ...changes,
   };
@@ -382,4 +407,61 @@ test("bin/attune.js says what to do where nothing is built", async () => {
   const err = await child.stderr.setEncoding("utf8").reduce((all, text) => all + text, "");
   assert.equal(await closed, 1);
   assert.match(err, /^attune: not built yet\. .*npm run build\n$/);
+});
+
+test("export hands its options on, and says what was written and what it changed", async () => {
+  const args = ["--adapter", "runs/orders", "--type", "Q4_K_M", "--data", "held.jsonl", "--max-drift", "5", "--out", "exported"];
+  const { code, out, err, calls } = await run(["export", "--to", "ollama", ...args]);
+  assert.equal(code, 0);
+  const { to, type, maxDrift, adapter, model, data } = calls.exported!;
+  assert.deepEqual([to, type, maxDrift, adapter, model, data], ["ollama", "q4_k_m", 5, "runs/orders", undefined, "held.jsonl"]);
+  assert.match(out, /^Wrote model\.gguf, Modelfile in q4_k_m to exported\n/);
+  assert.match(out, /a logit changes by at most 0\.012 \(1000 compared\); the likeliest token stays at 99\.5 % of positions/);
+  assert.match(out, /Held-out loss: 1\.2346 before, 1\.2500 after/);
+  assert.match(out, /ollama create NAME -f exported[\\/]Modelfile/);
+  assert.ok(err.includes("a notice") && !err.includes("\x1b[31m"));
+
+  const lora = await run(["export", "--to", "gguf-lora", "--adapter", "runs/orders", "-o", "exported"]);
+  assert.equal(lora.out, "Wrote adapter.gguf to exported\n");
+});
+
+test("export refuses what it does not know, with what there is", async () => {
+  const cases: [string[], RegExp][] = [
+    [["--out", "x"], /--to is missing/],
+    [["--to", "gguf"], /--out is missing/],
+    [["--to", "onnx", "--out", "x"], /--to: expected one of hf, gguf, gguf-lora, ollama, got "onnx"/],
+    [["--to", "gguf", "--out", "x", "--type", "q3_k"], /--type: expected one of f32, f16, bf16, q8_0, q4_0, q4_k_m, got "q3_k"/],
+    [["--to", "gguf", "--out", "x", "--max-drift", "much"], /--max-drift: expected a number from 0, got "much"/],
+  ];
+  for (const [args, message] of cases) {
+    const { code, err, calls } = await run(["export", ...args]);
+    assert.equal(code, 2);
+    assert.match(err, message);
+    assert.equal(calls.exported, undefined);
+  }
+  assert.match((await run(["export", "--help"])).out, /gguf-lora\s+adapter\.gguf/);
+});
+
+test("classify prints the class of each text, or of each line of the input", async () => {
+  const { code, out, calls } = await run(["classify", "-m", "base", "-a", "runs/reviews", "good soup", "bad soup"]);
+  assert.equal(code, 0);
+  assert.deepEqual([calls.classifier?.model, calls.classifier?.adapter, calls.isClosed], ["base", "runs/reviews", true]);
+  assert.match(out, /^good\t0\.7500\tgood soup\nb.*ad\t0\.2500\tbad soup\n$/);
+  assert.ok(!out.includes("\x1b"), "escapes from data never reach the terminal");
+
+  const lines = await run(["classify", "-m", "base", "--json"], { input: "good one\n\nanother good one\n" });
+  const rows = lines.out
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  assert.deepEqual(
+    rows.map(({ text, label }) => [text, label]),
+    [
+      ["good one", "good"],
+      ["another good one", "good"],
+    ],
+  );
+  const without = await run(["classify", "text"]);
+  assert.equal(without.code, 2);
+  assert.match(without.err, /--model is missing/);
 });

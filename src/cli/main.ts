@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { Command, CommanderError } from "commander";
 import { AttuneError } from "../errors.js";
+import { exportTargets, numberTypes } from "../export/choices.js";
 import type { Parts } from "./parts.js";
 import { escapeControls, type Io, styleFor } from "./terminal.js";
 
@@ -69,6 +70,8 @@ Examples:
   attune train recipe.yaml                       train as the recipe says
   attune train recipe.yaml learning_rate=1e-4    the same with another setting
   attune chat --model MODEL --adapter runs/mine  talk to the result
+  attune export --adapter runs/mine --to gguf --out exported
+  attune classify --model MODEL "great soup"     the class of a text, by a trained classifier
   attune data preview orders.jsonl               see what a model would learn
   attune doctor                                  check this machine
 
@@ -128,6 +131,60 @@ Examples:
     .action(async (options: Record<string, string>) => {
       const { chat } = await import("./chat.js");
       setExitCode(await chat(options, parts, io));
+    });
+
+  program
+    .command("export")
+    .summary("take a model to other programs: Hugging Face, GGUF, Ollama")
+    .description("Merge an adapter into its base and write the model for other programs, or write the adapter alone.")
+    .usage("--to FORMAT --out FOLDER [--model MODEL] [--adapter FOLDER]")
+    .option("--to <format>", `one of ${exportTargets.join(", ")}`)
+    .option("-o, --out <folder>", "where to write; must be new or empty")
+    .option("-m, --model <model>", "a folder, a GGUF file, or a name on the hub; default: the base that the adapter names")
+    .option("-a, --adapter <folder>", "the output_dir of a run, or any adapter that chat takes")
+    .option("--type <type>", `how weights are stored: ${numberTypes.join(", ")}; default: bf16 for hf, q8_0 for gguf and ollama`)
+    .option("-d, --data <file>", "held-out rows: compare the loss before and after")
+    .option("--max-drift <number>", "write nothing if a logit changes by more; default: what rounding to the type explains")
+    .option("--template <name>", "another chat template than the adapter's or the model's own")
+    .option("--ollama-from <model>", "for ollama: write the adapter alone, on top of this model of Ollama's or GGUF file")
+    .addHelpText(
+      "after",
+      `
+Formats:
+  hf         a folder that transformers, vLLM and others load
+  gguf       model.gguf for llama.cpp, Ollama, LM Studio and others
+  gguf-lora  adapter.gguf, a LoRA for llama.cpp to put on top of the base's GGUF file
+  ollama     model.gguf with a Modelfile: ollama create NAME -f FOLDER/Modelfile
+
+Examples:
+  attune export --adapter runs/orders --to gguf --type q4_k_m --out exported
+  attune export --adapter runs/orders --to hf --data held-out.jsonl --out exported
+  attune export --adapter runs/orders --to ollama --ollama-from smollm2:135m --out exported`,
+    )
+    .action(async (options: Record<string, string>) => {
+      const { exportCommand } = await import("./export.js");
+      setExitCode(await exportCommand(options, parts, io));
+    });
+
+  program
+    .command("classify")
+    .summary("tell which class texts belong to")
+    .description("Print the class of each text, or of each line of the input, its probability and the text.")
+    .usage("--model MODEL [--adapter FOLDER] [text ...]")
+    .argument("[texts...]")
+    .option("-m, --model <model>", "a classifier, or the base of the adapter: a folder, a GGUF file, or a name on the hub")
+    .option("-a, --adapter <folder>", "the output_dir of a run of stage classification, or such an adapter of PEFT's")
+    .option("--json", "a JSON object a line, with the probability of every class")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  attune classify --model all-MiniLM-L6-v2 --adapter runs/reviews "the best soup in town"
+  attune classify --model runs/reviews-full --json < reviews.txt`,
+    )
+    .action(async (texts: string[], options: Record<string, string>) => {
+      const { classify } = await import("./classify.js");
+      setExitCode(await classify(texts, options, parts, io));
     });
 
   const data = program

@@ -22,3 +22,10 @@ export function numberOption(name: string, text: string, { from, to = Number.POS
     `--${name}: expected ${whole ? "a whole number" : "a number"} from ${from}${upTo}, got ${JSON.stringify(text)}`,
   );
 }
+
+/** The value of an option that takes one of a few words. Throws ConfigError that lists them. */
+export function choiceOption<Choice extends string>(name: string, text: string, choices: readonly Choice[]): Choice {
+  const choice = choices.find((each) => each === text);
+  if (choice !== undefined) return choice;
+  throw new ConfigError(`--${name}: expected one of ${choices.join(", ")}, got ${JSON.stringify(text)}`);
+}

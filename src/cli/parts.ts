@@ -1,10 +1,14 @@
 import type { Backend } from "../backends/backend.js";
+import type { ExportOptions, ExportReport } from "../export/export.js";
 import type { Chat, ChatOptions } from "../generate/chat.js";
+import type { Classifier, ClassifierOptions } from "../generate/classifier.js";
 
 /** The work behind the commands. Each part is loaded when a command needs it, so that `attune --help` does not wait for the engine. */
 export interface Parts {
   readonly runRecipe: Backend["run"];
   openChat(options: ChatOptions): Promise<Pick<Chat, "reply" | "close">>;
+  openClassifier(options: ClassifierOptions): Promise<Pick<Classifier, "classify" | "close">>;
+  exportModel(options: ExportOptions): Promise<ExportReport>;
 }
 
 export const parts: Parts = {
@@ -15,5 +19,13 @@ export const parts: Parts = {
   async openChat(options) {
     const { Chat } = await import("../generate/chat.js");
     return await Chat.open(options);
+  },
+  async openClassifier(options) {
+    const { Classifier } = await import("../generate/classifier.js");
+    return await Classifier.open(options);
+  },
+  async exportModel(options) {
+    const { exportModel } = await import("../export/export.js");
+    return await exportModel(options);
   },
 };

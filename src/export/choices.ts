@@ -1,0 +1,9 @@
+/** What can be asked of an export; apart from the rest, so that the help of the command line need not load an engine. */
+
+/** Where a model can leave to: a Hugging Face folder, a GGUF file, a GGUF file of the LoRA adapter alone, or a folder for Ollama. */
+export const exportTargets = ["hf", "gguf", "gguf-lora", "ollama"] as const;
+export type ExportTarget = (typeof exportTargets)[number];
+
+/** How the weights of an exported model are stored. */
+export const numberTypes = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"] as const;
+export type NumberType = (typeof numberTypes)[number];

@@ -1,0 +1,216 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { Rng } from "../core/rng.js";
+import { loadDataset, tokenizeDataset } from "../data/dataset.js";
+import type { Example } from "../data/example.js";
+import { loadEngine } from "../engine/load.js";
+import { CheckpointError, ConfigError, ModelError } from "../errors.js";
+import { readAdapterConfig } from "../io/adapter-folder.js";
+import { namesIn, writeFileAtomic } from "../io/disk.js";
+import { ggufShape } from "../io/gguf-config.js";
+import type { ModelFiles } from "../io/model-files.js";
+import { resolveModel } from "../io/resolve.js";
+import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
+import { loadModel } from "../models/load.js";
+import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
+import type { ChatFormat } from "../text/supervised.js";
+import { chooseTemplate } from "../text/templates.js";
+import { tuners } from "../tuners/index.js";
+import { applyAdapter } from "../tuners/tuned-files.js";
+import type { ExportTarget, NumberType } from "./choices.js";
+import { writeGgufModel } from "./gguf-file.js";
+import { writeGgufLora } from "./gguf-lora.js";
+import { writeHfFolder } from "./hf-folder.js";
+import { type Drift, driftBetween, measure, probesFor } from "./measure.js";
+import { ollamaModelfile } from "./modelfile.js";
+import { isPlain, matrixType, storeMatrices } from "./number-types.js";
+
+export interface ExportOptions {
+  /** A folder, a GGUF file, or a repository name of the hub. Default: the base that the adapter names. */
+  readonly model?: string | undefined;
+  /** Folder of an adapter to merge, or to export. */
+  readonly adapter?: string | undefined;
+  readonly to: ExportTarget;
+  /** Default: bf16 for a Hugging Face folder, q8_0 for GGUF. */
+  readonly type?: NumberType | undefined;
+  /** Folder to write into; must be new or empty. */
+  readonly out: string;
+  /** Name of a chat template; default: the adapter's, else the model's own. */
+  readonly template?: string | undefined;
+  /** Held-out rows to compare on, in any format that training reads. */
+  readonly data?: string | undefined;
+  /** Refuse to write if a logit changes by more; default: `defaultMaxDrift` of the type. */
+  readonly maxDrift?: number | undefined;
+  /** For Ollama: write the adapter alone, to be put on top of this model of Ollama's or GGUF file. */
+  readonly ollamaFrom?: string | undefined;
+  readonly onNotice?: (message: string) => void;
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface ExportReport {
+  /** What was written, by name in `out`. */
+  readonly written: readonly string[];
+  readonly type: NumberType | null;
+  /** What merging and rounding to the type changed; null where no weights were. */
+  readonly drift: Drift | null;
+}
+
+/**
+ * The largest change of a logit that rounding to a type explains, several times over: more means that something went wrong. Measured with
+ * SmolLM2-135M, whose logits reach about 30.
+ */
+export const defaultMaxDrift: Readonly<Record<NumberType, number>> = {
+  f32: 0.02,
+  f16: 0.2,
+  bf16: 1.5,
+  q8_0: 3,
+  q4_0: 30,
+  q4_k_m: 30,
+};
+
+export const ggufModelName = "model.gguf";
+export const ggufAdapterName = "adapter.gguf";
+
+/**
+ * Takes a model, or an adapter merged into its base, to other programs. The model is merged and rounded in memory and measured against what it was
+ * before; nothing is written if it changed by more than `maxDrift`. Weights of a quantized base are expanded before they are changed.
+ * Throws ConfigError, ModelError, CheckpointError if `out` is in use, NoSpaceError.
+ */
+export async function exportModel(options: ExportOptions): Promise<ExportReport> {
+  const { to, adapter, out, ollamaFrom, onNotice = () => {}, onProgress = () => {} } = options;
+  const adapterAlone = to === "gguf-lora" || ollamaFrom !== undefined;
+  checkOptions(options, adapterAlone);
+  await requireEmpty(out);
+  const signal = options.signal ?? new AbortController().signal;
+  const files = await resolveModel(options.model ?? (await baseOf(adapter!)), { onNotice, onProgress, signal });
+  const chat = await chatFormat(files, options, onNotice);
+
+  if (adapterAlone) {
+    await writeGgufLora(join(out, ggufAdapterName), adapter!, files);
+    if (to === "gguf-lora") return { written: [ggufAdapterName], type: null, drift: null };
+    await writeModelfile(out, { from: ollamaFrom!, adapter: `./${ggufAdapterName}` }, chat, onNotice);
+    return { written: [ggufAdapterName, "Modelfile"], type: null, drift: null };
+  }
+  if (to !== "hf") ggufShape(files.config, 1, files.path); // refuses before any work
+  const type = options.type ?? (to === "hf" ? "bf16" : "q8_0");
+  const heldOut = await heldOutRows(options.data, chat, files, onNotice);
+
+  const model = asCausalLM(await loadModel({ kernels: loadEngine(), compute: "f32" }, files), "export");
+  try {
+    const drift = await mergeAndRound(model, files, { adapter, type, chat, heldOut });
+    const limit = options.maxDrift ?? defaultMaxDrift[type];
+    if (!(drift.maxLogitDifference <= limit)) throw drifted(drift, type, limit);
+    await mkdir(out, { recursive: true });
+    if (to === "hf") {
+      await writeHfFolder(out, model, files, chat, type as "f32" | "f16" | "bf16");
+      return { written: await namesIn(out), type, drift };
+    }
+    warnOfWindow(files, onNotice);
+    await writeGgufModel(join(out, ggufModelName), model, files, chat, type);
+    if (to === "gguf") return { written: [ggufModelName], type, drift };
+    await writeModelfile(out, { from: `./${ggufModelName}` }, chat, onNotice);
+    return { written: [ggufModelName, "Modelfile"], type, drift };
+  } finally {
+    model.dispose();
+  }
+}
+
+function checkOptions({ model, adapter, to, type, ollamaFrom }: ExportOptions, adapterAlone: boolean): void {
+  if (model === undefined && adapter === undefined) throw new ConfigError("export: name a model, an adapter, or both");
+  if (ollamaFrom !== undefined && to !== "ollama")
+    throw new ConfigError(`export: a base of Ollama's has no meaning for --to ${to}`);
+  if (adapterAlone && adapter === undefined) throw new ConfigError("export: this writes an adapter, so name one");
+  if (adapterAlone && type !== undefined)
+    throw new ConfigError(`export: an adapter is written in f32; leave out the type (${type})`);
+  if (to === "hf" && type !== undefined && !isPlain(type))
+    throw new ConfigError(
+      `export: a Hugging Face folder holds f32, f16 or bf16, not ${type}, which is a type of GGUF: use --to gguf`,
+    );
+}
+
+async function requireEmpty(out: string): Promise<void> {
+  const names = await namesIn(out);
+  if (names.length > 0)
+    throw new CheckpointError(`${out} is not empty (${names.slice(0, 3).join(", ")}): choose a new folder for the export`);
+}
+
+async function baseOf(adapter: string): Promise<string> {
+  const { base_model_name_or_path: base } = await readAdapterConfig(adapter);
+  if (typeof base === "string" && base !== "") return base;
+  throw new ConfigError(`${adapter}: adapter_config.json does not name its base model: give it as the model`);
+}
+
+async function chatFormat(
+  files: ModelFiles,
+  { adapter, template: name }: ExportOptions,
+  onNotice: (message: string) => void,
+): Promise<ChatFormat> {
+  const tokenizer = await loadTokenizer(files);
+  const source = adapter === undefined || name !== undefined ? undefined : await readChatTemplate(adapter);
+  const { template, notices } = chooseTemplate(tokenizer, { name, source });
+  for (const message of [...tokenizer.notices, ...notices]) onNotice(message);
+  return { tokenizer, template };
+}
+
+async function heldOutRows(
+  data: string | undefined,
+  chat: ChatFormat,
+  files: ModelFiles,
+  onNotice: (message: string) => void,
+): Promise<readonly Example[]> {
+  if (data === undefined) return [];
+  const loaded = await loadDataset({ dataset: [data] });
+  const longest = typeof files.config.max_position_embeddings === "number" ? files.config.max_position_embeddings : 2048;
+  const { examples, report } = await tokenizeDataset(loaded.conversations, chat, { cutoffLen: Math.min(2048, longest) });
+  for (const message of [...loaded.notices, ...report.notices]) onNotice(message);
+  return examples;
+}
+
+interface Work {
+  readonly adapter: string | undefined;
+  readonly type: NumberType;
+  readonly chat: ChatFormat;
+  readonly heldOut: readonly Example[];
+}
+
+/** Puts the adapter on the model, merges it, rounds to the type, and says what merging and rounding changed. */
+async function mergeAndRound(model: CausalLM, files: ModelFiles, { adapter, type, chat, heldOut }: Work): Promise<Drift> {
+  const tuner = adapter === undefined ? undefined : (await applyAdapter(adapter, model, tuners, new Rng(0))).tuner;
+  if (tuner !== undefined && tuner.merge === undefined)
+    throw new ConfigError(
+      `${adapter}: ${tuner.name} cannot be merged: what it learnt are no changes of weights, but parts that other programs do not have. ` +
+        "The adapter's own folder is what PEFT and transformers load.",
+    );
+  const probes = probesFor(chat, heldOut);
+  const before = await measure(model, probes, heldOut);
+  tuner?.merge?.(model);
+  const mixture = { type, layers: model.shape.layers, isTied: files.config.tie_word_embeddings === true };
+  storeMatrices(model, (name, shape) => matrixType(name, shape, mixture));
+  return driftBetween(before, await measure(model, probes, heldOut), model.shape.vocabSize);
+}
+
+function drifted({ maxLogitDifference, lossBefore, lossAfter }: Drift, type: NumberType, limit: number): ModelError {
+  const losses = lossBefore === null ? "" : ` (held-out loss ${lossBefore.toFixed(4)} before, ${lossAfter!.toFixed(4)} after)`;
+  return new ModelError(
+    `The exported model would say something else: merged and rounded to ${type}, a logit changes by ${maxLogitDifference.toPrecision(3)}${losses}, ` +
+      `more than the limit of ${limit}. Nothing was written. Choose a type with more bits, or raise the limit (--max-drift) if you accept it.`,
+  );
+}
+
+function warnOfWindow({ config }: ModelFiles, onNotice: (message: string) => void): void {
+  const { model_type, sliding_window: window, max_position_embeddings: positions } = config;
+  if (model_type === "mistral" && typeof window === "number" && window < Number(positions))
+    onNotice(`llama.cpp gives Mistral no sliding window: texts of more than ${window} tokens are computed differently there.`);
+}
+
+async function writeModelfile(
+  out: string,
+  options: { from: string; adapter?: string },
+  chat: ChatFormat,
+  onNotice: (message: string) => void,
+): Promise<void> {
+  const { text, notices } = ollamaModelfile(options, chat);
+  for (const message of notices) onNotice(message);
+  await writeFileAtomic(join(out, "Modelfile"), text);
+}

@@ -1,0 +1,61 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { bytesOf } from "../engine/dtype.js";
+import { ModelError } from "../errors.js";
+import { systemErrorCode, writeFileAtomic } from "../io/disk.js";
+import type { ModelFiles } from "../io/model-files.js";
+import { type TensorSource, writeShardedSafetensors } from "../io/safetensors.js";
+import type { LanguageModel } from "../models/language-model.js";
+import type { ChatFormat } from "../text/supervised.js";
+import { bytesOfTensor, stored } from "./number-types.js";
+
+const dtypeNames = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
+
+/**
+ * Writes a model as transformers reads it: config, weights, tokenizer, chat template and generation settings. config.json comes last: a folder
+ * without it is not taken for a model. Throws ModelError for what transformers could not know, NoSpaceError.
+ */
+export async function writeHfFolder(
+  folder: string,
+  model: LanguageModel,
+  files: ModelFiles,
+  { tokenizer, template }: ChatFormat,
+  type: keyof typeof dtypeNames,
+): Promise<void> {
+  const { quantization_config: _, torch_dtype: __, ...config } = files.config;
+  if (config.rope_factors)
+    throw new ModelError(
+      `${files.path}: this GGUF file holds the results of Llama 3's RoPE scaling and not its settings, which config.json needs. ` +
+        "Give the model's Hugging Face folder as the base.",
+    );
+  const tensors = [...model.namedParameters()].map(([name, { value }]): TensorSource => {
+    const data = async () => {
+      const copy = stored(value, type);
+      try {
+        return await bytesOfTensor(name, copy, bytesOf(type, value.size));
+      } finally {
+        copy.dispose();
+      }
+    };
+    return { name, dtype: type, shape: value.shape, data };
+  });
+  await writeShardedSafetensors(folder, tensors, { maxShardBytes: 5e9, metadata: { format: "pt" } });
+  for (const { name, contents } of tokenizer.files())
+    if (name !== "chat_template.jinja") await writeFileAtomic(join(folder, name), contents);
+  await writeFileAtomic(join(folder, "chat_template.jinja"), template.source);
+  const ends = { bos_token_id: tokenizer.bosId, eos_token_id: [...tokenizer.stopIds] };
+  const generation = (await generationConfig(files)) ?? `${JSON.stringify(ends, null, 2)}\n`;
+  await writeFileAtomic(join(folder, "generation_config.json"), generation);
+  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify({ ...config, dtype: dtypeNames[type] }, null, 2)}\n`);
+}
+
+/** The base's own generation_config.json, if it has one. */
+async function generationConfig({ path, format }: ModelFiles): Promise<string | undefined> {
+  if (format === "gguf") return undefined;
+  try {
+    return await readFile(join(path, "generation_config.json"), "utf8");
+  } catch (error) {
+    if (systemErrorCode(error) === "ENOENT") return undefined;
+    throw error;
+  }
+}
