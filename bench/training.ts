@@ -23,6 +23,8 @@ export interface TrainingWork {
   readonly tokens: number;
   readonly accumulate: number;
   readonly steps: number;
+  /** Of AdamW's moments. */
+  readonly momentBits: 8 | 32;
 }
 
 /** For `parseArgs`. */
@@ -34,6 +36,7 @@ export const trainingOptions = {
   tokens: { type: "string", default: "512" },
   accumulate: { type: "string", default: "1" },
   steps: { type: "string", default: "4" },
+  "moment-bits": { type: "string", default: "32" },
   checkpointing: { type: "boolean", default: false },
 } as const;
 
@@ -53,8 +56,10 @@ export function trainingWork(values: Values & { model?: string; checkpointing: b
   };
   for (const [name, value] of Object.entries(numbers))
     if (!Number.isInteger(value) || value < 1) throw new ConfigError(`--${name}: expected a whole number above 0, got ${value}`);
+  const momentBits = Number(values["moment-bits"]);
+  if (momentBits !== 8 && momentBits !== 32) throw new ConfigError(`--moment-bits: expected 8 or 32, got ${momentBits}`);
   if (numbers.steps < 2) throw new ConfigError("--steps: expected 2 or more; the first one only warms up");
-  return { model, method, compute, gradientCheckpointing: checkpointing, ...numbers };
+  return { model, method, compute, gradientCheckpointing: checkpointing, momentBits, ...numbers };
 }
 
 export interface TrainingTimes {
@@ -72,7 +77,7 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
   const tuner = tuners.find(({ name }) => name === work.method);
   if (tuner === undefined)
     throw new ConfigError(`--method: expected one of ${tuners.map(({ name }) => name).join(", ")}, got ${work.method}`);
-  const { compute, gradientCheckpointing, steps } = work;
+  const { compute, gradientCheckpointing, steps, momentBits } = work;
   const tunerConfig = tuner.config.parse({});
   const files = await resolveModel(work.model);
   const model = buildModel({ kernels: engine, compute }, files.config, files.path);
@@ -81,7 +86,7 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
   tuner.apply(model, tunerConfig, new Rng(0));
   const rows = randomExamples(work.rows, work.tokens, model.shape.vocabSize);
   const parameters = model.trainableParameters();
-  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
+  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits: momentBits });
   const oneBatch = rows.map((_, i) => i);
   const microBatches = Array.from({ length: work.accumulate }, () => oneBatch);
   const events = train({
@@ -104,7 +109,7 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
   const peakBytes = peakMemoryBytes();
   optimizer.dispose();
   model.dispose();
-  const stepWork: StepWork = { files, tuner, tunerConfig, task: nextToken, gradientCheckpointing, rows, compute };
+  const stepWork: StepWork = { files, tuner, tunerConfig, task: nextToken, gradientCheckpointing, rows, compute, momentBits };
   return { stepSeconds, tokens: work.rows * work.tokens * work.accumulate, peakBytes, cost: estimateStep(stepWork) };
 }
 

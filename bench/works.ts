@@ -119,6 +119,12 @@ export function worksFor(setup: Setup): Work[] {
       peers: peftTypes("--method", "full"),
       measures: [rate([{ ratio: 1.9 }]), peak({ ratio: 0.5 })],
     },
+    {
+      name: "full step, 4 × 512, moments in 8 bits",
+      attune: types.map((type) => step(type, "--compute", type, "--method", "full", "--moment-bits", "8")),
+      peers: peftTypes("--method", "full"),
+      measures: [rate([{ ratio: 1.9 }]), peak({ ratio: 0.5 })],
+    },
   ];
 
   const commands: Work[] =
