@@ -1,0 +1,66 @@
+"""Does with real PEFT what test/parity/virtual-tokens.test.ts asks for, all in one process.
+
+    python peft_virtual_tokens.py --model DIR --work work.json --out DIR
+
+work.json: {"ids": [[…], …], "load": {name: adapter folder}, "make": {name: [config class, its arguments]}}. Everything is in f32. Writes
+logits.safetensors: `load.NAME` and `make.NAME` are the logits of all ids, one sequence after the other. An adapter that is made gets random
+weights and is saved under OUT/NAME, with its encoder's weights beside it as attune keeps them.
+"""
+import argparse
+import json
+import os
+
+import peft
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+
+def base(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def logits_of(model, sequences):
+    """Those of the tokens alone: PEFT returns those of virtual tokens before embeddings as well."""
+    model.eval()
+    with torch.no_grad():
+        parts = [model(input_ids=torch.tensor([ids])).logits[0, -len(ids) :] for ids in sequences]
+    return torch.cat(parts).contiguous()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--work", required=True)
+    parser.add_argument("--out", required=True)
+    options = parser.parse_args()
+    with open(options.work, encoding="utf-8") as file:
+        work = json.load(file)
+    logits = {}
+
+    for name, folder in work["load"].items():
+        model = PeftModel.from_pretrained(base(options.model), folder)
+        stored = load_file(os.path.join(folder, "adapter_model.safetensors"))
+        assert list(stored) == ["prompt_embeddings"], stored.keys()
+        assert torch.equal(model.prompt_encoder["default"].embedding.weight, stored["prompt_embeddings"])
+        logits[f"load.{name}"] = logits_of(model, work["ids"])
+
+    for name, (kind, arguments) in work["make"].items():
+        torch.manual_seed(len(name))
+        model = get_peft_model(base(options.model), getattr(peft, kind)(task_type="CAUSAL_LM", **arguments))
+        encoder = model.prompt_encoder["default"]
+        for parameter in encoder.parameters():
+            parameter.data += 0.2 * torch.randn(parameter.shape)
+        logits[f"make.{name}"] = logits_of(model, work["ids"])
+        folder = os.path.join(options.out, name)
+        model.save_pretrained(folder)
+        slot = "prefix" if kind == "PrefixTuningConfig" else "prompt"
+        weights = {f"{slot}.{key}": value.contiguous() for key, value in encoder.state_dict().items()}
+        save_file(weights, os.path.join(options.out, f"{name}.encoder.safetensors"))
+
+    save_file(logits, os.path.join(options.out, "logits.safetensors"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+import assert from "node:assert/strict";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import test, { before } from "node:test";
+import { Rng } from "../../src/core/rng.js";
+import { tuners } from "../../src/tuners/index.js";
+import { applyAdapter, loadTuned, saveTuned, settingsOfAdapter, trainingWeightsName } from "../../src/tuners/tuned-files.js";
+import { assertClose } from "../support/assert-close.js";
+import { runPython, skipWithoutPeers } from "../support/peers.js";
+import { readTensorFile } from "../support/tensors.js";
+import { loadTinyLlama, logitsOf, reference, runReference, sequences, tinyLlama } from "../support/tiny-llama.js";
+
+/** Adapters that attune trains for a few steps: real PEFT must compute the same with them. */
+const trained = {
+  "p-tuning-mlp": ["p-tuning", { encoder_reparameterization_type: "MLP" }],
+  "p-tuning-lstm": ["p-tuning", { encoder_reparameterization_type: "LSTM", encoder_hidden_size: 16 }],
+  "prompt-tuning": ["p-tuning", { encoder_reparameterization_type: "NONE" }],
+  prefix: ["prefix-tuning", {}],
+  "prefix-projection": ["prefix-tuning", { prefix_projection: true, num_virtual_tokens: 7 }],
+} as const;
+
+/** Adapters that PEFT makes: attune must compute the same with what PEFT saves, and with the encoder that made it. */
+const made = {
+  "p-tuning-mlp": ["PromptEncoderConfig", { num_virtual_tokens: 6, encoder_hidden_size: 24 }],
+  "p-tuning-lstm": [
+    "PromptEncoderConfig",
+    { num_virtual_tokens: 5, encoder_reparameterization_type: "LSTM", encoder_hidden_size: 12, encoder_num_layers: 3 },
+  ],
+  "prompt-tuning": ["PromptTuningConfig", { num_virtual_tokens: 9, prompt_tuning_init: "SAMPLE_VOCAB" }],
+  prefix: ["PrefixTuningConfig", { num_virtual_tokens: 4 }],
+  "prefix-projection": ["PrefixTuningConfig", { num_virtual_tokens: 4, prefix_projection: true, encoder_hidden_size: 20 }],
+} as const;
+
+const folder = mkdtempSync(join(tmpdir(), "attune-parity-"));
+const theirs = join(folder, "theirs");
+const ours = new Map<string, Float32Array>();
+let logits: Map<string, Float32Array>;
+
+before(async () => {
+  if (skipWithoutPeers !== false) return;
+  for (const [name, [tunerName, settings]] of Object.entries(trained)) {
+    const tuner = tuners.find((candidate) => candidate.name === tunerName)!;
+    const config = tuner.config.parse(settings);
+    const { model, files } = await loadTinyLlama("tied");
+    tuner.apply(model, config, new Rng(7));
+    await runReference(model, { ...reference.lora, settings: { ...reference.lora.settings, learning_rate: 2e-2 } });
+    ours.set(name, await logitsOf(model));
+    await saveTuned(join(folder, "ours", name), model, tuner, config, { name: "tiny", config: files.config });
+    model.dispose();
+  }
+  mkdirSync(theirs);
+  const load = Object.fromEntries(Object.keys(trained).map((name) => [name, join(folder, "ours", name)]));
+  const work = join(folder, "work.json");
+  writeFileSync(work, JSON.stringify({ ids: sequences.map((ids) => [...ids]), load, make: made }));
+  runPython("peft_virtual_tokens.py", ["--model", join(tinyLlama, "tied"), "--work", work, "--out", theirs]);
+  logits = await readTensorFile(join(theirs, "logits.safetensors"));
+});
+
+const options = { skip: skipWithoutPeers, timeout: 300_000 };
+
+for (const name of Object.keys(trained))
+  test(`${name}: real PEFT computes with attune's adapter what attune does`, options, () => {
+    report(`${name}, attune's`, ours.get(name)!, logits.get(`load.${name}`)!);
+  });
+
+for (const [name, [, settings]] of Object.entries(made))
+  test(`${name}: attune computes with PEFT's adapter what PEFT does, and with the encoder that made it`, options, async () => {
+    const adapter = join(theirs, name);
+    const { model } = await loadTinyLlama("tied");
+    await applyAdapter(adapter, model, tuners, new Rng(0));
+    report(`${name}, PEFT's`, await logitsOf(model), logits.get(`make.${name}`)!);
+    model.dispose();
+
+    copyFileSync(join(theirs, `${name}.encoder.safetensors`), join(adapter, trainingWeightsName));
+    const { model: goingOn, files } = await loadTinyLlama("tied");
+    const { tuner, config } = await settingsOfAdapter(adapter, tuners);
+    tuner.apply(goingOn, config, new Rng(1));
+    await loadTuned(adapter, goingOn, tuner);
+    report(`${name}, PEFT's encoder`, await logitsOf(goingOn), logits.get(`make.${name}`)!);
+
+    const again = join(folder, "again", name);
+    await saveTuned(again, goingOn, tuner, config, { name: "tiny", config: files.config });
+    const json = JSON.parse(readFileSync(join(again, "adapter_config.json"), "utf8")) as Record<string, unknown>;
+    for (const [key, value] of Object.entries(settings))
+      if (key !== "prompt_tuning_init") assert.deepEqual(json[key], value, key);
+    goingOn.dispose();
+  });
+
+function report(what: string, actual: Float32Array, expected: Float32Array): void {
+  assertClose(actual, expected, 1e-4, what);
+  const worst = actual.reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i]!)), 0);
+  console.log(`${what}: largest difference of a logit ${worst.toExponential(1)}`);
+}
