@@ -9,33 +9,23 @@ import { SymbolicDevice } from "../src/core/symbolic.js";
 import { differentiate } from "../src/core/tape.js";
 import { scope, Tensor, unscoped } from "../src/core/tensor.js";
 import { ModelError } from "../src/errors.js";
+import { ggufShape } from "../src/io/gguf-config.js";
+import { ggufModuleName } from "../src/io/gguf-names.js";
+import { type GgufTensorSource, writeGguf } from "../src/io/gguf-writer.js";
 import { openModelFolder } from "../src/io/hf-folder.js";
 import type { ModelFiles } from "../src/io/model-files.js";
+import { openModel } from "../src/io/open-model.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
-import { buildModel, loadWeights, placeWeights } from "../src/models/load.js";
+import { buildModel, loadModel, loadWeights, placeWeights } from "../src/models/load.js";
 import { writeRandomModel } from "../src/models/random-model.js";
 import { continueSequences, packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { full } from "../src/tuners/full/full.js";
 import { saveTuned } from "../src/tuners/tuned-files.js";
+import { assertClose } from "./support/assert-close.js";
 import { families, familyFolder, readLogits, readReference, referenced } from "./support/families.js";
 import { device, engine } from "./support/gradient-check.js";
-import { exampleOf, reference } from "./support/tiny-llama.js";
-
-const sequences = reference.sequences.map(({ ids }) => Int32Array.from(ids));
-
-async function logitsOf(model: CausalLM, batch = packSequences(sequences)): Promise<Float32Array> {
-  const logits = scope(() => model.logits(batch, Int32Array.from(batch.ids.keys())));
-  const values = await logits.read();
-  logits.dispose();
-  return values;
-}
-
-function assertClose(actual: Float32Array, expected: Float32Array, tolerance: number, what: string): void {
-  assert.equal(actual.length, expected.length, what);
-  const worst = actual.reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i]!)), 0);
-  assert.ok(worst <= tolerance, `${what}: largest difference ${worst}, allowed ${tolerance}`);
-}
+import { exampleOf, logitsOf, reference, sequences } from "./support/tiny-llama.js";
 
 /** Logits at the last 16 rows of each sequence. */
 async function lastLogits(model: CausalLM): Promise<Float32Array[]> {
@@ -149,6 +139,22 @@ for (const { name, load } of families)
     placeWeights(buildModel(symbolic, files.config, folder), files);
     assert.ok(symbolic.cost.liveBytes > 0);
     await rm(folder, { recursive: true });
+  });
+
+for (const { name, load } of referenced.filter(({ name }) => name.startsWith("qwen")))
+  test(`${name} comes back from GGUF`, async () => {
+    const { model, files } = await load({ use_sliding_window: false, layer_types: null });
+    const { architecture, metadata } = ggufShape(files.config, model.shape.vocabSize, "test");
+    const tensors = [...files.tensors.values()].map(({ name: tensor, dtype, shape }): GgufTensorSource => {
+      const [, path, kind] = /^(.*)\.(weight|bias)$/.exec(tensor)!;
+      return { name: `${ggufModuleName(path!)}.${kind}`, dtype, shape, data: () => files.readTensor(tensor) };
+    });
+    const path = join(await mkdtemp(join(tmpdir(), "attune-gguf-")), "model.gguf");
+    await writeGguf(path, { "general.architecture": { string: architecture }, ...metadata }, tensors);
+    const again = (await loadModel(device, await openModel(path))) as CausalLM;
+    assert.deepEqual(await logitsOf(again), await logitsOf(model));
+    again.dispose();
+    model.dispose();
   });
 
 test("GPT-2 as the hub has it: names without their first part, causal masks among the weights", async () => {
