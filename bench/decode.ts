@@ -37,7 +37,7 @@ await generate(model, 4); // to warm up
 const { promptSeconds, decodeSeconds } = await generate(model, newTokens);
 const peakBytes = peakMemoryBytes();
 const bytesPerStep = await bytesMovedByStep();
-const limits = await measureLimits(engine);
+const limits = await measureLimits(engine, compute);
 const steps = newTokens - 1; // the prompt's pass gives the first token
 console.log(
   JSON.stringify({

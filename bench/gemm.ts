@@ -44,7 +44,7 @@ async function benchAttention(
   const [q, o, dout, dq] = [array(qBytes), array(qBytes), array(qBytes), array(qBytes)];
   const [k, v, dk, dv] = [array(kBytes), array(kBytes), array(kBytes), array(kBytes)];
   const lse = array(shape.qRows * heads * 4);
-  const peak = engine.peakFlops();
+  const peak = engine.peakFlops("f32");
   const pairs = count * heads * (length * keys - (length * (length - 1)) / 2);
   const forward = await fastestSeconds(engine, () => engine.attention(q, k, v, o, lse, segments, shape, compute));
   const backward = await fastestSeconds(engine, () =>

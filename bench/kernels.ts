@@ -38,7 +38,7 @@ export interface ProductTimes {
   readonly weightGrad: number;
   /** Of each of the three. */
   readonly flops: number;
-  /** The machine's f32 limit, measured just before, because other work on the machine moves both. */
+  /** The machine's limit, measured just before, because other work on the machine moves both. */
   readonly peakFlops: number;
 }
 
@@ -50,7 +50,7 @@ export async function measureProduct(engine: NativeEngine, { m, n, k, wType, com
     Id,
     Id,
   ];
-  const peakFlops = engine.peakFlops();
+  const peakFlops = engine.peakFlops(compute);
   const forward = await fastestSeconds(engine, () => engine.matmul(x, w, wType, y, m, n, k, 1, false, compute));
   const inputGrad = await fastestSeconds(engine, () => engine.matmulInputGrad(y, w, wType, x, m, n, k, 1, false, compute));
   const weightGrad = await fastestSeconds(engine, () => engine.matmulWeightGrad(y, x, dw, m, n, k, 1, false, compute));
@@ -60,17 +60,17 @@ export async function measureProduct(engine: NativeEngine, { m, n, k, wType, com
 
 /** The machine's limits, with all threads of the engine. */
 export interface Limits {
-  /** f32, fused operations counted as two. */
+  /** Fused operations counted as two. */
   readonly flops: number;
   readonly bytesPerSecond: number;
 }
 
 /** The limit of memory is that of the better of reading, and of reading and writing, 128 MiB: more than caches hold. */
-export async function measureLimits(engine: NativeEngine): Promise<Limits> {
+export async function measureLimits(engine: NativeEngine, compute: ComputeType): Promise<Limits> {
   const bytes = 2 ** 27;
   const [x, y] = [filled(engine, bytes), filled(engine, bytes)];
   const reading = bytes / (await fastestSeconds(engine, () => engine.sum(x, y, bytes / 4, false)));
   const copying = (2 * bytes) / (await fastestSeconds(engine, () => engine.copy(x, y, bytes / 4)));
   for (const id of [x, y]) engine.free(id);
-  return { flops: engine.peakFlops(), bytesPerSecond: Math.max(reading, copying) };
+  return { flops: engine.peakFlops(compute), bytesPerSecond: Math.max(reading, copying) };
 }

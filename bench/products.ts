@@ -31,10 +31,8 @@ console.log(
   JSON.stringify({
     forward_gflops: total.flops / total.forward / 1e9,
     input_grad_gflops: total.flops / total.inputGrad / 1e9,
-    // The limit is that of f32: bf16 instructions have another.
-    ...(compute === "f32"
-      ? { forward_share: total.atLimit / total.forward, input_grad_share: total.atLimit / total.inputGrad }
-      : {}),
+    forward_share: total.atLimit / total.forward,
+    input_grad_share: total.atLimit / total.inputGrad,
   }),
 );
 

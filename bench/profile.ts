@@ -18,7 +18,7 @@ const { stepSeconds, cost } = await timeTraining(engine, work, () => {
   if (++stepsDone === 1) engine.profile(); // forgets loading and the first step
 });
 const profile = engine.profile().sort((a, b) => b.seconds - a.seconds);
-const limits = await measureLimits(engine);
+const limits = await measureLimits(engine, work.compute);
 const steps = stepsDone - 1;
 const stepSum = stepSeconds.slice(1).reduce((sum, seconds) => sum + seconds, 0);
 const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
@@ -40,7 +40,7 @@ const rows = profile.map(({ name, calls, seconds }) => {
 const kernelSum = profile.reduce((sum, { seconds }) => sum + seconds, 0);
 const { cpu, isa, threads } = engine.info();
 console.log(
-  `${cpu}, ${isa}, ${threads} threads; limits ${(limits.flops / 1e9).toFixed(0)} GFLOP/s of f32, ${(limits.bytesPerSecond / 1e9).toFixed(1)} GB/s`,
+  `${cpu}, ${isa}, ${threads} threads; limits ${(limits.flops / 1e9).toFixed(0)} GFLOP/s of ${work.compute}, ${(limits.bytesPerSecond / 1e9).toFixed(1)} GB/s`,
 );
 console.log(
   `${work.method}, ${work.rows} × ${work.tokens} tokens, ${work.compute}: ${((1000 * stepSum) / steps).toFixed(0)} ms a step, of which ${percent(1 - kernelSum / stepSum)} outside of kernels\n`,

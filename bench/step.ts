@@ -11,7 +11,7 @@ const work = trainingWork(values, fastestCompute(engine.info()));
 const { stepSeconds, tokens, peakBytes, cost } = await timeTraining(engine, work);
 const seconds = median(stepSeconds.slice(1)); // the first one fills the caches of the allocator
 const flopsPerSecond = (cost.flops * work.accumulate) / seconds;
-const limits = await measureLimits(engine);
+const limits = await measureLimits(engine, work.compute);
 console.log(
   JSON.stringify({
     compute: work.compute,
@@ -21,7 +21,6 @@ console.log(
     peak_rss_gb: peakBytes / 1e9,
     gflop_per_token: cost.flops / (work.rows * work.tokens) / 1e9,
     gflop_per_second: flopsPerSecond / 1e9,
-    // The limit is that of f32: bf16 instructions have another.
-    ...(work.compute === "f32" ? { share: flopsPerSecond / limits.flops } : {}),
+    share: flopsPerSecond / limits.flops,
   }),
 );

@@ -10,8 +10,9 @@ export interface Setup {
   /** An Alpaca file. */
   readonly data: string | undefined;
   readonly threads: number;
-  /** Whether the CPU multiplies bf16; else nobody is asked to. */
+  /** Whether the CPU multiplies bf16; else nobody is asked to. And whether it does so in tiles. */
   readonly hasBf16: boolean;
+  readonly hasAmx: boolean;
   /** Python of the peers' venv, and the folder of their scripts. */
   readonly peers: { readonly python: string; readonly scripts: string } | undefined;
   /** The folder where node-llama-cpp is installed. */
@@ -58,7 +59,7 @@ const modelProducts = ["60x2048x576x576", "60x2048x192x576", "60x2048x1536x576",
 const blockProducts = ["2x256x768x768", "2x256x2048x768", "1x256x768x2048"];
 
 export function worksFor(setup: Setup): Work[] {
-  const { model, gguf, data, hasBf16, isQuick, peers } = setup;
+  const { model, gguf, data, hasBf16, hasAmx, isQuick, peers } = setup;
   const types = hasBf16 ? ["f32", "bf16"] : ["f32"];
   const steps = isQuick ? "2" : "4";
 
@@ -174,7 +175,7 @@ export function worksFor(setup: Setup): Work[] {
         name: `GEMM at the model's shapes, ${compute}`,
         attune: [products("", modelProducts, "bf16", compute)],
         peers: [],
-        measures: productMeasures(compute === "f32" ? [{ share: 0.85 }] : []),
+        measures: productMeasures(compute === "f32" ? [{ share: 0.85 }] : hasAmx ? [{ share: 0.6 }] : []),
       }),
     ),
     ...fourBitTypes().flatMap((weights) =>

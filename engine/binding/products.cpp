@@ -61,11 +61,12 @@ napi_value bind_emulate_amx(Call& call) {
 }
 
 napi_value bind_peak_flops(Call& call) {
+  const int compute = call.compute(0);
   double flops = 0;
   run_on_stream([&] {
     for (int64_t rounds = 1 << 14;; rounds *= 2) {
       const auto start = std::chrono::steady_clock::now();
-      const double operations = kernels().gemm.fma_limit(rounds);
+      const double operations = kernels().gemm.limit(rounds, compute);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       flops = std::max(flops, operations / seconds);
       if (seconds > 0.02) break; // long enough for the clock to settle

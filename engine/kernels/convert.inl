@@ -1,14 +1,7 @@
-static inline uint16_t to_bf16(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  const uint32_t rounded = bits + 0x7FFFu + (bits >> 16 & 1u); // to nearest, ties to even
-  return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? bits >> 16 | 0x40u : rounded >> 16);
-}
-
 static void narrow(const float* x, int y_type, uint16_t* y, int64_t count) {
   if (y_type == BF16) {
 #pragma omp simd
-    for (int64_t i = 0; i < count; i++) y[i] = to_bf16(x[i]);
+    for (int64_t i = 0; i < count; i++) y[i] = uint16_t(rounded_bits(x[i]) >> 16);
     return;
   }
   int64_t i = 0;

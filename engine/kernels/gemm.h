@@ -14,8 +14,9 @@ struct GemmKernels {
                             bool accumulate, int compute);
   void (*matmul_weight_grad)(const float* dy, const float* x, float* dw, int64_t m, int64_t n, int64_t k, float scale, bool accumulate,
                              int compute);
-  /// Fused multiplications and additions of registers, `rounds` rounds on every thread: nothing is faster. Returns the number of operations.
-  double (*fma_limit)(int64_t rounds);
+  /// What a product's tile does, but in registers alone, `rounds` rounds on every thread: nothing is faster. Returns the number of
+  /// operations.
+  double (*limit)(int64_t rounds, int compute);
 };
 
 } // namespace attune

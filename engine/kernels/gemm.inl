@@ -38,6 +38,19 @@ struct F32Panels {
     packed_tiles<MultiplyFloats>.by_rows[valid_rows - 1](units, reinterpret_cast<const float*>(left), reinterpret_cast<const float*>(right), columns, c,
                                          valid_columns);
   }
+
+  static constexpr int64_t multiplications = tile_rows * tile_columns; // of a round
+  static void multiply_registers(int64_t rounds) {
+    Vec sum[2 * tile_rows] = {}; // as many as a tile has: enough to hide an instruction's latency
+    const Vec x = broadcast(0.5f);
+    for (int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 32
+      for (Vec& s : sum) {
+        s += s * x;
+        asm volatile("" : ATTUNE_IN_VECTOR_REGISTER(s)); // or the compiler would find a shorter way
+      }
+    }
+  }
 };
 
 #if defined(__AMX_BF16__)
@@ -159,20 +172,18 @@ static void matmul_weight_grad(const float* dy, const float* x, float* dw, int64
   multiply({{dy, F32, n, false}, {x, F32, k, false}, n, k, m, {dw, k, 1, scale, accumulate}}, compute);
 }
 
-static double fma_limit(int64_t rounds) {
-  constexpr int chains = 2 * tile_rows; // as many as a tile has: enough to hide an instruction's latency
+template <class Panels>
+static double limit_of(int64_t rounds) {
   parallel(thread_count(), [=](int64_t, int) {
-    Vec sum[chains] = {};
-    const Vec x = broadcast(0.5f);
-    for (int64_t round = 0; round < rounds; round++) {
-#pragma GCC unroll 32
-      for (int i = 0; i < chains; i++) {
-        sum[i] += sum[i] * x;
-        asm volatile("" : ATTUNE_IN_VECTOR_REGISTER(sum[i])); // or the compiler would find a shorter way
-      }
-    }
+    Panels::begin_task();
+    Panels::multiply_registers(rounds);
+    Panels::end_task();
   });
-  return 2.0 * lanes * chains * static_cast<double>(rounds) * thread_count();
+  return 2.0 * Panels::multiplications * static_cast<double>(rounds) * thread_count();
 }
 
-static constexpr GemmKernels gemm_kernels = {matmul, matmul_input_grad, matmul_weight_grad, fma_limit};
+static double limit(int64_t rounds, int compute) {
+  return compute == COMPUTE_F32 ? limit_of<F32Panels<FORMAT_F32>>(rounds) : limit_of<Bf16Panels>(rounds);
+}
+
+static constexpr GemmKernels gemm_kernels = {matmul, matmul_input_grad, matmul_weight_grad, limit};

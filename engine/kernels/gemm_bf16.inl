@@ -76,6 +76,17 @@ struct AmxPanels {
         at = c.accumulate ? at + sum[i][j] * c.scale : sum[i][j] * c.scale;
       }
   }
+
+  static constexpr int64_t multiplications = 4 * 16 * 16 * 32; // of a round
+  static void multiply_registers(int64_t rounds) {
+    Tiles t;
+    for (int64_t round = 0; round < rounds; round++) {
+      t.template multiply_add<0, 4, 6>();
+      t.template multiply_add<1, 4, 7>();
+      t.template multiply_add<2, 5, 6>();
+      t.template multiply_add<3, 5, 7>();
+    }
+  }
 };
 
 /// The tile instructions as the Intel Software Developer's Manual defines them, for tests: even and odd depths of a tile are summed apart
@@ -165,6 +176,19 @@ struct PairPanels {
   static void multiply(int64_t units, const uint32_t* left, const uint32_t* right, const TileOutput& c, int valid_rows, int valid_columns) {
     packed_tiles<MultiplyPairs>.by_rows[valid_rows - 1](units, reinterpret_cast<const float*>(left), reinterpret_cast<const float*>(right),
                                                         columns, c, valid_columns);
+  }
+
+  static constexpr int64_t multiplications = 2 * tile_rows * tile_columns; // of a round
+  static void multiply_registers(int64_t rounds) {
+    Vec sum[2 * tile_rows] = {};
+    const __m512bh x = bit_cast<__m512bh>(broadcast(0.5f));
+    for (int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 32
+      for (Vec& s : sum) {
+        s = Vec(_mm512_dpbf16_ps(__m512(s), x, x));
+        asm volatile("" : ATTUNE_IN_VECTOR_REGISTER(s));
+      }
+    }
   }
 };
 #endif

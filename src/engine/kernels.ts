@@ -273,6 +273,9 @@ export interface NativeEngine extends Kernels {
   setThreads(threads: number): void;
   /** Time by kernel since the last call; empty unless ATTUNE_PROFILE=1. */
   profile(): KernelProfile[];
-  /** Waits for the stream, then measures what all threads can do at most: f32 operations a second, fused ones counted as two. */
-  peakFlops(): number;
+  /**
+   * Waits for the stream, then measures what all threads can do at most: operations a second, fused ones counted as two, of the instructions
+   * that products of this type use. Where there are none for bf16, these are f32's.
+   */
+  peakFlops(compute: ComputeType): number;
 }

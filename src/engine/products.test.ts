@@ -184,3 +184,9 @@ test("products refuse blocks that are too small and rows of broken blocks", () =
   assert.throws(() => engine.matmul(large, large, "f32", large, 2, 3, 4, 1, false, "f16" as ComputeType));
   blocks.freeAll();
 });
+
+test("the limit of products is measured for each of their types", () => {
+  const engine = loadEngine();
+  for (const compute of ["f32", "bf16"] as const) assert.ok(engine.peakFlops(compute) > 1e8, compute);
+  assert.throws(() => engine.peakFlops("f16" as ComputeType), /peakFlops: compute/);
+});
