@@ -45,6 +45,42 @@ test("train, chat and the files between them, as a user types it", () => {
   assert.match(answer.stdout, /^on the /);
 });
 
+test("two methods on one base, changed between turns: each answers as it does alone, and the base as if there were none", () => {
+  const question = "Where is the owl??";
+  const chat = (adapters: readonly string[], lines: readonly string[]) => {
+    const flags = adapters.flatMap((adapter) => ["--adapter", adapter]);
+    const said = attune(["chat", "--model", join(tinyLlama, "tied"), "--max-new-tokens", "8", ...flags], {
+      input: lines.join("\n"),
+    });
+    assert.equal(said.status, 0, said.stderr);
+    return said.stdout.split("\n");
+  };
+  const folder = makeFolder();
+  const methods = {
+    a: ["finetuning_type=lora"],
+    b: ["finetuning_type=adapter", "adapter_config=pfeiffer", "reduction_factor=2"],
+  };
+  const alone: Record<string, string> = { base: chat([], [question])[0]! };
+  for (const [name, settings] of Object.entries(methods)) {
+    const out = join(folder, name);
+    const recipe = writeRecipe(folder, { output_dir: out });
+    const trained = attune(["train", recipe, "num_train_epochs=6", "learning_rate=1e-2", ...settings]);
+    assert.equal(trained.status, 0, trained.stderr);
+    alone[name] = chat([out], [question])[0]!;
+  }
+  assert.equal(new Set(Object.values(alone)).size, 3, "three different answers");
+
+  const turns = ["/base", "/adapter b", "/adapter a", "/base", "/adapter b"];
+  const answers = chat(
+    Object.keys(methods).map((name) => `${name}=${join(folder, name)}`),
+    [question, ...turns.flatMap((turn) => ["/reset", turn, question])],
+  );
+  assert.deepEqual(
+    answers.slice(0, 6),
+    ["a", "base", "b", "a", "base", "b"].map((name) => alone[name]),
+  );
+});
+
 test("exit codes: 2 for bad input, 5 for what does not fit, each with a word on what to do", () => {
   const folder = makeFolder();
   const recipe = writeRecipe(folder);

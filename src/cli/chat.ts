@@ -1,6 +1,7 @@
+import { basename, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { Writable } from "node:stream";
-import { AttuneError } from "../errors.js";
+import { AttuneError, ConfigError } from "../errors.js";
 import type { ReplyOptions } from "../generate/chat.js";
 import type { Message } from "../text/chat-template.js";
 import { numberOption, requiredOption } from "./options.js";
@@ -11,10 +12,15 @@ import { escapeControls, type Io, isInteractive, styleFor } from "./terminal.js"
 type Chat = Awaited<ReturnType<Parts["openChat"]>>;
 
 const help = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.";
+const adapterHelp = "/adapter NAME changes to another adapter, /base to the model without one, /adapters lists them.";
+
+/** What the command line says; `adapter` once for each time that it was given. */
+export type ChatFlags = Readonly<Record<string, string>> & { readonly adapter?: readonly string[] };
 
 /** `attune chat`: a conversation on a terminal, or one turn for every line of the input. */
-export async function chat(options: Record<string, string>, parts: Parts, io: Io): Promise<number> {
-  const { adapter, system, template } = options;
+export async function chat(options: ChatFlags, parts: Parts, io: Io): Promise<number> {
+  const { system, template } = options;
+  const adapter = adaptersOf(options.adapter ?? []);
   const model = requiredOption("model", options.model);
   const replyOptions: ReplyOptions = {
     maxNewTokens: numberOption("max-new-tokens", options.maxNewTokens ?? "", { from: 1, whole: true }),
@@ -38,6 +44,21 @@ export async function chat(options: Record<string, string>, parts: Parts, io: Io
   }
 }
 
+/** Folders by name, each written NAME=FOLDER; a folder alone is called by its own name. */
+function adaptersOf(flags: readonly string[]): string | ReadonlyMap<string, string> | undefined {
+  if (flags.length <= 1 && !flags.some((flag) => named.test(flag))) return flags[0];
+  const folders = new Map<string, string>();
+  for (const flag of flags) {
+    const [, name = basename(resolve(flag)), folder = flag] = named.exec(flag) ?? [];
+    if (folders.has(name))
+      throw new ConfigError(`--adapter: two are called ${JSON.stringify(name)}; give them names: --adapter NAME=FOLDER`);
+    folders.set(name, folder);
+  }
+  return folders;
+}
+
+const named = /^([\w.-]+)=(.+)$/s;
+
 class Conversation {
   #messages: Message[] = [];
   #answering: AbortController | undefined;
@@ -59,8 +80,33 @@ class Conversation {
     return this.#answering !== undefined;
   }
 
-  reset(): void {
-    this.#messages = [];
+  get help(): string {
+    return this.#chat.adapters.length === 0 ? help : `${help}\n${adapterHelp}`;
+  }
+
+  /** Does what a command between two turns says. Returns what to say of it; undefined if the line is none. Throws ConfigError. */
+  obey(line: string): string | undefined {
+    const [command, name] = line.trim().split(/\s+/, 2);
+    switch (command) {
+      case "/reset":
+        this.#messages = [];
+        return "The conversation begins anew.";
+      case "/base":
+        this.#chat.useAdapter(null);
+        return "From now on the model answers without an adapter.";
+      case "/adapter":
+        if (name === undefined) return this.#list();
+        this.#chat.useAdapter(name);
+        return `From now on ${name} answers.`;
+      case "/adapters":
+        return this.#list();
+    }
+    return undefined;
+  }
+
+  #list(): string {
+    const { adapter, adapters } = this.#chat;
+    return [null, ...adapters].map((name) => `${name === adapter ? "*" : " "} ${name ?? "(base)"}`).join("\n");
   }
 
   stopAnswer(): void {
@@ -90,12 +136,12 @@ class Conversation {
   }
 }
 
-async function answerLines(conversation: Conversation, { stdin }: Io): Promise<void> {
+async function answerLines(conversation: Conversation, { stdin, stderr, env }: Io): Promise<void> {
   for await (const line of createInterface({ input: stdin, crlfDelay: Number.POSITIVE_INFINITY })) {
-    const command = line.trim();
-    if (command === "/quit") return;
-    if (command === "/reset") conversation.reset();
-    else if (command !== "") await conversation.answer(line);
+    if (line.trim() === "/quit") return;
+    const said = conversation.obey(line);
+    if (said !== undefined) stderr.write(`${styleFor(stderr, env).dim(escapeControls(said))}\n`);
+    else if (line.trim() !== "") await conversation.answer(line);
   }
 }
 
@@ -124,29 +170,24 @@ async function talk(conversation: Conversation, { stdin, stdout, env }: Io): Pro
     }
   });
 
-  stdout.write(`${style.dim(help)}\n`);
+  stdout.write(`${style.dim(conversation.help)}\n`);
   readline.prompt();
   for await (const line of readline) {
     leaving = false;
     const command = line.trim();
     if (command === "/quit" || command === "/exit") break;
-    if (command === "/reset") {
-      conversation.reset();
-      stdout.write(`${style.dim("The conversation begins anew.")}\n`);
-    } else if (command.startsWith("/")) {
-      stdout.write(`${style.dim(help)}\n`);
-    } else if (command !== "") {
-      await answerOrExplain(line);
-    }
+    if (command !== "") await obeyOrAnswer(line);
     readline.prompt();
   }
   readline.close();
   stdout.write("\n");
 
-  /** A conversation that grew too long, for instance, is no reason to leave. */
-  async function answerOrExplain(line: string): Promise<void> {
+  /** A conversation that grew too long, for instance, or an adapter that is not there is no reason to leave. */
+  async function obeyOrAnswer(line: string): Promise<void> {
     try {
-      await conversation.answer(line);
+      const said = conversation.obey(line) ?? (line.trim().startsWith("/") ? conversation.help : undefined);
+      if (said === undefined) await conversation.answer(line);
+      else stdout.write(`${style.dim(escapeControls(said))}\n`);
     } catch (error) {
       if (!(error instanceof AttuneError)) throw error;
       stdout.write(`${style.red("attune:")} ${escapeControls(error.message)}\n`);

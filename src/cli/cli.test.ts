@@ -7,7 +7,7 @@ import { PassThrough, Readable } from "node:stream";
 import test, { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { RunOptions } from "../backends/backend.js";
-import { DivergedError, DoesNotFitError, ModelError, NoSpaceError } from "../errors.js";
+import { ConfigError, DivergedError, DoesNotFitError, ModelError, NoSpaceError } from "../errors.js";
 import type { ExportOptions } from "../export/export.js";
 import type { ChatOptions, ReplyOptions } from "../generate/chat.js";
 import type { ClassifierOptions } from "../generate/classifier.js";
@@ -68,6 +68,7 @@ async function* fakeRun(recipe: Recipe, { signal, notices = [] }: RunOptions): A
 interface Calls {
   recipe?: Recipe;
   chat?: ChatOptions;
+  readonly used: (string | null)[];
   replies: { contents: string[]; options: ReplyOptions }[];
   isClosed?: boolean;
   exported?: ExportOptions;
@@ -82,7 +83,18 @@ function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
     },
     async openChat(options) {
       calls.chat = options;
+      const adapters = typeof options.adapter === "string" ? [options.adapter] : [...(options.adapter?.keys() ?? [])];
+      let adapter = adapters[0] ?? null;
       return {
+        adapters,
+        get adapter() {
+          return adapter;
+        },
+        useAdapter(name) {
+          if (name !== null && !adapters.includes(name)) throw new ConfigError(`there is no adapter "${name}"`);
+          adapter = name;
+          calls.used.push(name);
+        },
         async *reply(messages, replyOptions = {}) {
           calls.replies.push({ contents: messages.map(({ role, content }) => `${role}: ${content}`), options: replyOptions });
           yield* ["echo ", messages.at(-1)!.content];
@@ -136,7 +148,7 @@ async function run(args: readonly string[], { env = {}, input = "", columns, par
   const output = () =>
     Object.assign(new PassThrough({ encoding: "utf8" }), columns === undefined ? {} : { isTTY: true, columns });
   const [stdout, stderr] = [output(), output()];
-  const calls: Calls = { replies: [] };
+  const calls: Calls = { replies: [], used: [] };
   const io: Io = { stdin: Readable.from([input]), stdout, stderr, env: { LANG: "C.UTF-8", ...env } };
   const code = await main(args, fakeParts(calls, parts), io);
   return { code, out: stdout.read() ?? "", err: stderr.read() ?? "", calls };
@@ -303,6 +315,35 @@ test("piped into chat, each line is a turn of one conversation", async () => {
   const { maxNewTokens, temperature, topP } = calls.replies[0]!.options;
   assert.deepEqual({ maxNewTokens, temperature, topP }, { maxNewTokens: 512, temperature: 0.5, topP: 1 });
   assert.equal(calls.isClosed, true);
+});
+
+test("chat changes adapters between turns, and keeps the conversation", async () => {
+  const flags = ["-a", "a=runs/one", "--adapter", "runs/two/", "-a", "./k=v/three"];
+  const { code, out, err, calls } = await run(["chat", "-m", "base", ...flags], {
+    input: "hi\n/adapters\n/adapter two\nagain\n/base\n/adapter\n/quit\n",
+  });
+  assert.equal(code, 0);
+  assert.deepEqual(
+    [...(calls.chat!.adapter as ReadonlyMap<string, string>)],
+    [
+      ["a", "runs/one"],
+      ["two", "runs/two/"],
+      ["three", "./k=v/three"],
+    ],
+  );
+  assert.equal(out, "echo hi\necho again\n");
+  assert.equal(
+    err,
+    "  (base)\n* a\n  two\n  three\nFrom now on two answers.\nFrom now on the model answers without an adapter.\n* (base)\n  a\n  two\n  three\n",
+  );
+  assert.deepEqual(calls.used, ["two", null]);
+  assert.deepEqual(calls.replies.at(-1)?.contents, ["user: hi", "assistant: echo hi", "user: again"]);
+
+  const unknown = await run(["chat", "-m", "base", "-a", "a=x"], { input: "/adapter b\nhi\n" });
+  assert.deepEqual([unknown.code, unknown.out, unknown.err], [2, "", 'attune: there is no adapter "b"\n']);
+  const twice = await run(["chat", "-m", "base", "-a", "x/out", "-a", "y/out"]);
+  assert.equal(twice.code, 2);
+  assert.match(twice.err, /^attune: --adapter: two are called "out"; give them names: --adapter NAME=FOLDER\n$/);
 });
 
 test("data preview marks what is learnt, and reports the rows that cannot be used", async () => {

@@ -2,6 +2,7 @@ import { readFile } from "node:fs/promises";
 import { Command, CommanderError } from "commander";
 import { AttuneError } from "../errors.js";
 import { exportTargets, numberTypes } from "../export/choices.js";
+import type { ChatFlags } from "./chat.js";
 import type { Parts } from "./parts.js";
 import { escapeControls, type Io, styleFor } from "./terminal.js";
 
@@ -111,9 +112,13 @@ All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5
     .command("chat")
     .summary("talk to a model, with or without an adapter")
     .description("Talk to a model. Without a terminal, each line of the input is one turn.")
-    .usage("--model MODEL [--adapter FOLDER]")
+    .usage("--model MODEL [--adapter [NAME=]FOLDER ...]")
     .option("-m, --model <model>", "a folder, a GGUF file, or a name on the hub")
-    .option("-a, --adapter <folder>", "the output_dir of a run, or any PEFT LoRA adapter")
+    .option(
+      "-a, --adapter <folder>",
+      "the output_dir of a run, or an adapter of PEFT or AdapterHub; NAME=FOLDER, more than once, to change between them",
+      (folder: string, before: string[] = []) => [...before, folder],
+    )
     .option("-s, --system <text>", "a system message")
     .option("--template <name>", "another chat template than the adapter's or the model's own")
     .option("-n, --max-new-tokens <count>", "longest answer", "512")
@@ -123,12 +128,14 @@ All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5
       "after",
       `
 In the chat: /reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
+With adapters: /adapter NAME changes to another, /base to the model without one, /adapters lists them.
 
 Examples:
   attune chat --model SmolLM2-135M-Instruct --adapter runs/orders
+  attune chat --model SmolLM2-135M-Instruct --adapter a=runs/orders --adapter b=runs/poems
   echo "two teas to table 5" | attune chat --model model.gguf`,
     )
-    .action(async (options: Record<string, string>) => {
+    .action(async (options: ChatFlags) => {
       const { chat } = await import("./chat.js");
       setExitCode(await chat(options, parts, io));
     });

@@ -6,7 +6,7 @@ import type { Classifier, ClassifierOptions } from "../generate/classifier.js";
 /** The work behind the commands. Each part is loaded when a command needs it, so that `attune --help` does not wait for the engine. */
 export interface Parts {
   readonly runRecipe: Backend["run"];
-  openChat(options: ChatOptions): Promise<Pick<Chat, "reply" | "close">>;
+  openChat(options: ChatOptions): Promise<Pick<Chat, "reply" | "close" | "adapter" | "adapters" | "useAdapter">>;
   openClassifier(options: ClassifierOptions): Promise<Pick<Classifier, "classify" | "close">>;
   exportModel(options: ExportOptions): Promise<ExportReport>;
 }

@@ -1,4 +1,4 @@
-import { Rng } from "../core/rng.js";
+import { basename, resolve } from "node:path";
 import type { ComputeType } from "../engine/kernels.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
 import { resolveModel } from "../io/resolve.js";
@@ -8,16 +8,15 @@ import type { Message } from "../text/chat-template.js";
 import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
 import { type ChatFormat, renderPrompt } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
-import { tuners } from "../tuners/index.js";
-import { applyAdapter } from "../tuners/tuned-files.js";
+import { AdapterSet } from "../tuners/adapter-set.js";
 import { Decoder, decodeAll, type Request } from "./decoder.js";
 import { greedy, type SamplingOptions } from "./sampling.js";
 
 export interface ChatOptions {
   /** A folder, a GGUF file, or a repository name of the hub. */
   readonly model: string;
-  /** Folder of an adapter to put on top. */
-  readonly adapter?: string | undefined;
+  /** Folder of an adapter to put on top; or several by the names that `useAdapter` knows them by, of which the first is in use. */
+  readonly adapter?: string | ReadonlyMap<string, string> | undefined;
   /** Name of a chat template; default: the adapter's, else the model's own. */
   readonly template?: string | undefined;
   /** Default: the fastest that the machine has in hardware. */
@@ -36,35 +35,82 @@ export interface ReplyOptions extends Partial<SamplingOptions> {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** A loaded model that answers conversations, rendered by the very function that rendered its training data. */
+/**
+ * A loaded model that answers conversations, rendered by the very function that rendered its training data. It may have several adapters, of any
+ * methods, and change between them from answer to answer; each has the chat template that it was trained with.
+ */
 export class Chat {
   readonly #model: CausalLM;
-  readonly #format: ChatFormat;
+  readonly #adapters: AdapterSet;
+  readonly #formatOf: (adapter: string | null) => ChatFormat;
+  #format: ChatFormat;
 
-  private constructor(model: CausalLM, format: ChatFormat) {
+  private constructor(model: CausalLM, adapters: AdapterSet, formatOf: (adapter: string | null) => ChatFormat) {
     this.#model = model;
-    this.#format = format;
+    this.#adapters = adapters;
+    this.#formatOf = formatOf;
+    this.#format = formatOf(adapters.current);
   }
 
-  /** Loads a model, and an adapter on top of it. Throws ModelError, ConfigError. */
+  /** Loads a model, and adapters on top of it. Throws ModelError, ConfigError. */
   static async open(options: ChatOptions): Promise<Chat> {
-    const { onNotice = () => {}, onProgress = () => {}, adapter } = options;
+    const { onNotice = () => {}, onProgress = () => {}, adapter = new Map(), template: name } = options;
     const signal = options.signal ?? new AbortController().signal;
     const files = await resolveModel(options.model, { onNotice, onProgress, signal });
     const tokenizer = await loadTokenizer(files);
-    const source = adapter === undefined || options.template !== undefined ? undefined : await readChatTemplate(adapter);
-    const { template, notices } = chooseTemplate(tokenizer, { name: options.template, source });
-    for (const message of [...tokenizer.notices, ...notices]) onNotice(message);
+    for (const message of tokenizer.notices) onNotice(message);
+    const folders = typeof adapter === "string" ? new Map([[basename(resolve(adapter)), adapter]]) : adapter;
+    const sources = new Map<string | null, string | undefined>();
+    if (name === undefined) for (const [key, folder] of folders) sources.set(key, await readChatTemplate(folder));
+    const formats = new Map<string | undefined, ChatFormat>();
+    const formatOf = (key: string | null): ChatFormat => {
+      const source = sources.get(key);
+      const known = formats.get(source);
+      if (known !== undefined) return known;
+      const { template, notices } = chooseTemplate(tokenizer, { name, source });
+      for (const message of notices) onNotice(message);
+      const format = { tokenizer, template };
+      formats.set(source, format);
+      return format;
+    };
 
     const kernels = loadEngine();
     const compute = options.compute ?? fastestCompute(kernels.info());
     const loaded = await loadModel({ kernels, compute }, files);
     try {
       const model = asCausalLM(loaded, "a chat");
-      if (adapter !== undefined) await applyAdapter(adapter, model, tuners, new Rng(0));
-      return new Chat(model, { tokenizer, template });
+      const adapters = new AdapterSet(model);
+      try {
+        for (const [key, folder] of folders) await adapters.add(key, folder);
+        adapters.use(adapters.names[0] ?? null);
+        return new Chat(model, adapters, formatOf);
+      } catch (error) {
+        adapters.dispose();
+        throw error;
+      }
     } catch (error) {
       loaded.dispose();
+      throw error;
+    }
+  }
+
+  get adapters(): readonly string[] {
+    return this.#adapters.names;
+  }
+
+  /** The adapter in use; null: the base. */
+  get adapter(): string | null {
+    return this.#adapters.current;
+  }
+
+  /** Puts an adapter to use, or the base (null), for the answers to come. Throws ConfigError for a name that is not there. */
+  useAdapter(name: string | null): void {
+    const before = this.adapter;
+    this.#adapters.use(name);
+    try {
+      this.#format = this.#formatOf(name);
+    } catch (error) {
+      this.#adapters.use(before); // the base may have no chat template
       throw error;
     }
   }
@@ -97,6 +143,7 @@ export class Chat {
   }
 
   close(): void {
+    this.#adapters.dispose();
     this.#model.dispose();
   }
 
