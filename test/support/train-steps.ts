@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
-import type { Example } from "../../src/data/example.js";
-import type { CausalLM } from "../../src/models/causal-lm.js";
+import type { TokenizedRow } from "../../src/data/example.js";
+import type { LanguageModel } from "../../src/models/language-model.js";
 import { nextToken } from "../../src/objectives/next-token.js";
+import type { Task } from "../../src/objectives/objective.js";
 import { AdamW } from "../../src/optim/adamw.js";
 import type { StepEvent } from "../../src/train/events.js";
 import { noProgress, train } from "../../src/train/loop.js";
@@ -17,18 +18,19 @@ export interface StepSettings {
 
 /** Trains whatever is trainable in the model on given micro-batches (row numbers), through the one loop. */
 export async function trainSteps(
-  model: CausalLM,
-  rows: readonly Example[],
+  model: LanguageModel,
+  rows: readonly TokenizedRow[],
   microBatches: readonly (readonly number[])[],
   accumulationSteps: number,
   { learning_rate, schedule, warmup_steps, weight_decay, max_grad_norm }: StepSettings,
+  task: Task = nextToken,
 ): Promise<StepEvent[]> {
   const parameters = model.trainableParameters();
   const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: weight_decay });
   const steps: StepEvent[] = [];
   for await (const event of train({
     model,
-    task: nextToken,
+    task,
     trainRows: rows,
     evalRows: [],
     plan: new StepPlan(() => microBatches, { accumulationSteps, epochs: 1, maxSteps: 0 }),
