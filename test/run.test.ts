@@ -65,23 +65,24 @@ test("resumed from any step, a run equals the uninterrupted one, bit by bit", as
   rmSync(whole, { recursive: true });
 });
 
-test("full fine-tuning resumes bit by bit too", async () => {
-  const whole = makeFolder();
-  const recipe = { finetuning_type: "full", lora_dropout: undefined, save_strategy: "steps", save_steps: 4 };
-  const weights = (folder: string) => hashOf(join(folder, "out/model.safetensors"));
-  const expected = trace(await collect(tinyRecipe(whole, recipe)));
-  const folder = makeFolder();
-  mkdirSync(join(folder, "out"));
-  cpSync(join(whole, "out/checkpoint-4"), join(folder, "out/checkpoint-4"), { recursive: true });
-  assert.deepEqual(trace(await collect(tinyRecipe(folder, { ...recipe, resume_from_checkpoint: true }))), expected.slice(4));
-  assert.equal(weights(folder), weights(whole));
-  const chat = await Chat.open({ model: join(folder, "out") });
-  assert.equal(
-    typeof (await chat.answerAll([[{ role: "user", content: "Where is the cat?" }]], { maxNewTokens: 4 }))[0],
-    "string",
-  );
-  chat.close();
-});
+for (const optim of ["adamw_torch", "adamw_8bit"])
+  test(`full fine-tuning with ${optim} resumes bit by bit too`, async () => {
+    const whole = makeFolder();
+    const recipe = { finetuning_type: "full", optim, lora_dropout: undefined, save_strategy: "steps", save_steps: 4 };
+    const weights = (folder: string) => hashOf(join(folder, "out/model.safetensors"));
+    const expected = trace(await collect(tinyRecipe(whole, recipe)));
+    const folder = makeFolder();
+    mkdirSync(join(folder, "out"));
+    cpSync(join(whole, "out/checkpoint-4"), join(folder, "out/checkpoint-4"), { recursive: true });
+    assert.deepEqual(trace(await collect(tinyRecipe(folder, { ...recipe, resume_from_checkpoint: true }))), expected.slice(4));
+    assert.equal(weights(folder), weights(whole));
+    const chat = await Chat.open({ model: join(folder, "out") });
+    assert.equal(
+      typeof (await chat.answerAll([[{ role: "user", content: "Where is the cat?" }]], { maxNewTokens: 4 }))[0],
+      "string",
+    );
+    chat.close();
+  });
 
 test("stopped in the middle, a run saves, and goes on as if nothing had happened", async () => {
   const whole = makeFolder();
