@@ -1,0 +1,107 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import test from "node:test";
+import { classesOf } from "../models/classes.js";
+import { byteTokenizer } from "../text/byte-tokenizer.js";
+import { classification } from "./classification/classification.js";
+import type { DataSource } from "./objective.js";
+import { piecesOf, pt } from "./pt/pt.js";
+
+const tokenizer = byteTokenizer();
+
+function sourceIn(folder: string, cutoffLen: number, warnings: string[] = []): DataSource {
+  return {
+    files: { datasetDir: folder },
+    tokenize: { cutoffLen },
+    tokenizer,
+    chat: () => assert.fail("no chat is needed"),
+    warn: (message) => warnings.push(message),
+  };
+}
+
+function writeData(name: string, contents: string): string {
+  const folder = mkdtempSync(join(tmpdir(), "attune-objectives-"));
+  writeFileSync(join(folder, name), contents);
+  return folder;
+}
+
+test("pt: in pieces of any length, every token of a document is predicted once, and its end", () => {
+  const text = "The quick brown fox — 你好!";
+  const end = tokenizer.eosId!;
+  const whole = [end, ...tokenizer.encode(text, { special: false }), end];
+  for (let length = 2; length <= whole.length + 1; length++) {
+    const pieces = piecesOf({ text, where: "a.txt:1" }, tokenizer, length);
+    assert.ok(pieces.every(({ ids }) => ids.length <= length && ids.length >= 2));
+    const predicted = pieces.flatMap(({ ids, supervised }) => [...ids].filter((_, t) => supervised[t] === 1));
+    assert.deepEqual(predicted, whole.slice(1), `pieces of ${length}`);
+    for (const [i, { ids }] of pieces.entries()) if (i > 0) assert.equal(ids[0], pieces[i - 1]!.ids.at(-1));
+  }
+});
+
+test("pt reads documents from files without a chat template", async () => {
+  const folder = writeData("a.txt", "one\ntwo and more\n");
+  const rows = await pt.read(["a.txt"], sourceIn(folder, 8), pt.config.parse({}));
+  assert.deepEqual(
+    rows.map(({ where, ids }) => [where, ids.length]),
+    [
+      ["a.txt:1", 5],
+      ["a.txt:2", 8],
+      ["a.txt:2", 7],
+    ],
+  );
+});
+
+const base = { model_type: "llama", architectures: ["LlamaForCausalLM"], hidden_size: 8 };
+const rowsOf = (...labels: string[]) => labels.map((label, i) => ({ ids: Int32Array.of(1), label, where: `row ${i + 1}` }));
+const configOf = (values: object = {}) => classification.config.parse(values);
+
+test("classes: those of the data in a stable order, numbers by size; or those that the recipe names; or the base's own", () => {
+  const classes = (labels: string[], config = {}, on: Record<string, unknown> = base) =>
+    classesOf(classification.task(rowsOf(...labels), configOf(config), on).modelConfig!);
+  assert.deepEqual(classes(["10", "9", "10", "other", "-1"]), ["-1", "9", "10", "other"]);
+  assert.deepEqual(classes(["b", "a"], { labels: "b, a ,c" }), ["b", "a", "c"]);
+  assert.deepEqual(classes(["1"], { labels: [1, 0] }), ["1", "0"]);
+  const own = { ...base, architectures: ["LlamaForSequenceClassification"], id2label: { 0: "no", 1: "yes" } };
+  assert.deepEqual(classes(["yes"], {}, own), ["no", "yes"]);
+  const { modelConfig } = classification.task(rowsOf("a", "b"), configOf(), { model_type: "gemma3_text", num_labels: 5 });
+  assert.deepEqual(modelConfig, {
+    model_type: "gemma3_text",
+    architectures: ["Gemma3TextForSequenceClassification"],
+    id2label: { 0: "a", 1: "b" },
+    label2id: { a: 0, b: 1 },
+    problem_type: "single_label_classification",
+  });
+});
+
+test("classes that do not fit are refused", () => {
+  const own = { ...base, architectures: ["LlamaForSequenceClassification"], id2label: { 0: "no", 1: "yes" } };
+  const cases = [
+    [["a", "a"], {}, base, "DATA", /every row has the label "a"/],
+    [["a", "b"], { labels: "a,c" }, base, "DATA", /row 2: the label "b" is none of labels: a, c/],
+    [["a"], { labels: "a,a" }, base, "CONFIG", /a class is named twice/],
+    [["yes", "maybe"], {}, own, "DATA", /row 2: the label "maybe" is none of the model's: no, yes/],
+    [["yes"], { labels: "yes,no" }, own, "CONFIG", /the model is a classifier of no, yes/],
+  ] as const;
+  for (const [labels, config, on, code, message] of cases)
+    assert.throws(() => classification.task(rowsOf(...labels), configOf(config), on), { code, message });
+  assert.throws(() => classesOf({ ...own, id2label: { 1: "a" } }), { code: "MODEL", message: /id2label/ });
+});
+
+test("classification cuts long texts with a word, and refuses one without tokens", async () => {
+  const row = (text: string) => JSON.stringify({ text, label: "a" });
+  const warnings: string[] = [];
+  const folder = writeData("a.jsonl", [row("a long text"), row("short")].join("\n"));
+  const rows = await classification.read(["a.jsonl"], sourceIn(folder, 6, warnings), configOf());
+  assert.deepEqual(
+    rows.map(({ ids }) => ids.length),
+    [6, 5],
+  );
+  assert.match(warnings.join(), /1 of 2 rows are longer than cutoff_len = 6/);
+  const empty = writeData("a.jsonl", row(""));
+  await assert.rejects(classification.read(["a.jsonl"], sourceIn(empty, 6), configOf()), {
+    code: "DATA",
+    message: /a\.jsonl:1: the text has no tokens/,
+  });
+});
