@@ -4,6 +4,7 @@ import { estimateStep, type StepWork, smallestRemedy } from "../src/advise/estim
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
 import type { ModelFiles } from "../src/io/model-files.js";
+import type { LanguageModel } from "../src/models/language-model.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { AdamW } from "../src/optim/adamw.js";
 import { gradientSquares } from "../src/optim/clip.js";
@@ -13,8 +14,10 @@ import { exampleOf, loadTinyLlama, reference } from "./support/tiny-llama.js";
 
 const rows = Array.from({ length: 16 }, (_, i) => exampleOf(reference.sequences[i % 2]!));
 
+const tunerNamed = (name: string) => tuners.find((tuner) => tuner.name === name)!;
+
 function loraWork(files: ModelFiles): StepWork {
-  const tuner = tuners.find(({ name }) => name === "lora")!;
+  const tuner = tunerNamed("lora");
   return {
     files,
     tuner,
@@ -29,21 +32,32 @@ function loraWork(files: ModelFiles): StepWork {
 
 const unpacked = { batchSize: rows.length, isPacked: false };
 
-interface EstimateCase extends Pick<StepWork, "tuner" | "compute" | "gradientCheckpointing" | "momentBits"> {}
+interface EstimateCase extends Pick<StepWork, "tuner" | "compute" | "gradientCheckpointing" | "momentBits"> {
+  readonly settings?: Readonly<Record<string, unknown>>;
+}
 
 const cases: EstimateCase[] = tuners.flatMap((tuner) =>
   (["f32", "bf16"] as const).flatMap((compute) =>
     [false, true].map((gradientCheckpointing) => ({ tuner, compute, gradientCheckpointing, momentBits: 32 as const })),
   ),
 );
-const full = tuners.find(({ name }) => name === "full")!;
-cases.push({ tuner: full, compute: "f32", gradientCheckpointing: false, momentBits: 8 });
+cases.push({ tuner: tunerNamed("full"), compute: "f32", gradientCheckpointing: false, momentBits: 8 });
 
-for (const { tuner, compute, gradientCheckpointing, momentBits } of cases)
-  test(`${tuner.name}, ${compute}${gradientCheckpointing ? ", checkpointed" : ""}, moments of ${momentBits} bits: the symbolic step has the engine's peak, byte by byte`, async () => {
+for (const [name, settings] of [
+  ["lora", { use_dora: true, lora_dropout: 0.1 }],
+  ["lora", { pissa_init: true, pissa_iter: 2 }],
+  ["lora", { additional_target: "lm_head", bias: "all" }],
+  ["qlora", { loftq_init: true, loftq_iter: 2, double_quantization: false }],
+] as const)
+  cases.push({ tuner: tunerNamed(name), settings, compute: "f32", gradientCheckpointing: true, momentBits: 32 });
+
+for (const { tuner, settings = {}, compute, gradientCheckpointing, momentBits } of cases)
+  test(`${tuner.name} ${Object.keys(settings)}, ${compute}${gradientCheckpointing ? ", checkpointed" : ""}, moments of ${momentBits} bits: the symbolic step has the engine's peak, byte by byte`, async () => {
     const before = engine.stats().liveBytes;
-    const { model, files } = await loadTinyLlama("untied", {}, compute);
-    const tunerConfig = tuner.config.parse({});
+    engine.resetPeak();
+    const tunerConfig = tuner.config.parse(settings);
+    const keeping = (unread: LanguageModel) => tuner.keeping?.(unread, tunerConfig, () => {});
+    const { model, files } = await loadTinyLlama("untied", {}, compute, keeping);
     model.gradientCheckpointing = gradientCheckpointing;
     tuner.apply(model, tunerConfig, new Rng(0));
     const parameters = model.trainableParameters();

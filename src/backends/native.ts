@@ -87,7 +87,11 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
   });
 
   const hasHead = classesOf(base.config) !== null;
-  const model = await loadModel({ kernels: engine, compute }, files, hasHead ? undefined : Rng.for(recipe.seed, "head"));
+  const model = yield* during<RunEvent, LanguageModel>((emit) =>
+    loadModel({ kernels: engine, compute }, files, hasHead ? undefined : Rng.for(recipe.seed, "head"), (unread) =>
+      tuner.keeping?.(unread, tunerConfig, (message) => emit(info(message))),
+    ),
+  );
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
   const prepared = { recipe, files, tuner, tunerConfig, objective, output, startedAt, data, fit, machine, signal, folder };
   try {
@@ -240,20 +244,25 @@ function findModel(nameOrPath: string, signal: AbortSignal, emit: Emit): Promise
 async function settingsOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<unknown> {
   const from = recipe.adapter_name_or_path;
   if (from === null) return recipe.tuner;
-  const adapter = await settingsOfAdapter(from, tuners);
+  const adapter = await settingsOfAdapter(from, [tuner, ...tuners]);
   if (adapter.tuner !== tuner)
     throw new ConfigError(
       `adapter_name_or_path: ${from} is of method "${adapter.tuner.name}", and finetuning_type is "${tuner.name}": make them the same`,
     );
   emit(info(`going on from the adapter ${from}; its own settings are used, not the recipe's`));
-  return adapter.config;
+  const ofRun = (tuner.ofRun ?? []).map((key) => [key, recipe.tuner[key]]);
+  return { ...(adapter.config as object), ...Object.fromEntries(ofRun) };
 }
 
 /** Throws ModelError if the objective cannot train the model; returns how many tokens of a row it takes. */
 function checkModel(files: ModelFiles, objective: Objective, tuner: Tuner, tunerConfig: unknown): number {
   const sketch = buildModel(new SymbolicDevice(), files.config, files.path);
   objective.check?.(sketch);
-  placeWeights(sketch, files);
+  placeWeights(
+    sketch,
+    files,
+    tuner.keeping?.(sketch, tunerConfig, () => {}),
+  );
   tuner.apply(sketch, tunerConfig, new Rng(0));
   return sketch.shape.maxPositions - sketch.virtualTokens;
 }

@@ -60,11 +60,24 @@ export function buildModel(device: Device, config: Readonly<Record<string, unkno
   }
 }
 
-/** A model with its weights. Throws ModelError, as `buildModel` and `loadWeights` do; nothing of it then stays in memory. */
-export async function loadModel(device: Device, files: ModelFiles, newHead?: Rng): Promise<LanguageModel> {
+/** What a model keeps of a weight that was read: the tensor itself, or another that it makes from it and that takes its place. */
+export type Keep = (name: string, read: Tensor) => Tensor;
+
+const asRead: Keep = (_name, read) => read;
+
+/**
+ * A model with its weights; `keeping` says how it keeps them, if not as they are read. Throws ModelError, as `buildModel` and `loadWeights` do;
+ * nothing of it then stays in memory.
+ */
+export async function loadModel(
+  device: Device,
+  files: ModelFiles,
+  newHead?: Rng,
+  keeping?: (model: LanguageModel) => Keep | undefined,
+): Promise<LanguageModel> {
   const model = buildModel(device, files.config, files.path);
   try {
-    await loadWeights(model, files, newHead);
+    await loadWeights(model, files, newHead, keeping?.(model));
     return model;
   } catch (error) {
     model.dispose();
@@ -77,7 +90,7 @@ export async function loadModel(device: Device, files: ModelFiles, newHead?: Rng
  * expanded to f32. `newHead` draws the weights of a head that the files lack. Throws ModelError if another tensor is missing, left over or of
  * another shape.
  */
-export async function loadWeights(model: LanguageModel, files: ModelFiles, newHead?: Rng): Promise<void> {
+export async function loadWeights(model: LanguageModel, files: ModelFiles, newHead?: Rng, keep = asRead): Promise<void> {
   const left = new Set(files.tensors.keys());
   for (const [name, parameter] of model.namedParameters()) {
     if (newHead !== undefined && beginsAnew(model, files, name)) {
@@ -86,7 +99,7 @@ export async function loadWeights(model: LanguageModel, files: ModelFiles, newHe
     }
     const entry = findEntry(files, name, parameter);
     left.delete(entry.name);
-    parameter.value = readValue(model.device, entry, parameter, await files.readTensor(entry.name));
+    setKept(parameter, name, readValue(model.device, entry, parameter, await files.readTensor(entry.name)), keep);
   }
   const unknown = [...left].filter((name) => !model.isNeedless(name));
   if (unknown.length > 0)
@@ -96,14 +109,21 @@ export async function loadWeights(model: LanguageModel, files: ModelFiles, newHe
 }
 
 /** Gives every weight a block of the device in its stored type, without reading: for the symbolic device. */
-export function placeWeights(model: LanguageModel, files: ModelFiles): void {
+export function placeWeights(model: LanguageModel, files: ModelFiles, keep = asRead): void {
   for (const [name, parameter] of model.namedParameters()) {
     if (beginsAnew(model, files, name)) {
       parameter.value = unscoped(() => Tensor.empty(model.device, parameter.shape));
       continue;
     }
-    parameter.value = emptyValue(model.device, findEntry(files, name, parameter), parameter);
+    setKept(parameter, name, emptyValue(model.device, findEntry(files, name, parameter), parameter), keep);
   }
+}
+
+/** Matrices may be kept otherwise than they are read. */
+function setKept(parameter: Parameter, name: string, read: Tensor, keep: Keep): void {
+  const kept = read.shape.length === 1 ? read : keep(name, read);
+  if (kept !== read) read.dispose();
+  parameter.value = kept;
 }
 
 /** Whether a weight belongs to a head that the files lack. Modules on the way to it that they lack become part of it. */
@@ -170,18 +190,32 @@ export function setValues(tensor: Tensor, bytes: Uint8Array, dtype: DType, isTra
   stored.dispose();
 }
 
-/** An f32 tensor as something that can be written: read when its turn comes. The reverse of `setValues`. */
+/** A tensor as something that can be written: read when its turn comes, blocks expanded to f32 then. The reverse of `setValues`. */
 export function sourceOf(name: string, tensor: Tensor, isTransposed = false): TensorSource {
   const [rows, columns] = tensor.shape as [number, number];
+  const dtype = plainTypes.find((plain) => plain === tensor.dtype) ?? "f32";
   return {
     name,
-    dtype: "f32",
+    dtype,
     shape: isTransposed ? [columns, rows] : tensor.shape,
     data: async () => {
-      const bytes = new Uint8Array((await tensor.read()).buffer);
-      return isTransposed ? transposed(bytes, rows, columns, 4) : bytes;
+      const bytes = await bytesIn(tensor, dtype);
+      return isTransposed ? transposed(bytes, rows, columns, dtypes[dtype].bytes) : bytes;
     },
   };
+}
+
+const plainTypes = ["f32", "f16", "bf16"] as const;
+
+async function bytesIn(tensor: Tensor, dtype: (typeof plainTypes)[number]): Promise<Uint8Array> {
+  const { device, shape, size } = tensor;
+  const { kernels } = device;
+  const plain = tensor.dtype === dtype ? tensor : unscoped(() => Tensor.empty(device, shape, dtype));
+  if (plain !== tensor) kernels.convert(tensor.id, tensor.dtype, plain.id, dtype, size);
+  const bytes = new Uint8Array(size * dtypes[dtype].bytes);
+  await kernels.read(plain.id, 0, bytes);
+  if (plain !== tensor) plain.dispose();
+  return bytes;
 }
 
 /** The bytes of a matrix (rows, columns) of plain numbers as those of (columns, rows). */

@@ -32,6 +32,7 @@ export function trainCopies(model: LanguageModel, isWanted: (path: string) => bo
       if (!(parameter instanceof Parameter) || parameter.requiresGrad || !isWanted(path)) continue;
       const copy = new Parameter(parameter.shape, inFloats(parameter.value), parameter);
       copy.isStoredTransposed = parameter.isStoredTransposed;
+      copy.isStoredTransposed = parameter.isStoredTransposed;
       copy.requiresGrad = true;
       model.replace(path, copy);
     }

@@ -35,13 +35,13 @@ export async function saveTuned(
   origin: AdapterOrigin,
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
-  const parameters = sourcesOf(model.savedParameters());
   if (tuner.adapter === undefined) {
-    await writeShardedSafetensors(folder, parameters, { maxShardBytes: 5e9, metadata: { format: "pt" } });
+    await writeShardedSafetensors(folder, sourcesOf(model.namedParameters()), { maxShardBytes: 5e9, metadata: { format: "pt" } });
     const { quantization_config: _, ...kept } = origin.config;
     await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify({ ...kept, dtype: "float32" }, null, 2)}\n`);
     return;
   }
+  const parameters = sourcesOf(model.savedParameters());
   const { library, toJson, computed } = tuner.adapter;
   const made = computed?.(model) ?? null;
   if (made === null) return library.save(folder, toJson(config, model, origin), origin, parameters);
@@ -66,7 +66,7 @@ function sourcesOf(parameters: Iterable<[name: string, parameter: Parameter]>): 
 export async function loadTuned(folder: string, model: LanguageModel, tuner: Tuner): Promise<void> {
   const files = tuner.adapter === undefined ? await openModelFolder(folder) : await openForTraining(folder, tuner.adapter);
   const parameters = model.savedParameters();
-  checkFit(parameters, files);
+  checkFit(tuner.adapter === undefined ? new Map(model.namedParameters()) : parameters, files);
   await readInto(parameters, files);
 }
 

@@ -4,6 +4,7 @@ import type { Tensor } from "../core/tensor.js";
 import type { AdapterConfig, AdapterLibrary, AdapterOrigin } from "../io/adapter-folder.js";
 import type { TensorEntry } from "../io/model-files.js";
 import type { LanguageModel } from "../models/language-model.js";
+import type { Keep } from "../models/load.js";
 
 /**
  * Which parameters train, and how they enter the model. Knows nothing of losses: that is an objective's work. What trains is what has
@@ -16,6 +17,13 @@ export interface Tuner<Config = unknown> {
   readonly summary: string;
   /** Settings under LLaMA-Factory's key names: flags, YAML checks, UI forms and docs are made from it. */
   readonly config: z.ZodType<Config>;
+  /**
+   * How matrices of the base are kept if not as they are read; called before they are, with a model that has no weights yet. `notify` gets what the
+   * user should know.
+   */
+  keeping?(model: LanguageModel, config: Config, notify: (message: string) => void): Keep;
+  /** Settings that belong to a run and not to an adapter: training that goes on from an adapter takes them from the recipe. */
+  readonly ofRun?: readonly string[];
   /** Changes a loaded model in place. Throws ConfigError if the settings match nothing in it. */
   apply(model: LanguageModel, config: Config, rng: Rng): void;
   /**

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { quantizationKeys } from "../quantized-base.js";
 
 const nameOrNames = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
 
@@ -58,5 +59,8 @@ export const LoraConfig = z.strictObject({
     .nullable()
     .default(null)
     .describe("modules that train whole and are saved with the adapter, by the end of their names: lm_head, embed_tokens"),
+  ...quantizationKeys,
+  loftq_init: z.boolean().default(false).describe("start from what quantizing the base loses (LoftQ); needs `quantization_bit`"),
+  loftq_iter: z.int().min(1).default(1).describe("rounds of quantizing and approximating for `loftq_init`"),
 });
 export type LoraConfig = z.output<typeof LoraConfig>;

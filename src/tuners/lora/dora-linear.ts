@@ -59,6 +59,10 @@ export class DoraLinear extends Module implements AdaptedLinear {
     return changed;
   }
 
+  difference(): null {
+    return null;
+  }
+
   /** c */
   #factors(): Tensor {
     return divideSqrt(this.lora_magnitude_vector.value, this.#squares().keepExact()).keepExact();

@@ -60,3 +60,31 @@ export function identity(device: Device, n: number): Tensor {
   const values = Float32Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0));
   return Tensor.from(device, values, [n, n]);
 }
+
+/** For the caller to dispose. */
+export function copyOf(x: Tensor): Tensor {
+  const copy = unscoped(() => Tensor.empty(x.device, x.shape));
+  x.device.kernels.copy(x.id, copy.id, x.size);
+  return copy;
+}
+
+/**
+ * What a layer has learnt since a start that was not zero, as one pair of twice the rank: [A; A₀] and [B, −B₀], whose product is
+ * B A − B₀ A₀. For the caller to dispose.
+ */
+export function differenceOf(layer: { lora_A: Linear; lora_B: Linear }, start: FrozenFactors): Factors {
+  const [a, b, a0, b0] = [layer.lora_A.weight.value, layer.lora_B.weight.value, start.A.value, start.B.value];
+  const { kernels } = a.device;
+  const rank = a.rows;
+  return unscoped(() => {
+    const both = { a: Tensor.empty(a.device, [2 * rank, a.columns]), b: Tensor.empty(b.device, [b.rows, 2 * rank]) };
+    kernels.copyColumns(a.id, a.size, 0, both.a.id, 2 * a.size, 0, 1, a.size, false);
+    kernels.copyColumns(a0.id, a.size, 0, both.a.id, 2 * a.size, a.size, 1, a.size, false);
+    const negative = copyOf(b0);
+    kernels.scale(negative.id, negative.id, -1, b.size, false);
+    kernels.copyColumns(b.id, rank, 0, both.b.id, 2 * rank, 0, b.rows, rank, false);
+    kernels.copyColumns(negative.id, rank, 0, both.b.id, 2 * rank, rank, b.rows, rank, false);
+    negative.dispose();
+    return both;
+  });
+}

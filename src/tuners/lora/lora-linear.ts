@@ -3,7 +3,7 @@ import { addLinear } from "../../core/ops/linear.js";
 import type { Tensor } from "../../core/tensor.js";
 import type { Linear, Projection } from "../../nn/linear.js";
 import { Module } from "../../nn/module.js";
-import { changedWeight, type Factors, trainable } from "./factors.js";
+import { changedWeight, differenceOf, type Factors, type FrozenFactors, trainable } from "./factors.js";
 
 /** What a layer's update is multiplied by, and its chance of dropping an input feature. */
 export interface UpdateOptions {
@@ -19,6 +19,8 @@ export interface AdaptedLinear extends Projection {
   readonly scaling: number;
   /** The changed weight in f32, (out, in), for the caller to dispose: in an ordinary Linear it needs no LoRA code to run. */
   mergedWeight(): Tensor;
+  /** What was learnt since a start that was not zero, as factors of twice the rank for the caller to dispose; null after a start from zero. */
+  difference(): Factors | null;
 }
 
 /** y = x Wᵀ + s · dropout(x) Aᵀ Bᵀ. x (..., in) → y (..., out), with A (R, in) and B (out, R). */
@@ -26,12 +28,15 @@ export class LoraLinear extends Module implements AdaptedLinear {
   readonly base_layer: Linear;
   readonly lora_A: Linear;
   readonly lora_B: Linear;
+  /** Where LoftQ began: what the base lost when it was quantized. */
+  readonly loftqStart: FrozenFactors | null;
   readonly scaling: number;
   readonly #dropout: number;
 
-  constructor(base: Linear, { a, b }: Factors, { scaling, dropout }: UpdateOptions) {
+  constructor(base: Linear, { a, b }: Factors, { scaling, dropout }: UpdateOptions, loftqStart: FrozenFactors | null = null) {
     super();
     this.base_layer = base;
+    this.loftqStart = loftqStart;
     this.lora_A = trainable(a);
     this.lora_B = trainable(b);
     this.scaling = scaling;
@@ -47,5 +52,9 @@ export class LoraLinear extends Module implements AdaptedLinear {
   mergedWeight(): Tensor {
     const { base_layer, lora_A, lora_B, scaling } = this;
     return changedWeight(base_layer.weight.value, [{ a: lora_A.weight.value, b: lora_B.weight.value, scale: scaling }]);
+  }
+
+  difference(): Factors | null {
+    return this.loftqStart && differenceOf(this, this.loftqStart);
   }
 }

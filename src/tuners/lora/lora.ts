@@ -1,17 +1,22 @@
 import type { Rng } from "../../core/rng.js";
+import type { Tensor } from "../../core/tensor.js";
+import type { DType } from "../../engine/dtype.js";
 import { ConfigError } from "../../errors.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { Linear } from "../../nn/linear.js";
 import { Parameter } from "../../nn/module.js";
+import { quantizedBase, rounded } from "../quantized-base.js";
 import { trainCopies, trainModules } from "../train-whole.js";
 import { defineTuner } from "../tuner.js";
+import { adaptedLinears } from "./adapted.js";
 import { LoraConfig } from "./config.js";
 import { DoraLinear } from "./dora-linear.js";
-import { freshFactors } from "./factors.js";
+import { copyOf, type Factors, FrozenFactors, freshFactors } from "./factors.js";
+import { loftq } from "./loftq.js";
 import { type AdaptedLinear, LoraLinear } from "./lora-linear.js";
 import { peftLora } from "./peft-lora.js";
 import { PissaLinear } from "./pissa-linear.js";
-import { isNamed, namesIn, targetsOf, updateAt } from "./targets.js";
+import { isBelow, isNamed, namesIn, targetsOf, updateAt } from "./targets.js";
 
 /**
  * LoRA: keep W frozen and train a rank-r change to it.   y = x Wᵀ + s · dropout(x) Aᵀ Bᵀ,   s = α/r
@@ -25,8 +30,25 @@ export const lora = defineTuner<LoraConfig>({
   summary: "trains a small low-rank change to each Linear layer; the base model stays as it is",
   config: LoraConfig,
 
+  keeping(model, config, notify) {
+    const whole = namesIn(config.additional_target ?? []);
+    const isWhole = (path: string) => whole.some((name) => isBelow(path, name));
+    if (!config.loftq_init) return quantizedBase(model, config, notify, { isWhole });
+    const targets = new Map(targetsOf(model, config).map(([path, layer]) => [`${path}.weight`, { path, layer }]));
+    const quantize = (w: Tensor, type: DType, name: string) => {
+      const target = targets.get(name);
+      if (target === undefined) return rounded(w, type);
+      const { quantized, start } = loftq(w, type, { ...updateAt(config, target.path), rounds: config.loftq_iter });
+      loftqStarts.set(target.layer, start);
+      return quantized;
+    };
+    return quantizedBase(model, config, notify, { isWhole, quantize });
+  },
+
+  ofRun: ["loraplus_lr_ratio", "quantization_bit", "quantization_type", "double_quantization", "loftq_iter"],
+
   apply(model, config, rng) {
-    if (config.use_dora && config.pissa_init) throw new ConfigError("use_dora and pissa_init cannot be combined: choose one");
+    checkCombination(config);
     model.freeze();
     for (const [path, base] of targetsOf(model, config)) model.replace(path, adapted(base, path, config, rng));
     if (config.bias === "all") trainCopies(model, (path) => isNamed(path, "bias"));
@@ -45,11 +67,26 @@ export const lora = defineTuner<LoraConfig>({
   adapter: peftLora,
 });
 
+/** What `keeping` found for layers, until `apply` takes it over. */
+const loftqStarts = new WeakMap<Linear, Factors>();
+
+function checkCombination({ use_dora, pissa_init, loftq_init, quantization_bit }: LoraConfig): void {
+  const starts = Object.entries({ use_dora, pissa_init, loftq_init }).flatMap(([name, isWanted]) => (isWanted ? [name] : []));
+  if (starts.length > 1) throw new ConfigError(`${starts.join(" and ")} cannot be combined: choose one`);
+  if (loftq_init && quantization_bit === null)
+    throw new ConfigError("loftq_init makes up for what quantizing loses: set quantization_bit: 4, or leave it out");
+}
+
 /** The layer that takes the place of `base`. */
 function adapted(base: Linear, path: string, config: LoraConfig, rng: Rng): AdaptedLinear {
   const { rank, scaling } = updateAt(config, path);
   const options = { scaling, dropout: config.lora_dropout };
   if (config.pissa_init) return new PissaLinear(base, rank, config.pissa_iter, options, rng);
+  if (config.loftq_init) {
+    const factors = loftqStarts.get(base) ?? freshFactors(base, rank, rng); // a weight that is not quantized has lost nothing
+    loftqStarts.delete(base);
+    return new LoraLinear(base, { a: copyOf(factors.a), b: copyOf(factors.b) }, options, new FrozenFactors(factors));
+  }
   const factors = freshFactors(base, rank, rng);
   return config.use_dora ? new DoraLinear(base, factors, options) : new LoraLinear(base, factors, options);
 }
@@ -69,15 +106,6 @@ function trainWholeModules(model: LanguageModel, names: readonly string[]): void
 function speedUp(model: LanguageModel, ratio: number): void {
   for (const [name, parameter] of model.trainableParameters())
     if (name.endsWith(".lora_B.weight") || parameter.shape.length === 1) parameter.learningRateScale = ratio;
-}
-
-/** The adapted layers of a model. */
-export function adaptedLinears(model: LanguageModel): [path: string, layer: AdaptedLinear][] {
-  const layers: [path: string, layer: AdaptedLinear][] = [];
-  for (const [path, module] of model.namedModules())
-    if (module instanceof LoraLinear || module instanceof DoraLinear || module instanceof PissaLinear)
-      layers.push([path, module]);
-  return layers;
 }
 
 /** An ordinary Linear that does what an adapted layer does. Its weight is its own, its bias the layer's. */

@@ -3,8 +3,8 @@ import type { Tensor } from "../../core/tensor.js";
 import { checkAdapterConfig, modulesToSaveOf, peft } from "../../io/peft.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import type { AdapterFormat } from "../tuner.js";
+import { adaptedLinears } from "./adapted.js";
 import { LoraConfig } from "./config.js";
-import { PissaLinear } from "./pissa-linear.js";
 import { isNamed, leafNames, linearsOf, namesIn } from "./targets.js";
 
 /** LoRA as PEFT keeps it. Source: PEFT 0.21, tuners/lora/config.py and peft_model.py `save_pretrained`. */
@@ -14,8 +14,8 @@ export const peftLora: AdapterFormat<LoraConfig> = {
 
   toJson(config, model) {
     const alpha = config.lora_alpha ?? 2 * config.lora_rank;
-    // What PiSSA learnt leaves as an ordinary LoRA of twice the rank with the same scaling.
-    const wider = config.pissa_init ? 2 : 1;
+    // What was learnt since PiSSA's or LoftQ's start leaves as an ordinary LoRA of twice the rank with the same scaling.
+    const wider = config.pissa_init || config.loftq_init ? 2 : 1;
     const stronger = config.use_rslora ? Math.sqrt(wider) : wider;
     return {
       peft_type: "LORA",
@@ -39,7 +39,8 @@ export const peftLora: AdapterFormat<LoraConfig> = {
     const names = [...tensors.keys()];
     const paths = names.flatMap((name) => /^(.*)\.lora_[AB]\.weight$/.exec(name)?.[1] ?? []);
     const isPissa = names.some((name) => name.endsWith(".start.A"));
-    const narrower = isPissa ? 1 / 2 : 1;
+    const isLoftq = names.some((name) => name.endsWith(".loftqStart.A"));
+    const narrower = isPissa || isLoftq ? 1 / 2 : 1;
     const weaker = known.use_rslora ? Math.sqrt(narrower) : narrower;
     const whole = wholeModules(names, modulesToSaveOf(json));
     return LoraConfig.parse({
@@ -52,6 +53,7 @@ export const peftLora: AdapterFormat<LoraConfig> = {
       use_rslora: known.use_rslora,
       use_dora: known.use_dora,
       pissa_init: isPissa,
+      loftq_init: isLoftq,
       bias: known.bias,
       additional_target: whole.length === 0 ? null : whole,
     });
@@ -59,11 +61,10 @@ export const peftLora: AdapterFormat<LoraConfig> = {
 
   computed(model) {
     const tensors = new Map<string, Tensor>();
-    for (const [path, layer] of model.namedModules())
-      if (layer instanceof PissaLinear) {
-        const { a, b } = layer.difference();
-        tensors.set(`${path}.lora_A.weight`, a).set(`${path}.lora_B.weight`, b);
-      }
+    for (const [path, layer] of adaptedLinears(model)) {
+      const difference = layer.difference();
+      if (difference !== null) tensors.set(`${path}.lora_A.weight`, difference.a).set(`${path}.lora_B.weight`, difference.b);
+    }
     if (tensors.size === 0) return null;
     for (const [name, { value }] of model.trainableParameters()) if (!tensors.has(name)) tensors.set(name, value.alias());
     return tensors;
@@ -121,7 +122,7 @@ function wholeModules(tensors: readonly string[], wanted: readonly string[]): st
 /** Short names where every Linear of that name is adapted, else whole paths. */
 function targetNames(model: LanguageModel): string[] {
   const plain = linearsOf(model).map(([path]) => path.replace(/\.base_layer$/, ""));
-  const adapted = [...model.namedModules()].filter(([, module]) => "lora_A" in module).map(([path]) => path);
+  const adapted = adaptedLinears(model).map(([path]) => path);
   const leaves = leafNames(adapted);
   const isWhole = leaves.every((leaf) => plain.every((path) => !isNamed(path, leaf) || adapted.includes(path)));
   return isWhole ? leaves : adapted;

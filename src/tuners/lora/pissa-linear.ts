@@ -1,10 +1,10 @@
 import { dropout } from "../../core/ops/dropout.js";
 import { addLinear, linear } from "../../core/ops/linear.js";
 import type { Rng } from "../../core/rng.js";
-import { Tensor, unscoped } from "../../core/tensor.js";
+import type { Tensor } from "../../core/tensor.js";
 import type { Linear } from "../../nn/linear.js";
 import { Module } from "../../nn/module.js";
-import { changedWeight, type Factors, FrozenFactors, trainable } from "./factors.js";
+import { changedWeight, copyOf, differenceOf, type Factors, FrozenFactors, trainable } from "./factors.js";
 import type { AdaptedLinear, UpdateOptions } from "./lora-linear.js";
 import { balancedFactors } from "./svd.js";
 
@@ -48,36 +48,7 @@ export class PissaLinear extends Module implements AdaptedLinear {
     ]);
   }
 
-  /** The change since the start as one pair of twice the rank: [A; A₀] and [B, −B₀]. For the caller to dispose. */
   difference(): Factors {
-    return differenceOf(
-      { a: this.lora_A.weight.value, b: this.lora_B.weight.value },
-      { a: this.start.A.value, b: this.start.B.value },
-    );
+    return differenceOf(this, this.start);
   }
-}
-
-function copyOf(x: Tensor): Tensor {
-  const copy = unscoped(() => Tensor.empty(x.device, x.shape));
-  x.device.kernels.copy(x.id, copy.id, x.size);
-  return copy;
-}
-
-/** Factors of B A − B₀ A₀. */
-export function differenceOf({ a, b }: Factors, { a: a0, b: b0 }: Factors): Factors {
-  const { device, columns } = a;
-  const { kernels } = device;
-  const rank = a.rows + a0.rows;
-  return unscoped(() => {
-    const both = { a: Tensor.empty(device, [rank, columns]), b: Tensor.empty(device, [b.rows, rank]) };
-    kernels.copyColumns(a.id, a.size, 0, both.a.id, both.a.size, 0, 1, a.size, false);
-    kernels.copyColumns(a0.id, a0.size, 0, both.a.id, both.a.size, a.size, 1, a0.size, false);
-    kernels.fill(both.b.id, 0, both.b.size);
-    kernels.copyColumns(b.id, a.rows, 0, both.b.id, rank, 0, b.rows, a.rows, false);
-    const negative = Tensor.empty(device, b0.shape);
-    kernels.scale(b0.id, negative.id, -1, b0.size, false);
-    kernels.copyColumns(negative.id, a0.rows, 0, both.b.id, rank, a.rows, b.rows, a0.rows, false);
-    negative.dispose();
-    return both;
-  });
 }

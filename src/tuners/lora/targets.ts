@@ -35,7 +35,7 @@ export function isNamed(path: string, name: string): boolean {
 }
 
 /** The module of this name, or anything in it. */
-function isBelow(path: string, name: string): boolean {
+export function isBelow(path: string, name: string): boolean {
   return `.${path}.`.includes(`.${name}.`);
 }
 

@@ -1,0 +1,13 @@
+import type { LanguageModel } from "../../models/language-model.js";
+import { DoraLinear } from "./dora-linear.js";
+import { type AdaptedLinear, LoraLinear } from "./lora-linear.js";
+import { PissaLinear } from "./pissa-linear.js";
+
+/** The layers of a model that LoRA has adapted, of whichever variant. */
+export function adaptedLinears(model: LanguageModel): [path: string, layer: AdaptedLinear][] {
+  const layers: [path: string, layer: AdaptedLinear][] = [];
+  for (const [path, module] of model.namedModules())
+    if (module instanceof LoraLinear || module instanceof DoraLinear || module instanceof PissaLinear)
+      layers.push([path, module]);
+  return layers;
+}

@@ -1,0 +1,48 @@
+import { Rng } from "../../core/rng.js";
+import { scope, Tensor } from "../../core/tensor.js";
+import type { DType } from "../../engine/dtype.js";
+import { rounded } from "../quantized-base.js";
+import type { Factors } from "./factors.js";
+import { balancedFactors } from "./svd.js";
+
+/** Rounds of the approximate SVD: what quantizing loses has no few directions that stand out, so more would change little. */
+const SVD_ITERATIONS = 4;
+
+export interface LoftqSettings {
+  readonly rank: number;
+  readonly scaling: number;
+  readonly rounds: number;
+}
+
+/**
+ * LoftQ: a quantized weight Q and a first update s · B A that together are nearest to W, by turns: Q = quantize(W − s · B A), then
+ * s · B A = the best approximation of W − Q. The caller disposes all.
+ *
+ * Source: Li et al. 2023, arXiv:2310.08659, algorithm 1; PEFT 0.21, utils/loftq_utils.py `loftq_init`. PEFT leaves s out, so that its start is right for
+ * alpha = r only; here it is right for every alpha. The same W gives the same bits again.
+ */
+export function loftq(w: Tensor, type: DType, settings: LoftqSettings): { quantized: Tensor; start: Factors } {
+  let found = takeTurn(w, type, settings, null);
+  for (let round = 1; round < settings.rounds; round++) {
+    const { quantized, start } = found;
+    found = takeTurn(w, type, settings, start);
+    for (const tensor of [quantized, start.a, start.b]) tensor.dispose();
+  }
+  return found;
+}
+
+function takeTurn(w: Tensor, type: DType, { rank, scaling }: LoftqSettings, before: Factors | null) {
+  const { kernels } = w.device;
+  return scope(() => {
+    const rest = Tensor.empty(w.device, w.shape);
+    kernels.convert(w.id, w.dtype, rest.id, "f32", w.size);
+    if (before !== null)
+      kernels.matmulInputGrad(before.b.id, before.a.id, "f32", rest.id, w.rows, rank, w.columns, -scaling, true, "f32");
+    const quantized = rounded(rest, type);
+    const lost = Tensor.empty(w.device, w.shape); // W − Q
+    kernels.convert(w.id, w.dtype, lost.id, "f32", w.size);
+    kernels.convert(quantized.id, type, rest.id, "f32", w.size);
+    kernels.scale(rest.id, lost.id, -1, w.size, true);
+    return { quantized, start: balancedFactors(lost, rank, SVD_ITERATIONS, 1 / scaling, new Rng(0)) };
+  });
+}

@@ -1,0 +1,79 @@
+import { z } from "zod";
+import { Tensor, unscoped } from "../core/tensor.js";
+import { type DType, isWholeBlocks } from "../engine/dtype.js";
+import type { LanguageModel } from "../models/language-model.js";
+import type { Keep } from "../models/load.js";
+import { Linear } from "../nn/linear.js";
+
+/**
+ * Settings of a base that is quantized to 4 bits while it is read. Names and defaults are LLaMA-Factory's (hparams/model_args.py), where bitsandbytes
+ * quantizes so.
+ */
+export const quantizationKeys = {
+  quantization_bit: z
+    .literal(4)
+    .nullable()
+    .default(null)
+    .describe("4: keep the base's Linear layers in 4 bits (QLoRA); empty: as they are stored"),
+  quantization_type: z.enum(["nf4", "fp4"]).default("nf4").describe("which 16 values 4 bits stand for"),
+  double_quantization: z.boolean().default(true).describe("quantize the scales of blocks as well: 0.4 bits less for a weight"),
+};
+
+export interface Quantization {
+  readonly quantization_bit: 4 | null;
+  readonly quantization_type: "nf4" | "fp4";
+  readonly double_quantization: boolean;
+}
+
+/** The type in which a quantized base is kept; null where it is not to be quantized. */
+export function quantizedType({ quantization_bit, quantization_type, double_quantization }: Quantization): DType | null {
+  if (quantization_bit === null) return null;
+  return double_quantization ? quantization_type : `${quantization_type}_f32`;
+}
+
+export interface QuantizedBaseOptions {
+  readonly isWhole?: (path: string) => boolean;
+  /** Makes the weight that is kept, for the caller to dispose; `rounded` where not given. */
+  readonly quantize?: (w: Tensor, type: DType, name: string) => Tensor;
+}
+
+/**
+ * Quantizes every Linear but the heads, and but those that `isWhole` wants as they are: QLoRA's base (Dettmers et al. 2023, arXiv:2305.14314 §3).
+ * What cannot be quantized, or is already, is kept with a notice.
+ */
+export function quantizedBase(
+  model: LanguageModel,
+  settings: Quantization,
+  notify: (message: string) => void,
+  { isWhole = () => false, quantize = rounded }: QuantizedBaseOptions = {},
+): Keep {
+  const type = quantizedType(settings);
+  if (type === null) return (_name, read) => read;
+  const wanted = new Set<string>();
+  for (const [path, module] of model.namedModules())
+    if (module instanceof Linear && path.includes(".") && !isWhole(path)) wanted.add(`${path}.weight`);
+  const said = new Set<string>();
+  const once = (message: string) => {
+    if (!said.has(message)) notify(message);
+    said.add(message);
+  };
+  return (name, read) => {
+    if (!wanted.has(name)) return read;
+    if (!["f32", "f16", "bf16"].includes(read.dtype)) {
+      once(`the base is quantized already, to ${read.dtype}: it is trained on as it is`);
+      return read;
+    }
+    if (!isWholeBlocks(type, read.columns)) {
+      once(`rows of ${read.columns} are not whole blocks of ${type}: ${name} and weights like it are kept in ${read.dtype}`);
+      return read;
+    }
+    return quantize(read, type, name);
+  };
+}
+
+/** The nearest value for every weight of a block. For the caller to dispose. */
+export function rounded(w: Tensor, type: DType): Tensor {
+  const quantized = unscoped(() => Tensor.empty(w.device, w.shape, type));
+  w.device.kernels.quantize(w.id, w.dtype, quantized.id, type, w.rows, w.columns);
+  return quantized;
+}
