@@ -1,6 +1,6 @@
 /** Each family against transformers: test/fixtures/make_families.py made the models and the numbers. */
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
@@ -9,6 +9,7 @@ import { SymbolicDevice } from "../src/core/symbolic.js";
 import { differentiate } from "../src/core/tape.js";
 import { scope, Tensor, unscoped } from "../src/core/tensor.js";
 import { ModelError } from "../src/errors.js";
+import { writeHfFolder } from "../src/export/hf-folder.js";
 import { ggufShape } from "../src/io/gguf-config.js";
 import { ggufModuleName } from "../src/io/gguf-names.js";
 import { type GgufTensorSource, writeGguf } from "../src/io/gguf-writer.js";
@@ -20,6 +21,8 @@ import { buildModel, loadModel, loadWeights, placeWeights } from "../src/models/
 import { writeRandomModel } from "../src/models/random-model.js";
 import { continueSequences, packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
+import { byteTokenizer } from "../src/text/byte-tokenizer.js";
+import { chooseTemplate } from "../src/text/templates.js";
 import { full } from "../src/tuners/full/full.js";
 import { saveTuned } from "../src/tuners/tuned-files.js";
 import { assertClose } from "./support/assert-close.js";
@@ -110,17 +113,24 @@ for (const { name, load } of referenced) {
 }
 
 for (const { name, load } of families)
-  test(`${name}: tuned whole and saved, the folder is what its family reads`, async () => {
+  test(`${name}: tuned whole and saved, or exported, the folder is what its family reads`, async () => {
     const { model, files } = await load();
     full.apply(model, {}, new Rng(0));
+    const expected = await logitsOf(model);
+    const readsAlike = async (folder: string) => {
+      const saved = await openModelFolder(folder);
+      for (const [key, { shape }] of files.tensors) assert.deepEqual(saved.tensors.get(key)?.shape, shape, key);
+      const again = (await loadModel(device, saved)) as CausalLM;
+      assert.deepEqual(await logitsOf(again), expected);
+      again.dispose();
+    };
     const folder = await mkdtemp(join(tmpdir(), "attune-whole-"));
-    await saveTuned(folder, model, full, {}, { name, config: files.config });
-    const saved = await openModelFolder(folder);
-    for (const [key, { shape }] of files.tensors) assert.deepEqual(saved.tensors.get(key)?.shape, shape, key);
-    const again = buildModel(device, saved.config, folder) as CausalLM;
-    await loadWeights(again, saved);
-    assert.deepEqual(await logitsOf(again), await logitsOf(model));
-    again.dispose();
+    await saveTuned(join(folder, "saved"), model, full, {}, { name, config: files.config });
+    await readsAlike(join(folder, "saved"));
+    const tokenizer = byteTokenizer();
+    await mkdir(join(folder, "exported"));
+    await writeHfFolder(join(folder, "exported"), model, files, { tokenizer, ...chooseTemplate(tokenizer) }, "f32");
+    await readsAlike(join(folder, "exported"));
     model.dispose();
     await rm(folder, { recursive: true });
   });

@@ -6,6 +6,7 @@ import { systemErrorCode, writeFileAtomic } from "../io/disk.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { type TensorSource, writeShardedSafetensors } from "../io/safetensors.js";
 import type { LanguageModel } from "../models/language-model.js";
+import { transposed } from "../models/load.js";
 import type { ChatFormat } from "../text/supervised.js";
 import { bytesOfTensor, stored } from "./number-types.js";
 
@@ -28,16 +29,17 @@ export async function writeHfFolder(
       `${files.path}: this GGUF file holds the results of Llama 3's RoPE scaling and not its settings, which config.json needs. ` +
         "Give the model's Hugging Face folder as the base.",
     );
-  const tensors = [...model.namedParameters()].map(([name, { value }]): TensorSource => {
+  const tensors = [...model.namedParameters()].map(([name, { value, storedShape, isStoredTransposed }]): TensorSource => {
     const data = async () => {
       const copy = stored(value, type);
       try {
-        return await bytesOfTensor(name, copy, bytesOf(type, value.size));
+        const bytes = await bytesOfTensor(name, copy, bytesOf(type, value.size));
+        return isStoredTransposed ? transposed(bytes, storedShape[1]!, storedShape[0]!, bytesOf(type, 1)) : bytes;
       } finally {
         copy.dispose();
       }
     };
-    return { name, dtype: type, shape: value.shape, data };
+    return { name, dtype: type, shape: storedShape, data };
   });
   await writeShardedSafetensors(folder, tensors, { maxShardBytes: 5e9, metadata: { format: "pt" } });
   for (const { name, contents } of tokenizer.files())

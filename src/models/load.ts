@@ -219,7 +219,7 @@ async function bytesIn(tensor: Tensor, dtype: (typeof plainTypes)[number]): Prom
 }
 
 /** The bytes of a matrix (rows, columns) of plain numbers as those of (columns, rows). */
-function transposed(bytes: Uint8Array, rows: number, columns: number, elementBytes: number): Uint8Array {
+export function transposed(bytes: Uint8Array, rows: number, columns: number, elementBytes: number): Uint8Array {
   const Numbers = elementBytes === 4 ? Uint32Array : Uint16Array;
   const from = new Numbers(bytes.slice().buffer);
   const to = new Numbers(from.length);

@@ -125,7 +125,8 @@ function keepsResidual(config: AdapterConfig): boolean {
 
 /**
  * A residual connection with an adapter: x went around the sub-layer, which made y, both (T, C). With the defaults, houlsby gives
- * x + y + A(y), pfeiffer x + y + A(x + y), parallel x + y + A(x).
+ * x + y + A(y), pfeiffer x + y + A(x + y), parallel x + y + A(x). Where the model normalises after its sub-layers, pfeiffer's adapter reads
+ * what comes out of that norm, which then follows the adapter once more.
  */
 export class AdaptedResidual extends Module {
   /** The norm of `ln_before`, if any, and W↓ (R, C). */
@@ -135,9 +136,10 @@ export class AdaptedResidual extends Module {
   /** (1), if it trains. */
   readonly scaling: Parameter | null;
   readonly adapter_norm_after: LayerNorm | null;
+  readonly #normAfter: Projection | null;
   readonly #config: AdapterConfig;
 
-  constructor(device: Device, width: number, bottleneck: number, config: AdapterConfig, rng: Rng) {
+  constructor({ normAfter }: Residual, device: Device, width: number, bottleneck: number, config: AdapterConfig, rng: Rng) {
     super();
     const down = new Linear(width, bottleneck, { bias: true });
     if (config.ln_before) this.adapter_down.push(layerNorm(device, width));
@@ -151,7 +153,10 @@ export class AdaptedResidual extends Module {
           )
         : null;
     this.adapter_norm_after = config.ln_after ? layerNorm(device, width) : null;
+    this.#normAfter = normAfter;
     this.#config = config;
+    if (normAfter !== null && !config.original_ln_after)
+      throw new ConfigError("original_ln_after: must be set for a model that normalises after its sub-layers");
 
     const [downStart, upStart] = startOf(config.init_weights, width, rng);
     down.weight.value = filled(device, down.weight.shape, downStart);
@@ -166,7 +171,7 @@ export class AdaptedResidual extends Module {
 
   #join(x: Tensor, y: Tensor): Tensor {
     const { is_parallel, original_ln_before, original_ln_after, residual_before_ln, adapter_residual_before_ln } = this.#config;
-    const read = is_parallel ? x : original_ln_before ? add(x, y) : y;
+    const read = is_parallel ? x : original_ln_before ? this.#normed(add(x, y)) : y;
     const around = is_parallel || residual_before_ln ? y : read;
     const made = this.#adapt(read);
     const norm = this.adapter_norm_after;
@@ -177,6 +182,10 @@ export class AdaptedResidual extends Module {
           ? norm.forward(add(around, made))
           : add(around, norm.forward(made));
     return original_ln_after ? add(x, adapted) : adapted;
+  }
+
+  #normed(sum: Tensor): Tensor {
+    return this.#normAfter === null ? sum : this.#normAfter.forward(sum);
   }
 
   #adapt(h: Tensor): Tensor {
@@ -250,7 +259,7 @@ export const adapter = defineTuner<AdapterConfig>({
       const [, layer, name] = /\.(\d+)\.(attention_residual|mlp_residual)$/.exec(path) ?? [];
       if (!(module instanceof Residual) || !wanted[name as keyof typeof wanted] || config.leave_out.includes(Number(layer)))
         continue;
-      model.replace(path, new AdaptedResidual(device, shape.width, bottleneckOf(Number(layer)), config, rng));
+      model.replace(path, new AdaptedResidual(module, device, shape.width, bottleneckOf(Number(layer)), config, rng));
       count++;
     }
     if (count === 0) throw new ConfigError("adapter: mh_adapter, output_adapter and leave_out leave no place for an adapter");
