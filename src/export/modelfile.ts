@@ -24,17 +24,23 @@ export interface Modelfile {
 export function ollamaModelfile({ from, adapter }: ModelfileOptions, { tokenizer, template }: ChatFormat): Modelfile {
   const lines = [`FROM ${from}`];
   if (adapter !== undefined) lines.push(`ADAPTER ${adapter}`);
-  const format = formatOf(template, tokenizer.roles);
+  const known = formatOf(template, tokenizer.roles);
+  const format = known !== undefined && canBeSaid(known) ? known : undefined;
   if (format !== undefined) lines.push(`TEMPLATE """${goTemplate(format, tokenizer.roles, { addsBos: tokenizer.addsBos })}"""`);
   for (const id of tokenizer.stopIds) lines.push(`PARAMETER stop ${JSON.stringify(tokenizer.decode([id], { special: true }))}`);
   const notices =
     format === undefined
       ? [
-          "The chat template writes chats as none of the named templates does, so the Modelfile has no TEMPLATE: Ollama takes the one in the GGUF " +
-            "file if it knows it. Compare an answer with `attune chat` before you rely on it.",
+          "Ollama's template language cannot say, or attune does not know how to say, what the chat template does. So the Modelfile has no " +
+            "TEMPLATE: Ollama takes the one in the GGUF file if it knows it. Compare an answer with `attune chat` before you rely on it.",
         ]
       : [];
   return { text: `${lines.join("\n")}\n`, notices };
+}
+
+/** Go's templates cannot ask whether an answer holds thoughts; and a system message from a stranger's template must stay text. */
+function canBeSaid({ noThoughts, defaultSystem = "" }: TemplateFormat): boolean {
+  return noThoughts === undefined && !defaultSystem.includes("{{") && !defaultSystem.includes('"""');
 }
 
 /**
@@ -54,15 +60,16 @@ export function goTemplate(format: TemplateFormat, roles: RoleTokens, { addsBos 
     : (part: string) => part;
 
   const opening = [addsBos ? text(start.replace(/^<bos>/, "")) : text(start)];
-  if (!systemInUser) {
+  const systemPart = (given: string) => {
     const other = defaultSystem === undefined ? "" : `{{ else }}${text(system, defaultSystem)}`;
-    opening.push(`{{ if .System }}${text(system, "{{ .System }}")}${other}{{ end }}`);
-  }
-  const inUser = `{{ if and $.System (eq $i $first) }}${text(system, "{{ $.System }}")}{{ end }}`;
+    return `{{ if ${given} }}${text(system, `{{ ${given} }}`)}${other}{{ end }}`;
+  };
+  if (!systemInUser) opening.push(systemPart(".System"));
+  const inUser = systemInUser ? `{{ if eq $i $first }}${systemPart("$.System")}{{ end }}` : "";
   const [userBefore, userAfter] = beginsWithBos(user).split("{}") as [string, string];
   const [answer, end] = assistant.split("{}") as [string, string];
   const turns = [
-    `{{ if eq .Role "user" }}${text(userBefore)}${systemInUser ? inUser : ""}${content}${text(userAfter)}`,
+    `{{ if eq .Role "user" }}${text(userBefore)}${inUser}${content}${text(userAfter)}`,
     `{{ else if eq .Role "assistant" }}${text(header)}${text(answer)}${content}{{ if not $last }}${text(end)}{{ end }}`,
     `{{ else if eq .Role "tool" }}${text(beginsWithBos(tool), content)}{{ end }}`,
   ];

@@ -239,7 +239,7 @@ function firstDifference(template: ChatTemplate, own: ChatTemplate | undefined):
 
 /**
  * How a template writes chats, told from what it makes of a few: as one of the named formats does, with the default system message that it has
- * itself. Undefined if it writes them in another way.
+ * itself. Undefined if it writes them in another way. A tool's messages need not be written alike, as some templates have no place for them.
  */
 export function formatOf(template: ChatTemplate, roles: RoleTokens): TemplateFormat | undefined {
   const rendered = (by: ChatTemplate, messages: readonly Message[]) => {
@@ -252,19 +252,25 @@ export function formatOf(template: ChatTemplate, roles: RoleTokens): TemplateFor
   const user: Message = { role: "user", content: "Hello" };
   const alone = rendered(template, [user]);
   if (alone === undefined) return undefined;
-  const chats = [...probes, [user, { role: "assistant", content: "Hi" }, { role: "user", content: "Bye" }]];
+  const answer: Message = { role: "assistant", content: "Hi" };
+  const chats = [...probes, [user, answer, { role: "user", content: "Bye" }]];
+  const withTool: Message[] = [user, answer, { role: "tool", content: "42" }];
+  const found: TemplateFormat[] = [];
   for (const { defaultSystem: _, ...format } of Object.values(formats)) {
-    const writes = (candidate: TemplateFormat, messages: readonly Message[]) =>
-      rendered(new ChatTemplate(jinja(candidate), { roles, origin: "format" }), messages);
+    const writer = (candidate: TemplateFormat) => new ChatTemplate(jinja(candidate), { roles, origin: "format" });
     // A system message of its own stands where the format would put one that is given.
     const mark = "\u0000";
-    const [before, after] = writes(format, [{ role: "system", content: mark }, user])!.split(mark) as [string, string];
+    const [before, after] = rendered(writer(format), [{ role: "system", content: mark }, user])!.split(mark) as [string, string];
     const hasOwn = alone.length >= before.length + after.length && alone.startsWith(before) && alone.endsWith(after);
     const own = hasOwn ? [{ ...format, defaultSystem: alone.slice(before.length, alone.length - after.length) }] : [];
-    for (const candidate of [format, ...own])
-      if (chats.every((chat) => writes(candidate, chat) === rendered(template, chat))) return candidate;
+    for (const candidate of [format, ...own]) {
+      const writesAlike = (chat: readonly Message[]) => rendered(writer(candidate), chat) === rendered(template, chat);
+      if (!chats.every(writesAlike)) continue;
+      if (writesAlike(withTool)) return candidate;
+      found.push(candidate);
+    }
   }
-  return undefined;
+  return found[0];
 }
 
 /** As in transformers, the template alone decides on the begin-of-sequence token; a mismatch is worth a word. */
