@@ -11,7 +11,7 @@ test("docs/recipe.md is what the schema gives", async () => {
 
 test("every setting is documented once", () => {
   const lines = recipeDocs().split("\n");
-  for (const key of [...Object.keys(keySchemas(RecipeKeys)), "lora_rank"]) {
+  for (const key of [...Object.keys(keySchemas(RecipeKeys)), "lora_rank", "freeze_trainable_layers"]) {
     assert.equal(lines.filter((line) => line.startsWith(`| \`${key}\` |`)).length, 1, key);
   }
 });

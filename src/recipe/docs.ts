@@ -9,12 +9,19 @@ export function recipeDocs(methods = everyMethod): string {
     const keys = Object.keys(shape).map((key) => [key, properties[key]!] as const);
     return `### ${title}\n\n${table(Object.fromEntries(keys))}`;
   });
-  const ofMethods = (key: string, all: typeof methods.tuners) =>
-    all.map(({ name, config }) => {
-      const keys = config ? keySchemas(config) : {};
-      const body = Object.keys(keys).length > 0 ? table(keys) : "No settings of its own.";
-      return `### \`${key}: ${name}\`\n\n${body}`;
+  /** A setting that several methods share stands where it comes first, and again where its default is another. */
+  const ofMethods = (key: string, all: typeof methods.tuners) => {
+    const shown = new Map<string, { owner: string; text: string }>();
+    return all.map(({ name, config }) => {
+      const keys = Object.entries(config ? keySchemas(config) : {});
+      const own = keys.filter(([setting, schema]) => shown.get(setting)?.text !== JSON.stringify(schema));
+      const owners = new Set(keys.filter((entry) => !own.includes(entry)).map(([setting]) => code(shown.get(setting)!.owner)));
+      for (const [setting, schema] of keys) shown.set(setting, { owner: name, text: JSON.stringify(schema) });
+      const shared = owners.size > 0 ? `The settings of ${[...owners].join(" and ")}${own.length > 0 ? ", with" : ""}` : "";
+      const body = [shared && `${shared}${own.length > 0 ? ":" : "."}`, own.length > 0 ? table(Object.fromEntries(own)) : ""];
+      return `### \`${key}: ${name}\`\n\n${body.filter(Boolean).join("\n\n") || "No settings of its own."}`;
     });
+  };
   const sections = [
     intro,
     "## Settings",
@@ -66,6 +73,7 @@ function table(keys: Readonly<Record<string, KeySchema>>): string {
     if (!("default" in schema)) return "needed";
     const value = schema.default;
     if (value === null) return "not set";
+    if (typeof value === "object") return Object.keys(value).length === 0 ? "none" : code(JSON.stringify(value));
     return code(typeof value === "number" && value > 0 && value < 1e-3 ? value.toExponential() : String(value));
   };
   const cells = Object.entries(keys).map(([name, schema]) => [

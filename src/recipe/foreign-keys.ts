@@ -29,10 +29,17 @@ export const aliases: Readonly<Record<string, string>> = {
   lora_target_modules: "lora_target",
   target_modules: "lora_target",
   optimizer: "optim",
+  lora_modules_to_save: "additional_target",
+  modules_to_save: "additional_target",
+  bnb_4bit_quant_type: "quantization_type",
+  bnb_4bit_use_double_quant: "double_quantization",
+  use_bnb_nested_quant: "double_quantization",
 };
 
 /** Settings that change nothing about the result here, each with the reason. */
 export const unneeded: Readonly<Record<string, string>> = {
+  pissa_convert: "what was learnt from PiSSA's start is always saved as an ordinary LoRA",
+  bnb_4bit_compute_dtype: "`compute_dtype` says how products multiply, whatever the base is stored in",
   bf16: "attune picks the arithmetic from the CPU; `compute_dtype: bf16` forces it",
   fp16: "attune computes in f32 or bf16, which need no loss scaling; see `compute_dtype`",
   pure_bf16: "the base keeps its stored type and what trains is f32; see `compute_dtype`",
@@ -120,31 +127,17 @@ export interface MissingKey {
   readonly advice: string;
 }
 
-const quantized = "the base trains in its stored type: a GGUF file stays quantized in memory";
-const loraOnly = "only plain LoRA is there";
 const multimodal = "attune trains on text";
 const adamOnly = "AdamW is the only optimizer";
 const noGeneration = "it belongs to generation, which recipes do not set";
 
 export const missing: Readonly<Record<string, MissingKey>> = {
-  quantization_bit: { advice: quantized },
-  quantization_method: { harmless: ["bnb", "bitsandbytes"], advice: quantized },
-  quantization_type: { harmless: ["nf4"], advice: quantized },
-  double_quantization: { harmless: [true, false], advice: quantized },
-  load_in_4bit: { advice: quantized },
-  load_in_8bit: { advice: quantized },
-  use_rslora: { advice: loraOnly },
-  use_dora: { advice: loraOnly },
-  pissa_init: { advice: loraOnly },
-  pissa_convert: { advice: loraOnly },
-  loraplus_lr_ratio: { advice: loraOnly },
-  additional_target: { advice: loraOnly },
-  modules_to_save: { advice: loraOnly },
-  lora_modules_to_save: { advice: loraOnly },
-  rank_pattern: { harmless: [{}], advice: loraOnly },
-  alpha_pattern: { harmless: [{}], advice: loraOnly },
-  init_lora_weights: { harmless: [true], advice: loraOnly },
-  bias: { harmless: ["none"], advice: loraOnly },
+  quantization_method: { harmless: ["bnb", "bitsandbytes"], advice: "weights are quantized as bitsandbytes quantizes them" },
+  load_in_4bit: { advice: "write `quantization_bit: 4`" },
+  load_in_8bit: { advice: "`quantization_bit: 4` is there, 8 is not" },
+  loraplus_lr_embedding: { harmless: [1e-6], advice: "embeddings train whole, by `additional_target`" },
+  loftq_config: { harmless: [{}], advice: "write `loftq_init: true` and `loftq_iter`" },
+  init_lora_weights: { harmless: [true], advice: "the other starts are `pissa_init: true` and `loftq_init: true`" },
   use_peft: { harmless: [true], advice: "`finetuning_type: full` trains without an adapter" },
   create_new_adapter: { advice: "`adapter_name_or_path` continues training the adapter it names" },
   use_galore: { advice: adamOnly },
@@ -174,7 +167,6 @@ export const missing: Readonly<Record<string, MissingKey>> = {
   media_dir: { advice: multimodal },
   image_max_pixels: { advice: multimodal },
   video_max_pixels: { advice: multimodal },
-  freeze_trainable_layers: { advice: "freeze tuning is not there" },
   metric_for_best_model: { advice: "no checkpoint is treated as the best" },
   early_stopping_steps: { advice: "training goes on to the end" },
   early_stopping_patience: { advice: "training goes on to the end" },

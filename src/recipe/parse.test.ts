@@ -92,8 +92,8 @@ test("every kind of mistake is reported with its line and what to write", () => 
     ["stage: dpo", /^recipe\.yaml:4: stage: dpo is not there yet; expected one of sft$/],
     ["finetuning_type: magic", /^recipe\.yaml:4: finetuning_type: unknown: "magic"; expected one of lora, full$/],
     ["finetuning_type: 3", /^recipe\.yaml:4: finetuning_type: expected a text, got 3: put it in quotes/],
-    ["quantization_bit: 4", /^recipe\.yaml:4: quantization_bit: 4 is not supported yet; remove it \(/],
-    ["use_dora: true", /^recipe\.yaml:4: use_dora: true is not supported yet/],
+    ["load_in_4bit: true", /^recipe\.yaml:4: load_in_4bit: true is not supported yet; remove it \(/],
+    ["use_galore: true", /^recipe\.yaml:4: use_galore: true is not supported yet/],
     ["seed: 1\nseed: 2", /^recipe\.yaml:5: seed is set twice$/],
     ["lora_r: 1\nlora_rank: 2", /^recipe\.yaml:5: lora_rank is set twice \(first by recipe\.yaml:4\)$/],
     ["seed: 1\n---\nseed: 2", /^recipe\.yaml:5: a recipe is one document/],
@@ -156,7 +156,7 @@ test("a secret in a recipe is not repeated", () => {
 });
 
 test("null means not set, and settings of another method are told", () => {
-  assert.equal(parse(`${minimal}lora_rank: null\nval_size: ~\nquantization_bit: null\nseed:\n`).recipe.seed, 42);
+  assert.equal(parse(`${minimal}lora_rank: null\nval_size: ~\nuse_galore: null\nseed:\n`).recipe.seed, 42);
   const { recipe, notices } = parse(`${minimal}finetuning_type: full\nlora_rank: 4\n`);
   assert.deepEqual(recipe.tuner, {});
   assert.deepEqual(notices, ["recipe.yaml:5: lora_rank is not used: only lora reads it"]);
@@ -206,10 +206,7 @@ test("overrides win over the file, in every spelling", () => {
   assert.equal(parse(minimal, 'template="a').recipe.template, '"a');
   assert.equal(parse(minimal, "template=*a").recipe.template, "*a");
   assert.equal(parse(minimal, `template=${"[".repeat(100_000)}`).recipe.template?.length, 100_000);
-  assert.equal(
-    parse(`${minimal}quantization_bit: 4\nlora_r: 4\n`, "quantization_bit=null", "lora_rank=2").recipe.tuner.lora_rank,
-    2,
-  );
+  assert.equal(parse(`${minimal}use_galore: true\nlora_r: 4\n`, "use_galore=null", "lora_rank=2").recipe.tuner.lora_rank, 2);
   assert.equal(parseRecipe(undefined, ["model=m", "dataset=d", "output_dir=o"], methods).recipe.model_name_or_path, "m");
 });
 

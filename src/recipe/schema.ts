@@ -196,7 +196,9 @@ export function expectation(schema: KeySchema): string {
     case "number":
       return `a number${range(schema)}`;
     case "array":
-      return "a list of texts";
+      return schema.items?.type === "integer" ? "a list of whole numbers" : "a list of texts";
+    case "object":
+      return "a mapping";
     default:
       return "a text";
   }
