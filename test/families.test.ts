@@ -186,6 +186,13 @@ test("GPT-2 as the hub has it: names without their first part, causal masks amon
   other.dispose();
 });
 
+test("GPT-2 refuses a sequence longer than its positions", async () => {
+  const { model } = await referenced.find(({ name }) => name === "gpt2")!.load();
+  const long = packSequences([new Int32Array(128), new Int32Array(129)]);
+  assert.throws(() => scope(() => model.hidden(long)), /learned 128 positions, and a sequence of 129 tokens needs more/);
+  model.dispose();
+});
+
 test("Gemma scales embeddings by √C rounded to the type of the table", async () => {
   const { model } = await referenced.find(({ name }) => name === "gemma3")!.load({ hidden_size: 64 });
   const config = {

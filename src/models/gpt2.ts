@@ -5,6 +5,7 @@ import { add } from "../core/ops/add.js";
 import { attention } from "../core/ops/attention.js";
 import { splitColumns } from "../core/ops/columns.js";
 import type { Tensor } from "../core/tensor.js";
+import { ModelError } from "../errors.js";
 import { Embedding } from "../nn/embedding.js";
 import { LayerNorm } from "../nn/layer-norm.js";
 import { Linear, type Projection } from "../nn/linear.js";
@@ -66,7 +67,14 @@ export class Gpt2 extends CausalLM {
     return this.transformer.wte.forward(ids);
   }
 
+  /** Throws ModelError past the last position that was learned. */
   protected override start(x: Tensor, positions: Int32Array): Tensor {
+    const last = positions.reduce((most, position) => Math.max(most, position), 0);
+    if (last >= this.config.n_positions)
+      throw new ModelError(
+        `this model has learned ${this.config.n_positions} positions, and a sequence of ${last + 1} tokens needs more, virtual ones counted. ` +
+          "Use a smaller cutoff_len.",
+      );
     return add(x, this.transformer.wpe.forward(positions));
   }
 
