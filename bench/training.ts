@@ -5,12 +5,13 @@ import type { Example } from "../src/data/example.js";
 import type { ComputeType, NativeEngine } from "../src/engine/kernels.js";
 import { ConfigError } from "../src/errors.js";
 import { resolveModel } from "../src/io/resolve.js";
-import { buildModel, loadWeights } from "../src/models/load.js";
+import { loadModel } from "../src/models/load.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { AdamW } from "../src/optim/adamw.js";
 import { noProgress, peakMemoryBytes, train } from "../src/train/loop.js";
 import { StepPlan } from "../src/train/step-plan.js";
 import { tuners } from "../src/tuners/index.js";
+import { saveTuned } from "../src/tuners/tuned-files.js";
 
 export interface TrainingWork {
   readonly model: string;
@@ -25,6 +26,8 @@ export interface TrainingWork {
   readonly steps: number;
   /** Of AdamW's moments. */
   readonly momentBits: 8 | 32;
+  /** Where to write what was trained; null for nowhere. */
+  readonly saveTo: string | null;
 }
 
 /** For `parseArgs`. */
@@ -38,12 +41,16 @@ export const trainingOptions = {
   steps: { type: "string", default: "4" },
   "moment-bits": { type: "string", default: "32" },
   checkpointing: { type: "boolean", default: false },
+  save: { type: "string" },
 } as const;
 
-type Values = { [name in Exclude<keyof typeof trainingOptions, "model" | "checkpointing">]: string };
+type Values = { [name in Exclude<keyof typeof trainingOptions, "model" | "checkpointing" | "save">]: string };
 
 /** Throws ConfigError. `fastest` is what `--compute auto` means. */
-export function trainingWork(values: Values & { model?: string; checkpointing: boolean }, fastest: ComputeType): TrainingWork {
+export function trainingWork(
+  values: Values & { model?: string; checkpointing: boolean; save?: string },
+  fastest: ComputeType,
+): TrainingWork {
   const { model, method, checkpointing } = values;
   if (model === undefined) throw new ConfigError("--model is missing: a folder, a GGUF file or a name of the hub");
   const compute = values.compute === "auto" ? fastest : values.compute;
@@ -59,7 +66,7 @@ export function trainingWork(values: Values & { model?: string; checkpointing: b
   const momentBits = Number(values["moment-bits"]);
   if (momentBits !== 8 && momentBits !== 32) throw new ConfigError(`--moment-bits: expected 8 or 32, got ${momentBits}`);
   if (numbers.steps < 2) throw new ConfigError("--steps: expected 2 or more; the first one only warms up");
-  return { model, method, compute, gradientCheckpointing: checkpointing, momentBits, ...numbers };
+  return { model, method, compute, gradientCheckpointing: checkpointing, momentBits, saveTo: values.save ?? null, ...numbers };
 }
 
 export interface TrainingTimes {
@@ -80,8 +87,9 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
   const { compute, gradientCheckpointing, steps, momentBits } = work;
   const tunerConfig = tuner.config.parse({});
   const files = await resolveModel(work.model);
-  const model = buildModel({ kernels: engine, compute }, files.config, files.path);
-  await loadWeights(model, files);
+  const model = await loadModel({ kernels: engine, compute }, files, undefined, (unread) =>
+    tuner.keeping?.(unread, tunerConfig, (message) => console.error(message)),
+  );
   model.gradientCheckpointing = gradientCheckpointing;
   tuner.apply(model, tunerConfig, new Rng(0));
   const rows = randomExamples(work.rows, work.tokens, model.shape.vocabSize);
@@ -106,8 +114,9 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
     stepSeconds.push(event.tokens / event.tokensPerSecond);
     afterStep();
   }
-  const peakBytes = peakMemoryBytes();
   optimizer.dispose();
+  if (work.saveTo !== null) await saveTuned(work.saveTo, model, tuner, tunerConfig, { name: work.model, config: files.config });
+  const peakBytes = peakMemoryBytes();
   model.dispose();
   const stepWork: StepWork = { files, tuner, tunerConfig, task: nextToken, gradientCheckpointing, rows, compute, momentBits };
   return { stepSeconds, tokens: work.rows * work.tokens * work.accumulate, peakBytes, cost: estimateStep(stepWork) };
