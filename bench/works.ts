@@ -128,6 +128,21 @@ export function worksFor(setup: Setup): Work[] {
     },
   ];
 
+  const qlora: Work[] = [
+    {
+      name: "QLoRA step (nf4, double quantization), 4 × 512",
+      attune: types.map((type) => step(type, "--compute", type, "--method", "qlora")),
+      peers: peft("bitsandbytes", "--method", "qlora"),
+      measures: [rate([{ ratio: 3 }]), peak()],
+    },
+    {
+      name: "QLoRA step against LoRA, 4 × 512",
+      attune: [step("QLoRA", "--method", "qlora")],
+      peers: [step("LoRA")],
+      measures: [rate([{ ratio: 0.9 }]), peak({ ratio: 1 })],
+    },
+  ];
+
   const commands: Work[] =
     data === undefined
       ? []
@@ -238,7 +253,7 @@ export function worksFor(setup: Setup): Work[] {
     ),
   ];
 
-  return [...training, ...commands, ...gemms, ...generation, ...growth].filter(({ attune }) => attune.length > 0);
+  return [...training, ...qlora, ...commands, ...gemms, ...generation, ...growth].filter(({ attune }) => attune.length > 0);
 }
 
 function productMeasures(targets: readonly Target[]): [Measure, Measure] {
