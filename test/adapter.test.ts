@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import test, { describe } from "node:test";
 import { Rng } from "../src/core/rng.js";
-import { scope, type Tensor } from "../src/core/tensor.js";
+import { scope, Tensor, unscoped } from "../src/core/tensor.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
 import { packSequences } from "../src/models/token-batch.js";
+import { LayerNorm } from "../src/nn/layer-norm.js";
+import { Residual } from "../src/nn/residual.js";
 import { AdaptedResidual, AdapterConfig, adapter } from "../src/tuners/adapter/adapter.js";
 import { checkGradients, device, engine } from "./support/gradient-check.js";
 import { loadTinyLlama, reference } from "./support/tiny-llama.js";
@@ -30,12 +32,16 @@ for (const isa of engine.info().tiers)
         residual_before_ln: false,
         non_linearity: "tanh",
       },
+      "pfeiffer, the model's norm after": { adapter_config: "pfeiffer", non_linearity: "gelu" },
+      "houlsby, the model's norm before": {},
     };
     for (const [name, settings] of Object.entries(cases))
       test(name, async () => {
         engine.setIsa(isa);
+        const [, place] = /the model's norm (before|after)/.exec(name) ?? [];
+        const norms = place === undefined ? {} : { [place]: ones(new LayerNorm(width, 1e-5)) };
         const config = AdapterConfig.parse(settings);
-        const fresh = () => new AdaptedResidual(device, width, bottleneck, config, new Rng(3));
+        const fresh = () => new AdaptedResidual(new Residual(norms), device, width, bottleneck, config, new Rng(3));
         const weights = new Map([...fresh().namedParameters()].map(([key, { shape }]) => [key, { shape, scale: 0.5 }]));
         const inputs = { x: { shape: [7, width] }, y: { shape: [7, width] }, ...Object.fromEntries(weights) };
         await checkGradients(inputs, (x, y, ...values) => {
@@ -45,6 +51,12 @@ for (const isa of engine.info().tiers)
         });
       });
   });
+
+function ones(norm: LayerNorm): LayerNorm {
+  for (const parameter of [norm.weight, norm.bias])
+    parameter.value = unscoped(() => Tensor.from(device, new Float32Array(width).fill(1), [width]));
+  return norm;
+}
 
 async function logitsOf(model: CausalLM): Promise<Float32Array> {
   const batch = packSequences(reference.sequences.map(({ ids }) => Int32Array.from(ids)));

@@ -151,8 +151,8 @@ class BertLayer extends Module implements Block {
   readonly attention: BertAttention;
   readonly intermediate: BertIntermediate;
   readonly output: BertOutput;
-  readonly attention_residual: Residual = new Residual();
-  readonly mlp_residual: Residual = new Residual();
+  readonly attention_residual: Residual;
+  readonly mlp_residual: Residual;
 
   constructor(config: BertConfig, index: number) {
     super();
@@ -160,6 +160,8 @@ class BertLayer extends Module implements Block {
     this.attention = new BertAttention(config, index);
     this.intermediate = new BertIntermediate(config);
     this.output = new BertOutput(inner, width, config.layer_norm_eps);
+    this.attention_residual = new Residual({ after: this.attention.output.LayerNorm });
+    this.mlp_residual = new Residual({ after: this.output.LayerNorm });
   }
 
   forward(x: Tensor, input: LayerInput): Tensor {

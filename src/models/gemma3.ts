@@ -130,8 +130,8 @@ class Gemma3Layer extends Module implements Block {
   readonly post_attention_layernorm: RMSNorm;
   readonly pre_feedforward_layernorm: RMSNorm;
   readonly post_feedforward_layernorm: RMSNorm;
-  readonly attention_residual: Residual = new Residual();
-  readonly mlp_residual: Residual = new Residual();
+  readonly attention_residual: Residual;
+  readonly mlp_residual: Residual;
 
   constructor(config: Gemma3Config, rotary: RotaryEmbedding, window: number, index: number) {
     super();
@@ -141,13 +141,13 @@ class Gemma3Layer extends Module implements Block {
     this.post_attention_layernorm = norm(config.hidden_size, config);
     this.pre_feedforward_layernorm = norm(config.hidden_size, config);
     this.post_feedforward_layernorm = norm(config.hidden_size, config);
+    this.attention_residual = new Residual({ before: this.post_attention_layernorm });
+    this.mlp_residual = new Residual({ before: this.post_feedforward_layernorm });
   }
 
   forward(x: Tensor, input: LayerInput): Tensor {
-    const seen = this.self_attn.forward(this.input_layernorm.forward(x), input);
-    const attended = this.attention_residual.forward(x, this.post_attention_layernorm.forward(seen));
-    const thought = this.mlp.forward(this.pre_feedforward_layernorm.forward(attended));
-    return this.mlp_residual.forward(attended, this.post_feedforward_layernorm.forward(thought));
+    const attended = this.attention_residual.forward(x, this.self_attn.forward(this.input_layernorm.forward(x), input));
+    return this.mlp_residual.forward(attended, this.mlp.forward(this.pre_feedforward_layernorm.forward(attended)));
   }
 }
 

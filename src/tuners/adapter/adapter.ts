@@ -13,7 +13,7 @@ import { adapterHub } from "../../io/adapterhub.js";
 import { LayerNorm } from "../../nn/layer-norm.js";
 import { Linear, type Projection } from "../../nn/linear.js";
 import { Module, Parameter } from "../../nn/module.js";
-import { Residual } from "../../nn/residual.js";
+import { Residual, type ResidualNorms } from "../../nn/residual.js";
 import { defineTuner } from "../tuner.js";
 
 /**
@@ -126,7 +126,8 @@ function keepsResidual(config: AdapterConfig): boolean {
 /**
  * A residual connection with an adapter: x went around the sub-layer, which made y, both (T, C). With the defaults, houlsby gives
  * x + y + A(y), pfeiffer x + y + A(x + y), parallel x + y + A(x). Where the model normalises after its sub-layers, pfeiffer's adapter reads
- * what comes out of that norm, which then follows the adapter once more.
+ * what comes out of that norm, which then follows the adapter once more. (For Gemma, the library takes the last layer's norm in all layers, by
+ * a slip in `init_bottleneck`; we take each layer's own.)
  */
 export class AdaptedResidual extends Module {
   /** The norm of `ln_before`, if any, and W↓ (R, C). */
@@ -136,10 +137,10 @@ export class AdaptedResidual extends Module {
   /** (1), if it trains. */
   readonly scaling: Parameter | null;
   readonly adapter_norm_after: LayerNorm | null;
-  readonly #normAfter: Projection | null;
+  readonly #norms: ResidualNorms;
   readonly #config: AdapterConfig;
 
-  constructor({ normAfter }: Residual, device: Device, width: number, bottleneck: number, config: AdapterConfig, rng: Rng) {
+  constructor({ norms }: Residual, device: Device, width: number, bottleneck: number, config: AdapterConfig, rng: Rng) {
     super();
     const down = new Linear(width, bottleneck, { bias: true });
     if (config.ln_before) this.adapter_down.push(layerNorm(device, width));
@@ -153,9 +154,9 @@ export class AdaptedResidual extends Module {
           )
         : null;
     this.adapter_norm_after = config.ln_after ? layerNorm(device, width) : null;
-    this.#normAfter = normAfter;
+    this.#norms = norms;
     this.#config = config;
-    if (normAfter !== null && !config.original_ln_after)
+    if ((norms.before ?? norms.after) !== undefined && !config.original_ln_after)
       throw new ConfigError("original_ln_after: must be set for a model that normalises after its sub-layers");
 
     const [downStart, upStart] = startOf(config.init_weights, width, rng);
@@ -181,11 +182,11 @@ export class AdaptedResidual extends Module {
         : adapter_residual_before_ln && !is_parallel
           ? norm.forward(add(around, made))
           : add(around, norm.forward(made));
-    return original_ln_after ? add(x, adapted) : adapted;
+    return original_ln_after ? add(x, this.#norms.before?.forward(adapted) ?? adapted) : adapted;
   }
 
   #normed(sum: Tensor): Tensor {
-    return this.#normAfter === null ? sum : this.#normAfter.forward(sum);
+    return (this.#norms.before ?? this.#norms.after)?.forward(sum) ?? sum;
   }
 
   #adapt(h: Tensor): Tensor {
