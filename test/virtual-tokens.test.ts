@@ -1,4 +1,7 @@
 import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import test from "node:test";
 import { Rng } from "../src/core/rng.js";
 import { SymbolicDevice } from "../src/core/symbolic.js";
@@ -8,10 +11,13 @@ import type { CausalLM } from "../src/models/causal-lm.js";
 import { buildModel } from "../src/models/load.js";
 import { packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
-import { pTuning } from "../src/tuners/p-tuning/p-tuning.js";
+import { tuners } from "../src/tuners/index.js";
+import { type PTuningConfig, pTuning } from "../src/tuners/p-tuning/p-tuning.js";
 import { prefixTuning } from "../src/tuners/prefix-tuning/prefix-tuning.js";
+import { loadTuned, saveTuned, settingsOfAdapter, trainingWeightsName } from "../src/tuners/tuned-files.js";
 import { assertClose } from "./support/assert-close.js";
-import { exampleOf, loadTinyLlama, reference } from "./support/tiny-llama.js";
+import { families } from "./support/families.js";
+import { exampleOf, loadTinyLlama, logitsOf, reference, sequences } from "./support/tiny-llama.js";
 
 const variants = [
   { tuner: pTuning, settings: { encoder_reparameterization_type: "MLP", encoder_hidden_size: 6 } },
@@ -63,37 +69,32 @@ for (const { tuner, settings } of variants)
     model.dispose();
   });
 
-/** Logits (T, V) of a sequence, without those of its first `skipped` tokens. */
-async function logitsOf(model: CausalLM, ids: Int32Array, skipped = 0): Promise<Float32Array> {
-  const logits = scope(() => model.logits(packSequences([ids]), Int32Array.from(ids.keys()).subarray(skipped)));
-  const values = await logits.read();
-  logits.dispose();
-  return values;
+/** Logits of a sequence, without those of its first `skipped` tokens. */
+async function logitsAfter(model: CausalLM, ids: Int32Array, skipped: number): Promise<Float32Array> {
+  return (await logitsOf(model, packSequences([ids]))).subarray(skipped * model.shape.vocabSize);
 }
 
-for (const [tuner, settings] of [
-  [pTuning, { encoder_reparameterization_type: "NONE" }],
-  [prefixTuning, {}],
-] as const)
-  for (const [text, count, read] of [
-    ["TEXTS", 5, "TEXTS"],
-    ["AB", 5, "ABABA"],
-    ["ABCDEFGH", 3, "ABC"],
+for (const family of families)
+  for (const [tuner, settings] of [
+    [pTuning, { encoder_reparameterization_type: "NONE" }],
+    [prefixTuning, {}],
   ] as const)
-    test(`${tuner.name}: ${count} virtual tokens that start as "${text}" are what the model would read as "${read}"`, async () => {
-      const { model } = await loadTinyLlama("tied");
-      const ids = Int32Array.from(reference.sequences[0]!.ids);
-      const expected = await logitsOf(model, Int32Array.of(...encode(read), ...ids), count);
-      const config = tuner.config.parse({
-        num_virtual_tokens: count,
-        prompt_tuning_init: "TEXT",
-        prompt_tuning_init_text: text,
-        ...settings,
-      });
-      tuner.apply(model, config as never, new Rng(1));
-      tuner.initialize!(model, config as never, { rng: new Rng(2), encode });
-      assertClose(await logitsOf(model, ids), expected, 2e-5, "virtual tokens against real ones");
-      model.dispose();
+    test(`${tuner.name} of ${family.name}: virtual tokens that start as a text are what the model would read, cut or repeated`, async () => {
+      const ids = sequences[0]!;
+      for (const [text, count, read] of [
+        ["TEXTS", 5, "TEXTS"],
+        ["AB", 5, "ABABA"],
+        ["ABCDEFGH", 3, "ABC"],
+      ] as const) {
+        const { model } = await family.load();
+        const expected = await logitsAfter(model, Int32Array.of(...encode(read), ...ids), count);
+        const start = { prompt_tuning_init: "TEXT", prompt_tuning_init_text: text };
+        const config = tuner.config.parse({ num_virtual_tokens: count, ...start, ...settings }) as never;
+        tuner.apply(model, config, new Rng(1));
+        tuner.initialize!(model, config, { rng: new Rng(2), encode });
+        assertClose(await logitsAfter(model, ids, 0), expected, 1e-4, text);
+        model.dispose();
+      }
     });
 
 test("virtual tokens may start as tokens of the vocabulary", async () => {
@@ -133,6 +134,31 @@ test("a text without tokens is refused", async () => {
     /makes no tokens/,
   );
   model.dispose();
+});
+
+test("training goes on only from weights that fit; without them, as prompt tuning", async () => {
+  const { model, files } = await loadTinyLlama("tied");
+  const config = pTuning.config.parse({});
+  pTuning.apply(model, config, new Rng(1));
+  const folder = await mkdtemp(join(tmpdir(), "attune-tuned-"));
+  await saveTuned(folder, model, pTuning, config, { name: "tiny", config: files.config });
+
+  const { model: other } = await loadTinyLlama("tied");
+  pTuning.apply(other, pTuning.config.parse({ encoder_hidden_size: 7 }), new Rng(1));
+  await assert.rejects(
+    loadTuned(folder, other, pTuning),
+    /training_weights\.safetensors: .*of another shape: prompt\.mlp_head\.0\.weight/,
+  );
+
+  await rm(join(folder, trainingWeightsName));
+  await assert.rejects(
+    loadTuned(folder, other, pTuning),
+    /missing: prompt\.mlp_head\.0\.weight/,
+    "the adapter alone lacks the encoder",
+  );
+  const { config: found } = await settingsOfAdapter(folder, tuners);
+  assert.equal((found as PTuningConfig).encoder_reparameterization_type, "NONE", "it goes on as prompt tuning");
+  for (const each of [model, other]) each.dispose();
 });
 
 const llama2 = {

@@ -5,7 +5,7 @@ import test from "node:test";
 import { z } from "zod";
 import { ModelError } from "../errors.js";
 import { checkTensors } from "./adapter-folder.js";
-import { checkAdapterConfig, openAdapter, saveAdapter } from "./peft.js";
+import { checkAdapterConfig, modulesToSaveOf, openAdapter, peft, saveAdapter } from "./peft.js";
 import { openSafetensors, type TensorSource } from "./safetensors.js";
 import { temporaryFolder } from "./test-support.js";
 
@@ -51,6 +51,34 @@ test("an adapter is saved under PEFT's names and read back under ours", async (t
   const data = await adapter.readTensor("model.layers.0.self_attn.q_proj.lora_B.weight");
   assert.deepEqual([...new Float32Array(data.buffer as ArrayBuffer)], [3, 4]);
   await assert.rejects(adapter.readTensor("x"), /has no tensor/);
+});
+
+for (const [peft_type, name] of [
+  ["P_TUNING", "prompt.embedding.weight"],
+  ["PROMPT_TUNING", "prompt.embedding.weight"],
+  ["PREFIX_TUNING", "prefix.embedding.weight"],
+] as const)
+  test(`vectors of ${peft_type} are saved as PEFT's prompt_embeddings, a head under the base model wrapped once`, async (t) => {
+    const folder = join(temporaryFolder(t), "adapter");
+    await saveAdapter(folder, { peft_type }, [floats(name, [2, 1], [1, 2]), floats("score.weight", [1, 1], [3])]);
+    const stored = await openSafetensors(join(folder, "adapter_model.safetensors"));
+    assert.deepEqual([...stored.tensors.keys()].sort(), ["base_model.score.weight", "prompt_embeddings"]);
+    const adapter = await openAdapter(folder);
+    assert.deepEqual([...adapter.tensors.keys()].sort(), [name, "score.weight"]);
+    assert.deepEqual([...new Float32Array((await adapter.readTensor(name)).buffer as ArrayBuffer)], [1, 2]);
+  });
+
+test("modules that are trained whole are named once in the config", async (t) => {
+  const folder = join(temporaryFolder(t), "adapter");
+  const origin = { name: "base", config: {}, taskType: "SEQ_CLS", modulesToSave: ["score", "score"] } as const;
+  const { base_model_name_or_path: _, ...settings } = config;
+  await peft.save(folder, { ...settings, modules_to_save: ["lm_head"] }, origin, tensors);
+  const { config: saved } = await openAdapter(folder);
+  assert.deepEqual(modulesToSaveOf(saved), ["lm_head", "score"]);
+  assert.equal(saved.task_type, "SEQ_CLS");
+  assert.equal(saved.base_model_name_or_path, "base");
+  assert.deepEqual(modulesToSaveOf({ modules_to_save: null }), []);
+  assert.throws(() => modulesToSaveOf({ modules_to_save: "score" }), /modules_to_save: expected a list of names/);
 });
 
 const Known = z.object({
