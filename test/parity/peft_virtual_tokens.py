@@ -12,21 +12,27 @@ import os
 
 import peft
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 
 def base(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+def classifier(folder, labels):
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", num_labels=labels
+    ).eval()
+
+
 def logits_of(model, sequences):
-    """Those of the tokens alone: PEFT returns those of virtual tokens before embeddings as well."""
+    """Those of the tokens alone, or a classifier's: PEFT returns those of virtual tokens before embeddings as well."""
     model.eval()
     with torch.no_grad():
-        parts = [model(input_ids=torch.tensor([ids])).logits[0, -len(ids) :] for ids in sequences]
-    return torch.cat(parts).contiguous()
+        parts = [model(input_ids=torch.tensor([ids])).logits for ids in sequences]
+    return torch.cat([part[0, -len(ids) :] if part.dim() == 3 else part for part, ids in zip(parts, sequences)]).contiguous()
 
 
 def main():
@@ -40,10 +46,11 @@ def main():
     logits = {}
 
     for name, folder in work["load"].items():
-        model = PeftModel.from_pretrained(base(options.model), folder)
         stored = load_file(os.path.join(folder, "adapter_model.safetensors"))
-        assert list(stored) == ["prompt_embeddings"], stored.keys()
-        assert torch.equal(model.prompt_encoder["default"].embedding.weight, stored["prompt_embeddings"])
+        head = stored.get("base_model.score.weight")
+        model = PeftModel.from_pretrained(base(options.model) if head is None else classifier(options.model, len(head)), folder)
+        held = get_peft_model_state_dict(model)
+        assert held.keys() == stored.keys() and all(torch.equal(held[key], stored[key]) for key in held), (held.keys(), stored.keys())
         logits[f"load.{name}"] = logits_of(model, work["ids"])
 
     for name, (kind, arguments) in work["make"].items():

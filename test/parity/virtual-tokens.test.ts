@@ -4,9 +4,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test, { before } from "node:test";
 import { Rng } from "../../src/core/rng.js";
+import { scope } from "../../src/core/tensor.js";
+import { openModelFolder } from "../../src/io/hf-folder.js";
+import { loadModel } from "../../src/models/load.js";
+import { packSequences } from "../../src/models/token-batch.js";
 import { tuners } from "../../src/tuners/index.js";
+import { trainModules } from "../../src/tuners/train-whole.js";
 import { applyAdapter, loadTuned, saveTuned, settingsOfAdapter, trainingWeightsName } from "../../src/tuners/tuned-files.js";
 import { assertClose } from "../support/assert-close.js";
+import { device } from "../support/gradient-check.js";
 import { runPython, skipWithoutPeers } from "../support/peers.js";
 import { readTensorFile } from "../support/tensors.js";
 import { loadTinyLlama, logitsOf, reference, runReference, sequences, tinyLlama } from "../support/tiny-llama.js";
@@ -18,6 +24,12 @@ const trained = {
   "prompt-tuning": ["p-tuning", { encoder_reparameterization_type: "NONE" }],
   prefix: ["prefix-tuning", {}],
   "prefix-projection": ["prefix-tuning", { prefix_projection: true, num_virtual_tokens: 7 }],
+} as const;
+
+/** The same with a classifier's head beside. */
+const classifiers = {
+  "p-tuning-classifier": ["p-tuning", {}],
+  "prefix-classifier": ["prefix-tuning", {}],
 } as const;
 
 /** Adapters that PEFT makes: attune must compute the same with what PEFT saves, and with the encoder that made it. */
@@ -49,8 +61,22 @@ before(async () => {
     await saveTuned(join(folder, "ours", name), model, tuner, config, { name: "tiny", config: files.config });
     model.dispose();
   }
+  for (const [name, [tunerName, settings]] of Object.entries(classifiers)) {
+    const tuner = tuners.find((candidate) => candidate.name === tunerName)!;
+    const config = tuner.config.parse(settings);
+    const files = await openModelFolder(join(tinyLlama, "tied"));
+    const architecture = { architectures: ["LlamaForSequenceClassification"], num_labels: 3 };
+    const model = await loadModel(device, { ...files, config: { ...files.config, ...architecture } }, new Rng(3));
+    tuner.apply(model, config, new Rng(7));
+    trainModules(model, model.headModules);
+    const logits = scope(() => model.classLogits(packSequences(sequences)));
+    ours.set(name, await logits.read());
+    const origin = { name: "tiny", config: files.config, taskType: "SEQ_CLS", modulesToSave: model.headModules } as const;
+    await saveTuned(join(folder, "ours", name), model, tuner, config, origin);
+    for (const each of [logits, model]) each.dispose();
+  }
   mkdirSync(theirs);
-  const load = Object.fromEntries(Object.keys(trained).map((name) => [name, join(folder, "ours", name)]));
+  const load = Object.fromEntries([...ours.keys()].map((name) => [name, join(folder, "ours", name)]));
   const work = join(folder, "work.json");
   writeFileSync(work, JSON.stringify({ ids: sequences.map((ids) => [...ids]), load, make: made }));
   runPython("peft_virtual_tokens.py", ["--model", join(tinyLlama, "tied"), "--work", work, "--out", theirs]);
@@ -59,7 +85,7 @@ before(async () => {
 
 const options = { skip: skipWithoutPeers, timeout: 300_000 };
 
-for (const name of Object.keys(trained))
+for (const name of Object.keys({ ...trained, ...classifiers }))
   test(`${name}: real PEFT computes with attune's adapter what attune does`, options, () => {
     report(`${name}, attune's`, ours.get(name)!, logits.get(`load.${name}`)!);
   });
