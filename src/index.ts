@@ -9,6 +9,8 @@ import { checkRecipe, parseRecipe, readRecipe } from "./recipe/parse.js";
 import type { RunEvent, RunResults } from "./train/events.js";
 
 export * from "./errors.js";
+export type { ExportTarget, NumberType } from "./export/choices.js";
+export { type ExportOptions, type ExportReport, exportModel } from "./export/export.js";
 export { Chat, type ChatOptions, type ReplyOptions } from "./generate/chat.js";
 export { type Classification, Classifier, type ClassifierOptions } from "./generate/classifier.js";
 export type { SamplingOptions } from "./generate/sampling.js";

@@ -199,6 +199,18 @@ test("for Ollama: weights or an adapter, and a Modelfile", async (t) => {
   assert.match(readFileSync(join(onTop, "Modelfile"), "utf8"), /^FROM tiny:latest\nADAPTER \.\/adapter\.gguf\n/);
 });
 
+test("an adapter of QLoRA is merged into the 4-bit base that it was trained on", async (t) => {
+  const qlora = variant(t, {});
+  const recipe = { model_name_or_path: base, dataset: "x", output_dir: "y", finetuning_type: "qlora" };
+  writeFileSync(join(qlora, "recipe.yaml"), JSON.stringify(recipe));
+  const notices: string[] = [];
+  const [out, options] = exported(t, { model: base, adapter: qlora, to: "hf", type: "f32", onNotice: (m) => notices.push(m) });
+  const { drift } = await exportModel(options);
+  assert.ok(drift!.maxLogitDifference < 1e-4, `drift ${drift!.maxLogitDifference}`);
+  assert.match(notices.join(), /merged into that base, expanded/);
+  assert.ok(differenceOf(await says(out), await says(base, adapter)) > 1e-2, "the base was not quantized");
+});
+
 test("held-out rows give losses before and after, in the training's own format", async (t) => {
   const data = join(temporaryFolder(t), "rows.jsonl");
   writeFileSync(data, `${JSON.stringify({ instruction: "Where is the cat?", output: "on the mat" })}\n`);

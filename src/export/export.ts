@@ -11,7 +11,9 @@ import { ggufShape } from "../io/gguf-config.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { resolveModel } from "../io/resolve.js";
 import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
+import type { LanguageModel } from "../models/language-model.js";
 import { loadModel } from "../models/load.js";
+import { parseRecipe, readRecipe } from "../recipe/parse.js";
 import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
 import type { ChatFormat } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
@@ -96,7 +98,8 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
   const type = options.type ?? (to === "hf" ? "bf16" : "q8_0");
   const heldOut = await heldOutRows(options.data, chat, files, onNotice);
 
-  const model = asCausalLM(await loadModel({ kernels: loadEngine(), compute: "f32" }, files), "export");
+  const keeping = adapter === undefined ? undefined : await keptInTraining(adapter, onNotice);
+  const model = asCausalLM(await loadModel({ kernels: loadEngine(), compute: "f32" }, files, undefined, keeping), "export");
   try {
     const drift = await mergeAndRound(model, files, { adapter, type, chat, heldOut });
     const limit = options.maxDrift ?? defaultMaxDrift[type];
@@ -151,6 +154,21 @@ async function chatFormat(
   const { template, notices } = chooseTemplate(tokenizer, { name, source });
   for (const message of [...tokenizer.notices, ...notices]) onNotice(message);
   return { tokenizer, template };
+}
+
+/**
+ * How the run that made an adapter kept its base, told by the recipe beside it: a change that was learnt on a base in 4 bits belongs into that
+ * base, expanded.
+ */
+async function keptInTraining(adapter: string, onNotice: (message: string) => void) {
+  if (!(await namesIn(adapter)).includes("recipe.yaml")) return undefined;
+  const { recipe } = parseRecipe(await readRecipe(join(adapter, "recipe.yaml")), []);
+  const tuner = tuners.find(({ name }) => name === recipe.finetuning_type);
+  const settings = recipe.tuner as { quantization_bit?: number | null; loftq_init?: boolean };
+  if (tuner?.keeping === undefined || !settings.quantization_bit) return undefined;
+  if (settings.loftq_init) return undefined; // what LoftQ learnt leaves as a change to the base as it was before
+  onNotice("The adapter was trained on a base in 4 bits: it is merged into that base, expanded.");
+  return (model: LanguageModel) => tuner.keeping?.(model, settings, onNotice);
 }
 
 async function heldOutRows(
