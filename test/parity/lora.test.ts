@@ -48,7 +48,7 @@ const made = {
   loraplus: { loraplus_lr_ratio: 8 },
   "bias-all": { bias: "all", lora_target: "q_proj,v_proj" },
   "bias-lora": { bias: "lora_only", lora_target: "q_proj,v_proj", use_dora: true },
-  whole: { additional_target: ["lm_head", "embed_tokens", "model.norm"] },
+  whole: { additional_target: ["lm_head", "embed_tokens", "norm"] },
   patterns: {
     lora_target: ".*\\.(q_proj|v_proj|up_proj|down_proj)",
     exclude_modules: "down_proj",

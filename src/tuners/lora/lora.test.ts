@@ -72,7 +72,7 @@ function randomLinear(inFeatures: number, outFeatures: number, seed: number): Li
 }
 
 test("lora_target: all, ends of names, whole paths, a regular expression; without what is excluded or in other layers", () => {
-  assert.equal(pathsOf(applied({})).length, 21);
+  for (const settings of [{}, { lora_target: "all-linear" }]) assert.equal(pathsOf(applied(settings)).length, 21);
   assert.deepEqual(pathsOf(applied({ lora_target: "q_proj, layers.1.mlp.up_proj" })), [
     "model.layers.0.self_attn.q_proj",
     "model.layers.1.self_attn.q_proj",
@@ -313,6 +313,12 @@ test("merged for use and taken out again, the model is bit by bit what it was", 
   unmerge();
   assert.deepEqual(await run(), before);
   model.dispose();
+});
+
+test("adapter_config.json names whole modules so that PEFT, which asks for no dot, takes no others", () => {
+  const config = LoraConfig.parse({ additional_target: "norm,lm_head" });
+  const { modules_to_save } = peftLora.toJson(config, applied({}), { name: "base", config: tiny });
+  assert.deepEqual(modules_to_save, ["model.norm", "lm_head"]);
 });
 
 test("adapter_config.json: what PEFT writes is understood, what would compute otherwise is refused", () => {

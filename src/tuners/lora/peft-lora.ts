@@ -25,7 +25,7 @@ export const peftLora: AdapterFormat<LoraConfig> = {
       target_modules: targetNames(model),
       rank_pattern: scaled(config.rank_pattern, wider),
       alpha_pattern: scaled(config.alpha_pattern, stronger),
-      modules_to_save: config.additional_target === null ? null : namesIn(config.additional_target),
+      modules_to_save: config.additional_target === null ? null : wholeNames(model, namesIn(config.additional_target)),
       bias: config.bias,
       use_rslora: config.use_rslora,
       use_dora: config.use_dora,
@@ -111,6 +111,15 @@ const PeftLora = z.object({
 
 function scaled(patterns: Readonly<Record<string, number>>, factor: number): Record<string, number> {
   return Object.fromEntries(Object.entries(patterns).map(([pattern, value]) => [pattern, factor * value]));
+}
+
+/** Names of modules that train whole, as PEFT understands them: whole paths where it would take more modules by a name, not asking for a dot. */
+function wholeNames(model: LanguageModel, names: readonly string[]): string[] {
+  const paths = [...model.namedModules()].map(([path]) => path);
+  return names.flatMap((name) => {
+    const meant = paths.filter((path) => isNamed(path, name));
+    return paths.some((path) => path.endsWith(name) && !meant.includes(path)) ? meant : name;
+  });
 }
 
 /** The modules that an adapter's tensors hold whole. PEFT takes every module whose name ends with one of `wanted`, without asking for a dot. */

@@ -11,7 +11,8 @@ export function targetsOf(model: LanguageModel, config: LoraConfig): [path: stri
   const linears = linearsOf(model);
   const whole = namesIn(config.additional_target ?? []);
   const isExcluded = config.exclude_modules === null ? () => false : selector("exclude_modules", config.exclude_modules, linears);
-  const isWanted = config.lora_target === "all" ? () => true : selector("lora_target", config.lora_target, linears);
+  const areAll = config.lora_target === "all" || config.lora_target === "all-linear"; // PEFT's word
+  const isWanted = areAll ? () => true : selector("lora_target", config.lora_target, linears);
   const isInLayer = layerFilter(config);
   const chosen = linears.filter(
     ([path]) => isWanted(path) && !isExcluded(path) && isInLayer(path) && !whole.some((name) => isBelow(path, name)),
