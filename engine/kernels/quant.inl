@@ -89,49 +89,39 @@ static inline void expand_block(const BlockQ5_1& b, float* y) {
   }
 }
 
-/// What the numbers of a super-block are multiplied with, and what is subtracted, for every 32 of them.
-struct ScalesAndMinima {
-  float scale[8], min[8];
+struct ScaleMin {
+  float scale, min;
 };
 
-/// The first four 6-bit numbers of each kind lie in the low bits of bytes 0–3 (scales) and 4–7 (minima); the other four have their low 4 bits
-/// in bytes 8–11 (scales below, minima above) and their high 2 bits on top of bytes 0–3 and 4–7. Four are taken apart at a time.
-static inline ScalesAndMinima scales_and_minima(const uint8_t packed[12], float d, float dmin) {
-  uint32_t scales, minima, rest;
-  memcpy(&scales, packed, 4);
-  memcpy(&minima, packed + 4, 4);
-  memcpy(&rest, packed + 8, 4);
-  const uint32_t six_bits[4] = {scales & 0x3f3f3f3f, (rest & 0x0f0f0f0f) | (scales >> 2 & 0x30303030), minima & 0x3f3f3f3f,
-                                (rest >> 4 & 0x0f0f0f0f) | (minima >> 2 & 0x30303030)};
-  uint8_t bytes[16];
-  memcpy(bytes, six_bits, 16);
-  ScalesAndMinima all;
-  for (int i = 0; i < 8; i++) all.scale[i] = d * float(bytes[i]);
-  for (int i = 0; i < 8; i++) all.min[i] = dmin * float(bytes[8 + i]);
-  return all;
+/// Scale and minimum of the `i`-th 32 elements of a super-block. The first four of each lie in the low 6 bits of bytes 0–3 and 4–7; the
+/// other four have their low 4 bits in bytes 8–11 (scale below, minimum above) and their high 2 bits on top of bytes 0–3 and 4–7.
+static inline ScaleMin scale_min(const uint8_t s[12], int i, float d, float dmin) {
+  if (i < 4) return {d * (s[i] & 63), dmin * (s[i + 4] & 63)};
+  return {d * ((s[i + 4] & 15) | s[i - 4] >> 6 << 4), dmin * (s[i + 4] >> 4 | s[i] >> 6 << 4)};
 }
 
 static inline void expand_block(const BlockQ4_K& b, float* y) {
-  const ScalesAndMinima s = scales_and_minima(b.scales, from_f16(b.d), from_f16(b.dmin));
+  const float d = from_f16(b.d), dmin = from_f16(b.dmin);
   const uint8_t* bytes = b.q;
-#pragma GCC unroll 4
   for (int group = 0; group < 8; group += 2, bytes += 32, y += 64) {
+    const ScaleMin low = scale_min(b.scales, group, d, dmin), high = scale_min(b.scales, group + 1, d, dmin);
     for (int i = 0; i < 32; i += lanes) {
       const VecInt q = load_bytes(bytes + i);
-      store(y + i, s.scale[group] * to_floats(q & 15) - s.min[group]);
-      store(y + i + 32, s.scale[group + 1] * to_floats(q >> 4) - s.min[group + 1]);
+      store(y + i, low.scale * to_floats(q & 15) - low.min);
+      store(y + i + 32, high.scale * to_floats(q >> 4) - high.min);
     }
   }
 }
 
 static inline void expand_block(const BlockQ5_K& b, float* y) {
-  const ScalesAndMinima s = scales_and_minima(b.scales, from_f16(b.d), from_f16(b.dmin));
+  const float d = from_f16(b.d), dmin = from_f16(b.dmin);
   const uint8_t* bytes = b.q;
   for (int group = 0; group < 8; group += 2, bytes += 32, y += 64) {
+    const ScaleMin low = scale_min(b.scales, group, d, dmin), high = scale_min(b.scales, group + 1, d, dmin);
     for (int i = 0; i < 32; i += lanes) {
       const VecInt q = load_bytes(bytes + i), fifths = load_bytes(b.high + i) >> group;
-      store(y + i, s.scale[group] * to_floats((q & 15) | (fifths & 1) << 4) - s.min[group]);
-      store(y + i + 32, s.scale[group + 1] * to_floats((q >> 4) | (fifths & 2) << 3) - s.min[group + 1]);
+      store(y + i, low.scale * to_floats((q & 15) | (fifths & 1) << 4) - low.min);
+      store(y + i + 32, high.scale * to_floats((q >> 4) | (fifths & 2) << 3) - high.min);
     }
   }
 }
