@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import test from "node:test";
-import { bytesOf, type DType } from "./dtype.js";
+import { bytesOf } from "./dtype.js";
 import type { NativeEngine } from "./kernels.js";
 import { loadEngine } from "./load.js";
 import { dynamicMap } from "./quant-reference.js";
