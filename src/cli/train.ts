@@ -156,7 +156,7 @@ class TrainingView {
       trend.length > 0 ? `loss ${formatLoss(trend[0]!)} ${arrow} ${formatLoss(trend.at(-1)!)}` : "no step was left to do";
     this.say(`\n${verb} after ${formatDuration(1000 * results.train_runtime)}: ${loss}${heldOut}; ${speed}.`);
 
-    for (const line of tablesOf(results.eval_metrics ?? {})) this.say(`  ${line}`);
+    for (const line of tablesOf(results.eval_metrics ?? {})) this.say(line);
 
     const isAdapter = existsSync(join(output_dir, "adapter_config.json"));
     this.say(`  ${isAdapter ? "Adapter" : "Model"}  ${output_dir}`);
@@ -192,7 +192,8 @@ function tablesOf(metrics: Metrics): string[] {
       const cells = columns.map((column) => shown(numbers[column]).padStart(Math.max(8, column.length)));
       return [escapeControls(name).padEnd(width), ...cells].join("  ");
     });
-    return ["", [title.padEnd(width), ...columns.map((column) => column.padStart(8))].join("  "), ...lines];
+    const heading = [title.padEnd(width), ...columns.map((column) => column.padStart(8))].join("  ");
+    return ["", ...[heading, ...lines].map((line) => `  ${line}`), ""];
   });
 }
 
