@@ -205,6 +205,8 @@ export class Tensor {
   rowRange(start: number, count: number): Tensor {
     if (start < 0 || count < 0 || start + count > this.rows)
       throw new ShapeError(`rowRange: rows ${start} to ${start + count} are outside [${this.shape.join(", ")}]`);
+    if (this.dtype !== "f32")
+      throw new ShapeError(`rowRange: expected f32, whose rows lie at equal distances, got ${this.dtype}`);
     const rowBytes = bytesOf(this.dtype, this.columns);
     const { kernels } = this.device;
     const view = kernels.view(this.id, start * rowBytes, count * rowBytes);

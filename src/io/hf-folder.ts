@@ -1,6 +1,7 @@
 import { readFile, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { ModelError } from "../errors.js";
+import { type FourBitWeight, gatherFourBitWeights, isFourBit } from "./bitsandbytes.js";
 import { namesIn, systemErrorCode } from "./disk.js";
 import { fingerprintOf } from "./fingerprint.js";
 import type { ModelFiles, TensorEntry } from "./model-files.js";
@@ -20,25 +21,21 @@ const maxConfigBytes = 10_000_000;
 const pickleName = /\.(?:bin|pt|pth|ckpt|pkl|pickle)$/;
 
 /**
- * Opens a Hugging Face model folder: `config.json` with `model.safetensors`, or with shards and their index.
+ * Opens a Hugging Face model folder: `config.json` with `model.safetensors`, or with shards and their index; weights in f32, f16, bf16, or in
+ * bitsandbytes' 4 bits.
  * Code that the folder brings along (`auto_map`, `*.py`) is never looked at. Tensors of integers and booleans (position
  * ids, masks) are left out, as no model here has such weights.
  * Throws ModelError that names the file: missing, damaged, a pickle, or quantized in a way that is not supported.
  */
 export async function openModelFolder(path: string): Promise<ModelFiles> {
   const config = await readJsonObject(join(path, "config.json"));
-  const quantization = config.quantization_config;
-  if (typeof quantization === "object" && quantization !== null) {
-    const method = "quant_method" in quantization ? String(quantization.quant_method).slice(0, 50) : "unknown";
-    throw new ModelError(
-      `${join(path, "config.json")}: the weights are quantized by the method "${method}". ` +
-        `attune reads unquantized safetensors and GGUF; take one of those.`,
-    );
-  }
+  const stored = await openWeights(path);
+  const { weights, others } = isQuantized(path, config)
+    ? await gatherFourBitWeights(stored)
+    : { weights: fourBitNone, others: stored };
   const tensors = new Map<string, TensorEntry>();
-  for (const stored of (await openWeights(path)).values()) {
-    if (isFloatingPoint(stored.dtype)) tensors.set(stored.name, toTensorEntry(stored));
-  }
+  for (const [name, { entry }] of weights) tensors.set(name, entry);
+  for (const [name, other] of others) if (isFloatingPoint(other.dtype)) tensors.set(name, toTensorEntry(other));
   return {
     path,
     format: "safetensors",
@@ -48,9 +45,22 @@ export async function openModelFolder(path: string): Promise<ModelFiles> {
     async readTensor(name) {
       const entry = tensors.get(name);
       if (!entry) throw new ModelError(`${path}: has no tensor ${name}.`);
-      return await readEntry(entry);
+      return await (weights.get(name)?.read() ?? readEntry(entry));
     },
   };
+}
+
+const fourBitNone: ReadonlyMap<string, FourBitWeight> = new Map();
+
+/** Whether the weights are stored in bitsandbytes' 4 bits. Throws ModelError for any other quantization. */
+function isQuantized(path: string, { quantization_config: quantization }: Readonly<Record<string, unknown>>): boolean {
+  if (typeof quantization !== "object" || quantization === null) return false;
+  if (isFourBit(quantization)) return true;
+  const method = "quant_method" in quantization ? String(quantization.quant_method).slice(0, 50) : "unknown";
+  throw new ModelError(
+    `${join(path, "config.json")}: the weights are quantized by the method "${method}". ` +
+      "attune reads unquantized safetensors, 4 bits of bitsandbytes, and GGUF; take one of those.",
+  );
 }
 
 async function openWeights(path: string): Promise<ReadonlyMap<string, StoredTensor>> {

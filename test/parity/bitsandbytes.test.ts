@@ -9,9 +9,9 @@ import { join } from "node:path";
 import test from "node:test";
 import { loadEngine } from "../../src/engine/load.js";
 import { Blocks, sameBits } from "../../src/engine/testing.js";
-import { gatherFourBitWeights, isFourBit } from "../../src/io/bitsandbytes.js";
-import { readJsonObject } from "../../src/io/hf-folder.js";
+import { openModelFolder } from "../../src/io/hf-folder.js";
 import { openSafetensors, readEntry } from "../../src/io/safetensors.js";
+import { loadModel } from "../../src/models/load.js";
 import { runPython, skipWithoutPeers } from "../support/peers.js";
 
 test("4-bit models of transformers have bitsandbytes' numbers here, and attune quantizes to the same blocks", {
@@ -23,20 +23,17 @@ test("4-bit models of transformers have bitsandbytes' numbers here, and attune q
   const engine = loadEngine();
   const base = (await openSafetensors(join(folder, "base/model.safetensors"))).tensors;
   for (const kind of ["nf4-double", "nf4-plain", "fp4-double", "fp4-plain"]) {
-    const config = await readJsonObject(join(folder, kind, "config.json"));
-    assert.ok(isFourBit(config.quantization_config));
-    const { weights, others } = await gatherFourBitWeights(
-      (await openSafetensors(join(folder, kind, "model.safetensors"))).tensors,
-    );
+    const files = await openModelFolder(join(folder, kind));
+    (await loadModel({ kernels: engine, compute: "f32" }, files)).dispose(); // every tensor has its place
     const expanded = (await openSafetensors(join(folder, kind, "expanded.safetensors"))).tensors;
-    assert.deepEqual([...weights.keys()].sort(), [...expanded.keys()].sort());
-    assert.ok([...others.values()].every(({ dtype }) => dtype === "F32"));
+    const fourBit = [...files.tensors.values()].filter(({ dtype }) => dtype !== "f32");
+    assert.deepEqual(fourBit.map(({ name }) => name).sort(), [...expanded.keys()].sort());
     let [blocks, differing] = [0, 0];
-    for (const [name, { entry, read }] of weights) {
-      const { shape, dtype } = entry;
+    for (const { name, shape, dtype } of fourBit) {
+      assert.match(dtype, kind.startsWith("nf4") ? /^nf4/ : /^fp4/);
       const count = shape[0]! * shape[1]!;
       const memory = new Blocks(engine);
-      const theirs = await read();
+      const theirs = await files.readTensor(name);
       const wide = memory.empty(count * 4);
       engine.convert(memory.of(theirs), dtype, wide, "f32", count);
       const wanted = new Float32Array((await readEntry(expanded.get(name)!)).buffer);
