@@ -21,6 +21,7 @@ export { writeRandomModel } from "./models/random-model.js";
 export type { Metrics } from "./objectives/objective.js";
 export type { Message } from "./text/chat-template.js";
 export type * from "./train/events.js";
+export { type CombineOptions, combineAdapters, type WeightedAdapter } from "./tuners/lora/combine.js";
 
 /** A recipe under LLaMA-Factory's key names, as an object, or the path of a YAML or JSON file. See docs/recipe.md. */
 export type RecipeInput = string | Readonly<Record<string, unknown>>;
