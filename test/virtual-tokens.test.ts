@@ -7,6 +7,7 @@ import { Rng } from "../src/core/rng.js";
 import { SymbolicDevice } from "../src/core/symbolic.js";
 import { differentiate } from "../src/core/tape.js";
 import { scope, Tensor, unscoped } from "../src/core/tensor.js";
+import type { StartEvent } from "../src/index.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
 import { buildModel } from "../src/models/load.js";
 import { packSequences } from "../src/models/token-batch.js";
@@ -17,6 +18,7 @@ import { prefixTuning } from "../src/tuners/prefix-tuning/prefix-tuning.js";
 import { loadTuned, saveTuned, settingsOfAdapter, trainingWeightsName } from "../src/tuners/tuned-files.js";
 import { assertClose } from "./support/assert-close.js";
 import { families } from "./support/families.js";
+import { collect, makeFolder, tinyRecipe } from "./support/run.js";
 import { exampleOf, loadTinyLlama, logitsOf, reference, sequences } from "./support/tiny-llama.js";
 
 const variants = [
@@ -158,7 +160,45 @@ test("training goes on only from weights that fit; without them, as prompt tunin
   );
   const { config: found } = await settingsOfAdapter(folder, tuners);
   assert.equal((found as PTuningConfig).encoder_reparameterization_type, "NONE", "it goes on as prompt tuning");
+
+  await saveTuned(folder, model, pTuning, config, { name: "tiny", config: files.config });
+  const { model: plain } = await loadTinyLlama("tied");
+  pTuning.apply(plain, found as PTuningConfig, new Rng(1));
+  await saveTuned(folder, plain, pTuning, found, { name: "tiny", config: files.config });
+  await loadTuned(folder, plain, pTuning); // not from the encoder that was saved in the same place before
+  plain.dispose();
   for (const each of [model, other]) each.dispose();
+});
+
+/** A run in a folder of its own, without the settings of LoRA. */
+function runOf(changes: Readonly<Record<string, unknown>>) {
+  const { lora_dropout: _, ...recipe } = tinyRecipe(makeFolder(), { packing: false, max_steps: 2, ...changes });
+  return collect(recipe);
+}
+
+test("a run counts virtual tokens among the model's positions", async () => {
+  const cut = await runOf({ finetuning_type: "prefix-tuning", num_virtual_tokens: 64, cutoff_len: 96 });
+  assert.ok(cut.some((event) => event.type === "notice" && /cutoff_len is 64 here/.test(event.message)));
+  await assert.rejects(
+    runOf({ finetuning_type: "p-tuning", num_virtual_tokens: 127 }),
+    /num_virtual_tokens: 127 leave no room for text in the model's 128 positions: choose fewer/,
+  );
+});
+
+test("a run goes on from an adapter's encoder, with its settings", async () => {
+  const output_dir = join(makeFolder(), "first");
+  const encoder = { finetuning_type: "p-tuning", encoder_hidden_size: 5, num_virtual_tokens: 4 };
+  await runOf({ ...encoder, output_dir });
+  const start = (await runOf({ finetuning_type: "p-tuning", adapter_name_or_path: output_dir })).find(
+    ({ type }) => type === "start",
+  );
+  const width = 64;
+  const parameters = 4 * width + (5 * width + 5) + (5 * 5 + 5) + (width * 5 + width);
+  assert.equal((start as StartEvent).trainableParams, parameters);
+  await assert.rejects(
+    runOf({ finetuning_type: "prefix-tuning", adapter_name_or_path: output_dir }),
+    /is of method "p-tuning", and finetuning_type is "prefix-tuning"/,
+  );
 });
 
 const llama2 = {

@@ -264,7 +264,13 @@ function checkModel(files: ModelFiles, objective: Objective, tuner: Tuner, tuner
     tuner.keeping?.(sketch, tunerConfig, () => {}),
   );
   tuner.apply(sketch, tunerConfig, new Rng(0));
-  return sketch.shape.maxPositions - sketch.virtualTokens;
+  const { virtualTokens, shape } = sketch;
+  const maxTokens = shape.maxPositions - virtualTokens;
+  if (maxTokens < 2)
+    throw new ConfigError(
+      `num_virtual_tokens: ${virtualTokens} leave no room for text in the model's ${shape.maxPositions} positions: choose fewer`,
+    );
+  return maxTokens;
 }
 
 /** What a tuner may begin with. */

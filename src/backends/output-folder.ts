@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { newestCompleteCheckpoint, verifyFolder } from "../io/checkpoint.js";
 import type { Recipe } from "../recipe/schema.js";
+import { trainingWeightsName } from "../tuners/tuned-files.js";
 
 interface Listeners {
   readonly onInfo: (message: string) => void;
@@ -16,7 +17,14 @@ export interface OutputPlan {
 }
 
 /** What an earlier run leaves in its folder, beside checkpoints. */
-const runFiles = ["events.jsonl", "adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors"];
+const runFiles = [
+  "events.jsonl",
+  "adapter_config.json",
+  "adapter_model.safetensors",
+  trainingWeightsName,
+  "config.json",
+  "model.safetensors",
+];
 const checkpointPattern = /^checkpoint-\d+$/;
 
 /** Looks at the output folder, and changes nothing in it. Throws CheckpointError if it holds a run that is not to be touched. */

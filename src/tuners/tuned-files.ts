@@ -1,4 +1,4 @@
-import { mkdir } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Rng } from "../core/rng.js";
 import { ModelError } from "../errors.js";
@@ -44,7 +44,10 @@ export async function saveTuned(
   const parameters = sourcesOf(model.savedParameters());
   const { library, toJson, computed } = tuner.adapter;
   const made = computed?.(model) ?? null;
-  if (made === null) return library.save(folder, toJson(config, model, origin), origin, parameters);
+  if (made === null) {
+    await rm(join(folder, trainingWeightsName), { force: true }); // an earlier adapter's would be taken for this one's
+    return library.save(folder, toJson(config, model, origin), origin, parameters);
+  }
   try {
     await writeSafetensors(join(folder, trainingWeightsName), parameters);
     const whole = sourcesOf(parametersBelow(model, origin.modulesToSave ?? []));
