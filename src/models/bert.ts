@@ -3,7 +3,6 @@ import type { Device } from "../core/device.js";
 import { activation } from "../core/ops/activation.js";
 import { add } from "../core/ops/add.js";
 import { attention } from "../core/ops/attention.js";
-import { gatherRows } from "../core/ops/rows.js";
 import type { Tensor } from "../core/tensor.js";
 import { ModelError } from "../errors.js";
 import { Embedding } from "../nn/embedding.js";
@@ -75,11 +74,11 @@ export class Bert extends LanguageModel {
     this.headModules.push("classifier");
   }
 
+  /** From the first row, as PEFT has it: with a prompt before the tokens that is no longer [CLS]. */
   summary(batch: TokenBatch): Tensor {
     const { pooler } = this.bert;
     if (pooler === null) throw new ModelError("BERT: a summary needs a head");
-    const first = Int32Array.from(batch.segments, ({ qStart }) => qStart);
-    return pooler.forward(gatherRows(this.hidden(batch), first));
+    return pooler.forward(this.firstHidden(batch));
   }
 
   protected embed(ids: Int32Array): Tensor {

@@ -7,7 +7,7 @@ import { ModelError } from "../errors.js";
 import { KVCache } from "../nn/kv-cache.js";
 import type { Linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
-import { extendBatch, type TokenBatch } from "./token-batch.js";
+import { type ExtendedBatch, extendBatch, type TokenBatch } from "./token-batch.js";
 
 /** What the rest of attune needs to know of a model's shape. */
 export interface ModelShape {
@@ -113,19 +113,28 @@ export abstract class LanguageModel extends Module {
 
   /** The last hidden state of every token: (T, C). */
   hidden(batch: TokenBatch): Tensor {
-    if (this.prompt !== null) return this.#hiddenAfterPrompt(batch, this.prompt);
+    if (this.prompt !== null) return this.#hiddenAfterPrompt(batch, this.prompt, ({ tokenRows }) => tokenRows);
     const input = this.prefix === null ? presentOnly(batch) : afterPrefix(batch, this.prefix);
     return this.#run(this.embed(batch.ids), input);
   }
 
-  #hiddenAfterPrompt(batch: TokenBatch, prompt: PromptVectors): Tensor {
-    const { virtual, virtualRows, tokenRows, cacheRows, ...extended } = extendBatch(batch, prompt.length);
+  /** The last hidden state of the first row of each sequence, which is a virtual token's where a prompt stands before the tokens: (S, C). */
+  protected firstHidden(batch: TokenBatch): Tensor {
+    const firstRows = ({ segments }: Pick<TokenBatch, "segments">) => Int32Array.from(segments, ({ qStart }) => qStart);
+    if (this.prompt !== null) return this.#hiddenAfterPrompt(batch, this.prompt, firstRows);
+    return gatherRows(this.hidden(batch), firstRows(batch));
+  }
+
+  /** The last hidden state of the rows that `chosen` picks among those of tokens and virtual tokens. */
+  #hiddenAfterPrompt(batch: TokenBatch, prompt: PromptVectors, chosen: (extended: ExtendedBatch) => Int32Array): Tensor {
+    const whole = extendBatch(batch, prompt.length);
+    const { virtual, virtualRows, tokenRows, cacheRows, ...extended } = whole;
     const x = mergeRows(extended.positions.length, [
       { from: prompt.forward(), rows: virtual, at: virtualRows },
       { from: this.embed(batch.ids), rows: null, at: tokenRows },
     ]);
     const cache = batch.cache && { store: batch.cache.store, rows: cacheRows };
-    return gatherRows(this.#run(x, presentOnly({ ...extended, ...(cache && { cache }) })), tokenRows);
+    return gatherRows(this.#run(x, presentOnly({ ...extended, ...(cache && { cache }) })), chosen(whole));
   }
 
   #run(vectors: Tensor, input: LayerInput): Tensor {

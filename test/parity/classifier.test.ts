@@ -100,7 +100,7 @@ async function theirLogits(texts: readonly string[], model: string, more: readon
 }
 
 for (const family of ["bert", "llama"] as const)
-  for (const method of ["lora", "full"] as const)
+  for (const method of ["lora", "full", "p-tuning", "prefix-tuning"] as const)
     test(`${family}, ${method}: a trained classifier loads in transformers and PEFT with the same logits`, {
       skip,
       timeout: 600_000,
