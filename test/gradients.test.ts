@@ -13,9 +13,10 @@ import { layerNorm } from "../src/core/ops/layer-norm.js";
 import { addLinear, linear } from "../src/core/ops/linear.js";
 import { linearCrossEntropy } from "../src/core/ops/linear-cross-entropy.js";
 import { mul } from "../src/core/ops/mul.js";
+import { reshape } from "../src/core/ops/reshape.js";
 import { rmsNorm } from "../src/core/ops/rms-norm.js";
 import { rope } from "../src/core/ops/rope.js";
-import { gatherRows } from "../src/core/ops/rows.js";
+import { gatherRows, mergeRows } from "../src/core/ops/rows.js";
 import { scale } from "../src/core/ops/scale.js";
 import { scaleColumns } from "../src/core/ops/scale-columns.js";
 import { Rng } from "../src/core/rng.js";
@@ -71,6 +72,22 @@ for (const isa of engine.info().tiers)
     });
     test("add of a tensor to itself", () => check({ a: { shape: [7, 5] } }, (a) => add(a!, a!)));
     test("gatherRows, a row twice", () => check({ x: { shape: [7, 5] } }, (x) => gatherRows(x!, Int32Array.of(6, 0, 6))));
+    test("mergeRows, some rows twice, others never", () =>
+      check({ a: { shape: [4, 5] }, b: { shape: [3, 5] } }, (a, b) =>
+        mergeRows(7, [
+          { from: a!, rows: Int32Array.of(0, 3, 0, 1), at: Int32Array.of(6, 0, 2, 3) },
+          { from: b!, rows: null, at: Int32Array.of(1, 5, 4) },
+        ]),
+      ));
+    test("mergeRows of one tensor in two parts", () =>
+      check({ x: { shape: [2, 5] } }, (x) =>
+        mergeRows(4, [
+          { from: x!, rows: null, at: Int32Array.of(3, 0) },
+          { from: x!, rows: null, at: Int32Array.of(1, 2) },
+        ]),
+      ));
+    test("reshape", () =>
+      check({ x: { shape: [6, 4] }, w: { shape: [5, 8] } }, (x, w) => linear(reshape(scale(x!, 2), [3, 8]), w!)));
     test("attention", () =>
       check({ q: { shape: [7, 24] }, k: { shape: [7, 12] }, v: { shape: [7, 12] } }, (q, k, v) =>
         attention(q!, k!, v!, segments, heads),
@@ -183,5 +200,10 @@ test("shapes that do not fit are refused with both shapes named", () => {
   assert.throws(() => rmsNorm(x, w, 1e-5, { heads: 4 }), /rmsNorm: 4 heads do not divide x of shape \[4, 6\]/);
   assert.throws(() => layerNorm(x, Tensor.zeros(device, [6]), w, 1e-5), /layerNorm: expected bias of shape \[6\]/);
   assert.throws(() => splitColumns(x, [2, 3]), /splitColumns: parts of 2 \+ 3 do not fill the 6 columns of \[4, 6\]/);
+  const one = { from: x, rows: null, at: Int32Array.of(0, 1, 2, 3) };
+  assert.throws(() => mergeRows(7, [one, { from: w, rows: null, at: Int32Array.of(4, 5, 6) }]), /mergeRows: expected 6 columns/);
+  assert.throws(() => mergeRows(4, [{ ...one, at: Int32Array.of(0, 1) }]), /mergeRows: 4 rows cannot go to 2 places/);
+  assert.throws(() => mergeRows(5, [one]), /mergeRows: 4 rows do not fill 5/);
+  assert.throws(() => reshape(x, [5, 5]), /reshape: \[4, 6\] does not fill \[5, 5\]/);
   assert.throws(() => embedding(Int32Array.of(9), Tensor.zeros(device, [3, 5])), RangeError);
 });
