@@ -11,8 +11,8 @@ import { PrefixEncoder, projectionWidth } from "./prefix-encoder.js";
  * Prefix-Tuning: keys and values that every sequence finds before its own in each layer train, and nothing else does.
  *
  * Source: Li & Liang 2021, arXiv:2101.00190, §4; without the projection P-Tuning v2, Liu et al. 2021, arXiv:2110.07602. The paper always projects; like
- * PEFT we do not unless told to, which makes a 30th of the parameters and allows to start from a text's keys and values, as the paper advises for
- * little data (§7.4).
+ * PEFT we do not unless told to: Llama-2-7B then trains 5 million parameters instead of 137, and they can start from a text's keys and values, as the
+ * paper advises for little data (§7.4).
  */
 export const PrefixTuningConfig = z
   .strictObject({
