@@ -4,17 +4,18 @@ import type { ComputeType } from "../../src/engine/kernels.js";
 import { openModelFolder } from "../../src/io/hf-folder.js";
 import type { ModelFiles } from "../../src/io/model-files.js";
 import { asCausalLM, type CausalLM } from "../../src/models/causal-lm.js";
-import { buildModel, loadWeights } from "../../src/models/load.js";
+import { buildModel, type Keep, loadWeights } from "../../src/models/load.js";
 import { device } from "./gradient-check.js";
 import { readTensors, tinyLlama } from "./tiny-llama.js";
 
 /** A very small model of a family; V = 259, so the sequences of tiny-llama fit all. */
 export interface Family {
   readonly name: string;
-  /** A fresh copy, perhaps with other settings in its config. */
+  /** A fresh copy, perhaps with other settings in its config, or with weights kept otherwise. */
   load(
     changes?: Readonly<Record<string, unknown>>,
     compute?: ComputeType,
+    keeping?: (model: CausalLM) => Keep | undefined,
   ): Promise<{ readonly model: CausalLM; readonly files: ModelFiles }>;
 }
 
@@ -31,16 +32,18 @@ export const familyFolder = (name: string) => join(import.meta.dirname, "../../.
 /** Families that have a reference in `familyFolder`. */
 export const referenced = ["qwen2", "qwen3", "gemma3", "phi3", "gpt2"].map((name) => familyIn(name, familyFolder(name)));
 
+export const llama = familyIn("llama", join(tinyLlama, "tied"));
+
 /** Every family of decoders. */
-export const families: readonly Family[] = [familyIn("llama", join(tinyLlama, "tied")), ...referenced];
+export const families: readonly Family[] = [llama, ...referenced];
 
 function familyIn(name: string, folder: string): Family {
   return {
     name,
-    async load(changes = {}, compute = "f32") {
+    async load(changes = {}, compute = "f32", keeping = () => undefined) {
       const files = await openModelFolder(folder);
       const model = asCausalLM(buildModel({ ...device, compute }, { ...files.config, ...changes }, files.path), "the test");
-      await loadWeights(model, files);
+      await loadWeights(model, files, undefined, keeping(model));
       return { model, files };
     },
   };
