@@ -35,8 +35,8 @@ struct F32Panels {
     pack<columns, format>(x, line, lines, depth, count, count, to);
   }
   static void multiply(int64_t units, const uint32_t* left, const uint32_t* right, const TileOutput& c, int valid_rows, int valid_columns) {
-    packed_tiles<MultiplyFloats>.by_rows[valid_rows - 1](units, reinterpret_cast<const float*>(left), reinterpret_cast<const float*>(right), columns, c,
-                                         valid_columns);
+    packed_tiles<MultiplyFloats>.by_rows[valid_rows - 1](units, reinterpret_cast<const float*>(left), reinterpret_cast<const float*>(right),
+                                                         columns, c, valid_columns);
   }
 
   static constexpr int64_t multiplications = tile_rows * tile_columns; // of a round

@@ -30,7 +30,8 @@ static void multiply_outer(const Product& p) {
       const bool as_it_lies = !rounded && end % tile_columns == 0; // else the last tile would read beyond its row
       if (!as_it_lies) pack<tile_columns, format>(p.right, block, end - block, depth0, depth, depth, reinterpret_cast<uint32_t*>(packed));
       for (int64_t j = block; j < end; j += tile_columns) {
-        const float* right = as_it_lies ? static_cast<const float*>(p.right.data) + depth0 * p.right.stride + j : packed + (j - block) * depth;
+        const float* lying = static_cast<const float*>(p.right.data) + depth0 * p.right.stride + j;
+        const float* right = as_it_lies ? lying : packed + (j - block) * depth;
         for (int64_t i = 0; i < p.rows; i += tile_rows) {
           const TileOutput c = {partial + chunk * size + i * p.columns + j, p.columns, 1, 1.0f, false};
           packed_tiles<MultiplyFloats>.by_rows[smaller(tile_rows, p.rows - i) - 1](
