@@ -3,7 +3,7 @@ import { type Gradients, recordLoss } from "../tape.js";
 import { checkFloat, scope, Tensor } from "../tensor.js";
 
 /** How much memory the logits of one chunk of rows may take. */
-const CHUNK_BYTES = 64 * 2 ** 20;
+const CHUNK_BYTES = 32 * 2 ** 20;
 
 /**
  * Σ over rows of −log softmax(hidden Wᵀ)[target]: the output projection and the loss in one, in chunks of rows, so that the logits

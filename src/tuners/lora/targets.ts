@@ -9,7 +9,7 @@ import type { LoraConfig } from "./config.js";
  */
 export function targetsOf(model: LanguageModel, config: LoraConfig): [path: string, layer: Linear][] {
   const linears = linearsOf(model);
-  const whole = namesIn(config.additional_target ?? []);
+  const whole = [...namesIn(config.additional_target ?? []), ...model.headModules]; // a new pooler lies deeper than a head
   const isExcluded = config.exclude_modules === null ? () => false : selector("exclude_modules", config.exclude_modules, linears);
   const areAll = config.lora_target === "all" || config.lora_target === "all-linear"; // PEFT's word
   const isWanted = areAll ? () => true : selector("lora_target", config.lora_target, linears);
