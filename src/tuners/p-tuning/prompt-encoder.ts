@@ -7,10 +7,18 @@ import { drawnEmbedding, drawnLinear } from "../../nn/init.js";
 import type { Projection } from "../../nn/linear.js";
 import { BidirectionalLstm } from "../../nn/lstm.js";
 import { Module } from "../../nn/module.js";
-import type { PTuningConfig } from "./p-tuning.js";
+
+export interface PromptEncoderOptions {
+  /** P */
+  readonly num_virtual_tokens: number;
+  readonly encoder_reparameterization_type: "MLP" | "LSTM" | "NONE";
+  readonly encoder_hidden_size: number | null;
+  readonly encoder_num_layers: number;
+  readonly encoder_dropout: number;
+}
 
 /** The encoder's width: unless set, as in PEFT's guide to P-Tuning. PEFT's own default, the model's width, makes the encoder as large as a layer. */
-export function encoderWidth({ encoder_hidden_size }: PTuningConfig): number {
+export function encoderWidth({ encoder_hidden_size }: Pick<PromptEncoderOptions, "encoder_hidden_size">): number {
   return encoder_hidden_size ?? 128;
 }
 
@@ -23,7 +31,7 @@ export class PromptEncoder extends Module implements PromptVectors {
   readonly lstm_head: BidirectionalLstm | null = null;
   readonly mlp_head: readonly Projection[] = [];
 
-  constructor(model: LanguageModel, config: PTuningConfig, rng: Rng) {
+  constructor(model: LanguageModel, config: PromptEncoderOptions, rng: Rng) {
     super();
     const { device, shape } = model;
     const { encoder_num_layers: layers, encoder_reparameterization_type: type } = config;

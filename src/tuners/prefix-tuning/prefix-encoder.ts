@@ -7,10 +7,16 @@ import type { Embedding } from "../../nn/embedding.js";
 import { drawnEmbedding, drawnLinear } from "../../nn/init.js";
 import type { Projection } from "../../nn/linear.js";
 import { Module } from "../../nn/module.js";
-import type { PrefixTuningConfig } from "./prefix-tuning.js";
+
+export interface PrefixEncoderOptions {
+  /** P */
+  readonly num_virtual_tokens: number;
+  readonly prefix_projection: boolean;
+  readonly encoder_hidden_size: number | null;
+}
 
 /** The projection's width: unless set, that of the paper's code (`mid_dim`). */
-export function projectionWidth({ encoder_hidden_size }: PrefixTuningConfig): number {
+export function projectionWidth({ encoder_hidden_size }: Pick<PrefixEncoderOptions, "encoder_hidden_size">): number {
   return encoder_hidden_size ?? 512;
 }
 
@@ -25,7 +31,7 @@ export class PrefixEncoder extends Module implements PastKeyValues {
   readonly #layers: number;
   readonly #kvWidth: number;
 
-  constructor({ device, shape }: LanguageModel, config: PrefixTuningConfig, rng: Rng) {
+  constructor({ device, shape }: LanguageModel, config: PrefixEncoderOptions, rng: Rng) {
     super();
     const { num_virtual_tokens: length, prefix_projection } = config;
     const { layers, kvWidth } = shape;
