@@ -6,6 +6,7 @@ import test from "node:test";
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
+import type { Keep } from "../src/models/load.js";
 import { continueSequences, packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { AdamW } from "../src/optim/adamw.js";
@@ -14,6 +15,7 @@ import type { StepEvent } from "../src/train/events.js";
 import { noProgress, type Progress, train } from "../src/train/loop.js";
 import { StepPlan } from "../src/train/step-plan.js";
 import { tuners } from "../src/tuners/index.js";
+import { quantizedBase } from "../src/tuners/quantized-base.js";
 import { applyAdapter, loadTuned, saveTuned, settingsOfAdapter } from "../src/tuners/tuned-files.js";
 import type { Tuner } from "../src/tuners/tuner.js";
 import { assertClose } from "./support/assert-close.js";
@@ -27,6 +29,8 @@ interface Promised {
   readonly tuner: Tuner;
   /** Llama where not given. */
   readonly family?: Family;
+  /** How the base is kept, where that is not the tuner's to say. */
+  readonly keeping?: (model: CausalLM) => Keep;
   readonly settings?: Readonly<Record<string, unknown>>;
   readonly startTolerance?: number;
   /** False where the adapter is for the base as its files have it, and training used another. */
@@ -158,6 +162,16 @@ const defaults = families.flatMap((family) =>
   }),
 );
 
+/** Every method that leaves the base alone, on a base that is stored in 4 bits. */
+const onFourBits = tuners
+  .filter(({ adapter }) => adapter !== undefined)
+  .map((tuner): Promised => {
+    const keeping = (model: CausalLM) =>
+      quantizedBase(model, { quantization_bit: 4, quantization_type: "nf4", double_quantization: true }, () => {});
+    const [startTolerance, learningRate] = [startTolerances[tuner.name] ?? 0, learningRates[tuner.name] ?? 1e-2];
+    return { name: `${tuner.name} on 4 bits`, tuner, keeping, startTolerance, learningRate };
+  });
+
 /** What every tuner promises on every family: a new one in its list is covered by being there. */
 for (const {
   name,
@@ -168,9 +182,10 @@ for (const {
   fitsWholeBase = true,
   learningRate = 1e-2,
   fallsTo = 0.9,
-} of [...defaults, ...loraVariants, ...freezeVariants, ...adapterVariants, ...virtualTokenVariants]) {
+  keeping,
+} of [...defaults, ...onFourBits, ...loraVariants, ...freezeVariants, ...adapterVariants, ...virtualTokenVariants]) {
   const config = tuner.config.parse(settings);
-  const load = (settings = config) => family.load({}, "f32", (model) => tuner.keeping?.(model, settings, () => {}));
+  const load = (settings = config) => family.load({}, "f32", keeping ?? ((model) => tuner.keeping?.(model, settings, () => {})));
   const prepared = async () => {
     const { model, files } = await load();
     const base = await logitsOf(model);
