@@ -182,7 +182,9 @@ test("pt: plain text is learned in full sequences, and resumes bit by bit", asyn
     };
   };
   const whole = makeFolder();
-  const events = await collect(recipeIn(whole));
+  const events = await collect(recipeIn(whole, { mask_history: true }));
+  const said = events.map((event) => (event.type === "notice" ? event.message : "")).join("\n");
+  assert.match(said, /mask_history changes nothing: stage pt reads no conversations/);
   const steps = events.filter((event) => event.type === "step");
   assert.ok(steps.at(-1)!.loss < 0.6 * steps[0]!.loss);
   const sizes = steps.slice(0, 5).map(({ tokens }) => tokens);

@@ -69,6 +69,9 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     recipe.eval_dataset === null
       ? splitHoldout(all, recipe.val_size, recipe.seed)
       : { train: all, heldOut: await objective.read(recipe.eval_dataset, source, recipe.objective) };
+  if (template === undefined)
+    for (const key of ["template", "train_on_prompt", "mask_history"] as const)
+      if (recipe[key]) warn(`${key} changes nothing: stage ${objective.name} reads no conversations`);
   if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
   const task = objective.task([...trainRows, ...evalRows], recipe.objective, files.config);
 
