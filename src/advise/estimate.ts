@@ -41,7 +41,11 @@ export function estimateStep({
 }: StepWork): Cost {
   const device = new SymbolicDevice(compute);
   const model = buildModel(device, files.config, files.path);
-  placeWeights(model, files, tuner.keeping?.(model, tunerConfig, () => {}));
+  placeWeights(
+    model,
+    files,
+    tuner.keeping?.(model, tunerConfig, () => {}),
+  );
   model.gradientCheckpointing = gradientCheckpointing;
   tuner.apply(model, tunerConfig, new Rng(0));
   trainModules(model, model.headModules);
