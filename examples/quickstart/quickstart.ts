@@ -54,7 +54,11 @@ async function main(): Promise<void> {
   say(`   ${path}/all_results.json    speed, memory and loss in numbers`);
   const model = quoted(choice.model);
   say(bold("\n   Try next"));
-  say(`   node bin/attune.js chat --model ${choice.trainsWhole ? quoted(path) : `${model} --adapter ${quoted(path)}`}`);
+  const system = rows[0]!.question.find(({ role }) => role === "system")?.content;
+  const asTrained = system === undefined ? "" : ` --system ${JSON.stringify(system)}`;
+  say(
+    `   node bin/attune.js chat --model ${choice.trainsWhole ? quoted(path) : `${model} --adapter ${quoted(path)}`}${asTrained}`,
+  );
   say(`   node bin/attune.js data preview examples/quickstart/train.jsonl --model ${model}`);
   say(
     `   node bin/attune.js train examples/quickstart/recipe.yaml model_name_or_path=${model} output_dir=runs/mine lora_rank=16\n`,
