@@ -3,7 +3,7 @@
  * what it trains, its peak memory and speed, and how many held-out sentences the tuned model answers to the letter.
  */
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -69,10 +69,9 @@ for (const method of methods.filter(({ name }) => new RegExp(options.only, "i").
   const outputDir = mkdtempSync(join(tmpdir(), "attune-methods-"));
   try {
     const results = train(method, options.model, outputDir);
-    const isWhole = /finetuning_type=(full|freeze)/.test(method.settings.join(" "));
-    const score = isWhole
-      ? await examine(outputDir, undefined, Number(options.rows))
-      : await examine(options.model, outputDir, Number(options.rows));
+    const isAdapter = existsSync(join(outputDir, "adapter_config.json"));
+    const [base, adapter] = isAdapter ? [options.model, outputDir] : [outputDir, undefined];
+    const score = await examine(base, adapter, Number(options.rows));
     table.push([
       method.name,
       `${(results.trainable_params / 1e3).toFixed(0)} k`,

@@ -193,9 +193,9 @@ for (const {
     return { model, files, base };
   };
 
-  test(`${name}: step 0 equals the base model`, async (context) => {
+  test(`${name}: step 0 equals the base model, unless virtual tokens change it at once`, async () => {
     const { model, base } = await prepared();
-    if (model.virtualTokens > 0) context.skip("virtual tokens change the model at once");
+    if (model.virtualTokens > 0) assert.notDeepEqual(await logitsOf(model), base);
     else if (startTolerance === 0) assert.deepEqual(await logitsOf(model), base);
     else assertClose(await logitsOf(model), base, startTolerance, "step 0");
     model.dispose();

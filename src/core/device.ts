@@ -5,4 +5,6 @@ export interface Device {
   readonly kernels: Kernels;
   /** How matrix products multiply on this device. */
   readonly compute: ComputeType;
+  /** True where nothing is computed and contents do not matter: whoever would draw them need not. */
+  readonly isSymbolic?: boolean;
 }

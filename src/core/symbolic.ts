@@ -26,6 +26,7 @@ export interface KernelCost {
 export class SymbolicDevice implements Device {
   readonly compute: ComputeType;
   readonly kernels: Kernels;
+  readonly isSymbolic = true;
   readonly #counter = new Counter();
 
   constructor(compute: ComputeType = "f32") {

@@ -164,11 +164,9 @@ async function keptInTraining(adapter: string, onNotice: (message: string) => vo
   if (!(await namesIn(adapter)).includes("recipe.yaml")) return undefined;
   const { recipe } = parseRecipe(await readRecipe(join(adapter, "recipe.yaml")), []);
   const tuner = tuners.find(({ name }) => name === recipe.finetuning_type);
-  const settings = recipe.tuner as { quantization_bit?: number | null; loftq_init?: boolean };
-  if (tuner?.keeping === undefined || !settings.quantization_bit) return undefined;
-  if (settings.loftq_init) return undefined; // what LoftQ learnt leaves as a change to the base as it was before
+  if (tuner?.mergesIntoKept?.(recipe.tuner) !== true) return undefined;
   onNotice("The adapter was trained on a base in 4 bits: it is merged into that base, expanded.");
-  return (model: LanguageModel) => tuner.keeping?.(model, settings, onNotice);
+  return (model: LanguageModel) => tuner.keeping?.(model, recipe.tuner, onNotice);
 }
 
 async function heldOutRows(

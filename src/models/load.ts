@@ -1,11 +1,12 @@
 import { z } from "zod";
 import type { Device } from "../core/device.js";
 import type { Rng } from "../core/rng.js";
-import { type Shape, sizeOf, Tensor, unscoped } from "../core/tensor.js";
+import { type Shape, Tensor, unscoped } from "../core/tensor.js";
 import { type DType, dtypes } from "../engine/dtype.js";
 import { ModelError } from "../errors.js";
 import type { ModelFiles, TensorEntry } from "../io/model-files.js";
 import type { TensorSource } from "../io/safetensors.js";
+import { drawnValues } from "../nn/init.js";
 import type { Parameter } from "../nn/module.js";
 import { Bert, BertConfig } from "./bert.js";
 import { classesOf } from "./classes.js";
@@ -137,8 +138,7 @@ function beginsAnew({ headModules, optionalModules }: LanguageModel, files: Mode
 
 /** As transformers begins a head: matrices normal with deviation 0.02, vectors 0. */
 function newWeight(device: Device, shape: Shape, rng: Rng): Tensor {
-  const values = Float32Array.from({ length: sizeOf(shape) }, () => (shape.length === 1 ? 0 : 0.02 * rng.normal()));
-  return unscoped(() => Tensor.from(device, values, shape));
+  return drawnValues(device, shape, () => (shape.length === 1 ? 0 : 0.02 * rng.normal()));
 }
 
 /**

@@ -5,13 +5,17 @@ import { Embedding } from "./embedding.js";
 import { Linear } from "./linear.js";
 import { Parameter } from "./module.js";
 
+/** A tensor, each of its values as `draw` gives it, for the caller to dispose. On a symbolic device nothing is drawn. */
+export function drawnValues(device: Device, shape: Shape, draw: () => number): Tensor {
+  return unscoped(() => {
+    if (device.isSymbolic) return Tensor.empty(device, shape);
+    return Tensor.from(device, Float32Array.from({ length: sizeOf(shape) }, draw), shape);
+  });
+}
+
 /** A parameter that trains, each of its values as `draw` gives it. */
 export function drawn(device: Device, shape: Shape, draw: () => number): Parameter {
-  const values = Float32Array.from({ length: sizeOf(shape) }, draw);
-  const parameter = new Parameter(
-    shape,
-    unscoped(() => Tensor.from(device, values, shape)),
-  );
+  const parameter = new Parameter(shape, drawnValues(device, shape, draw));
   parameter.requiresGrad = true;
   return parameter;
 }

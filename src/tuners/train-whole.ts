@@ -1,6 +1,7 @@
 import { Tensor, unscoped } from "../core/tensor.js";
 import type { LanguageModel } from "../models/language-model.js";
 import { Parameter } from "../nn/module.js";
+import { isBelow } from "./module-names.js";
 
 /** Lets a loaded weight train in its place, in f32. */
 export function trainWhole(parameter: Parameter): void {
@@ -21,7 +22,7 @@ function inFloats(stored: Tensor): Tensor {
  * after a dot; PEFT's modules_to_save. A weight that two modules share is shared no longer.
  */
 export function trainModules(model: LanguageModel, names: readonly string[]): void {
-  trainCopies(model, (path) => isBelow(path, names));
+  trainCopies(model, (path) => isInModule(path, names));
 }
 
 /** The same for the parameters that `isWanted` chooses by their paths. */
@@ -31,7 +32,6 @@ export function trainCopies(model: LanguageModel, isWanted: (path: string) => bo
       const path = place === "" ? name : `${place}.${name}`;
       if (!(parameter instanceof Parameter) || parameter.requiresGrad || !isWanted(path)) continue;
       const copy = new Parameter(parameter.shape, inFloats(parameter.value), parameter);
-      copy.isStoredTransposed = parameter.isStoredTransposed;
       copy.isStoredTransposed = parameter.isStoredTransposed;
       copy.requiresGrad = true;
       model.replace(path, copy);
@@ -43,10 +43,11 @@ export function* parametersBelow(
   model: LanguageModel,
   names: readonly string[],
 ): Generator<[name: string, parameter: Parameter]> {
-  for (const [name, parameter] of model.namedParameters()) if (isBelow(name, names)) yield [name, parameter];
+  for (const [name, parameter] of model.namedParameters()) if (isInModule(name, names)) yield [name, parameter];
 }
 
-/** Whether something is in one of the modules of these names. */
-function isBelow(path: string, names: readonly string[]): boolean {
-  return names.some((wanted) => `.${path}`.includes(`.${wanted}.`));
+/** Whether a parameter is in one of the modules of these names. */
+function isInModule(parameterPath: string, names: readonly string[]): boolean {
+  const module = parameterPath.slice(0, Math.max(0, parameterPath.lastIndexOf(".")));
+  return names.some((name) => isBelow(module, name));
 }

@@ -22,6 +22,11 @@ export interface Tuner<Config = unknown> {
    * user should know.
    */
   keeping?(model: LanguageModel, config: Config, notify: (message: string) => void): Keep;
+  /**
+   * Whether what was learnt belongs to the base as `keeping` keeps it, and is merged into that, rather than into the one that the files hold.
+   * Not given: the latter.
+   */
+  mergesIntoKept?(config: Config): boolean;
   /** Settings that belong to a run and not to an adapter: training that goes on from an adapter takes them from the recipe. */
   readonly ofRun?: readonly string[];
   /** Changes a loaded model in place. Throws ConfigError if the settings match nothing in it. */

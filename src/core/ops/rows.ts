@@ -1,3 +1,4 @@
+import type { Id } from "../../engine/kernels.js";
 import { ShapeError } from "../../errors.js";
 import { record } from "../tape.js";
 import { checkFloat, scope, Tensor } from "../tensor.js";
@@ -44,7 +45,7 @@ export function mergeRows(count: number, parts: readonly RowsPart[]): Tensor {
   if (written !== count) throw new ShapeError(`mergeRows: ${written} rows do not fill ${count}`);
 
   const y = Tensor.empty(device, [count, columns]);
-  const write = (to: number) =>
+  const write = (to: Id) =>
     scope(() => {
       for (const { from, rows, at } of parts) {
         const chosen = rows === null ? from : Tensor.empty(device, [rows.length, columns]);

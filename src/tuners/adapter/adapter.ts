@@ -10,6 +10,7 @@ import { scope, Tensor, unscoped } from "../../core/tensor.js";
 import { ConfigError, ModelError } from "../../errors.js";
 import { type AdapterConfig as AdapterJson, adapterConfigName, isUnused } from "../../io/adapter-folder.js";
 import { adapterHub } from "../../io/adapterhub.js";
+import { drawnValues } from "../../nn/init.js";
 import { LayerNorm } from "../../nn/layer-norm.js";
 import { Linear, type Projection } from "../../nn/linear.js";
 import { Module, Parameter } from "../../nn/module.js";
@@ -226,14 +227,9 @@ function startOf(init: AdapterConfig["init_weights"], width: number, rng: Rng): 
 }
 
 function filled(device: Device, shape: readonly number[], start: Start): Tensor {
+  if (typeof start !== "number") return drawnValues(device, shape, start);
   const tensor = unscoped(() => Tensor.empty(device, shape));
-  if (typeof start === "number") {
-    device.kernels.fill(tensor.id, start, tensor.size);
-    return tensor;
-  }
-  const values = new Float32Array(tensor.size);
-  for (let i = 0; i < values.length; i++) values[i] = start();
-  device.kernels.write(tensor.id, 0, values);
+  device.kernels.fill(tensor.id, start, tensor.size);
   return tensor;
 }
 

@@ -2,10 +2,9 @@ import { z } from "zod";
 import { ConfigError } from "../../errors.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { Parameter } from "../../nn/module.js";
+import { nameOrNames, namesIn } from "../module-names.js";
 import { trainWhole } from "../train-whole.js";
 import { defineTuner } from "../tuner.js";
-
-const names = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
 
 export const FreezeConfig = z.strictObject({
   freeze_trainable_layers: z
@@ -13,10 +12,10 @@ export const FreezeConfig = z.strictObject({
     .refine((count) => count !== 0)
     .default(2)
     .describe("how many of the last layers train; negative: of the first"),
-  freeze_trainable_modules: names
+  freeze_trainable_modules: nameOrNames
     .default("all")
     .describe("which parts of these layers train, by name (self_attn, mlp); all: every one"),
-  freeze_extra_modules: names.nullable().default(null).describe("what else trains, by name: lm_head, embed_tokens, norm"),
+  freeze_extra_modules: nameOrNames.nullable().default(null).describe("what else trains, by name: lm_head, embed_tokens, norm"),
 });
 export type FreezeConfig = z.output<typeof FreezeConfig>;
 
@@ -67,8 +66,7 @@ function* placesOf(model: LanguageModel): Generator<Place> {
 
 /** Lets the weights train that are in a module of one of these names. */
 function train(key: string, setting: string | readonly string[], places: readonly Place[]): void {
-  const wanted = typeof setting === "string" ? setting.split(",").map((name) => name.trim()) : setting;
-  for (const name of wanted) {
+  for (const name of namesIn(setting)) {
     const chosen = places.filter(({ names }) => name === "all" || names.includes(name));
     if (chosen.length === 0) {
       const there = [...new Set(places.flatMap(({ names }) => names))].sort().join(", ");

@@ -1,7 +1,6 @@
 import { z } from "zod";
+import { nameOrNames } from "../module-names.js";
 import { quantizationKeys } from "../quantized-base.js";
-
-const nameOrNames = z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]);
 
 /**
  * LoRA's settings. Names and defaults are LLaMA-Factory's (hparams/finetuning_args.py at ff6d4d12), and PEFT's (0.21, tuners/lora/config.py) for

@@ -1,6 +1,7 @@
 import type { Device } from "../../core/device.js";
 import type { Rng } from "../../core/rng.js";
 import { Tensor, unscoped } from "../../core/tensor.js";
+import { drawnValues } from "../../nn/init.js";
 import { Linear } from "../../nn/linear.js";
 import { Module, Parameter } from "../../nn/module.js";
 
@@ -16,11 +17,10 @@ export interface Factors {
 export function freshFactors({ inFeatures, outFeatures, weight }: Linear, rank: number, rng: Rng): Factors {
   const { device } = weight.value;
   const bound = 1 / Math.sqrt(inFeatures);
-  const values = Float32Array.from({ length: rank * inFeatures }, () => rng.uniform(-bound, bound));
-  return unscoped(() => ({
-    a: Tensor.from(device, values, [rank, inFeatures]),
-    b: Tensor.zeros(device, [outFeatures, rank]),
-  }));
+  return {
+    a: drawnValues(device, [rank, inFeatures], () => rng.uniform(-bound, bound)),
+    b: unscoped(() => Tensor.zeros(device, [outFeatures, rank])),
+  };
 }
 
 /** A Linear without bias that trains. */

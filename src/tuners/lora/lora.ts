@@ -5,6 +5,7 @@ import { ConfigError } from "../../errors.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { Linear } from "../../nn/linear.js";
 import { Parameter } from "../../nn/module.js";
+import { isBelow, isNamed, namesIn } from "../module-names.js";
 import { quantizedBase, rounded } from "../quantized-base.js";
 import { trainCopies, trainModules } from "../train-whole.js";
 import { defineTuner } from "../tuner.js";
@@ -16,7 +17,7 @@ import { loftq } from "./loftq.js";
 import { type AdaptedLinear, LoraLinear } from "./lora-linear.js";
 import { peftLora } from "./peft-lora.js";
 import { PissaLinear } from "./pissa-linear.js";
-import { isBelow, isNamed, namesIn, targetsOf, updateAt } from "./targets.js";
+import { targetsOf, updateAt } from "./targets.js";
 
 /**
  * LoRA: keep W frozen and train a rank-r change to it.   y = x Wᵀ + s · dropout(x) Aᵀ Bᵀ,   s = α/r
@@ -44,6 +45,8 @@ export const lora = defineTuner<LoraConfig>({
     };
     return quantizedBase(model, config, notify, { isWhole, quantize });
   },
+
+  mergesIntoKept: ({ quantization_bit, loftq_init }) => quantization_bit !== null && !loftq_init,
 
   ofRun: ["loraplus_lr_ratio", "quantization_bit", "quantization_type", "double_quantization", "loftq_iter"],
 

@@ -2,10 +2,11 @@ import { z } from "zod";
 import type { Tensor } from "../../core/tensor.js";
 import { checkAdapterConfig, modulesToSaveOf, peft } from "../../io/peft.js";
 import type { LanguageModel } from "../../models/language-model.js";
+import { isNamed, leafNames, namesIn } from "../module-names.js";
 import type { AdapterFormat } from "../tuner.js";
 import { adaptedLinears } from "./adapted.js";
 import { LoraConfig } from "./config.js";
-import { isNamed, leafNames, linearsOf, namesIn } from "./targets.js";
+import { linearsOf } from "./targets.js";
 
 /** LoRA as PEFT keeps it. Source: PEFT 0.21, tuners/lora/config.py and peft_model.py `save_pretrained`. */
 export const peftLora: AdapterFormat<LoraConfig> = {

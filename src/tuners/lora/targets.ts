@@ -1,6 +1,7 @@
 import { ConfigError } from "../../errors.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { Linear } from "../../nn/linear.js";
+import { isBelow, isNamed, leafNames, namesIn } from "../module-names.js";
 import type { LoraConfig } from "./config.js";
 
 /**
@@ -28,26 +29,6 @@ export function linearsOf(model: LanguageModel): [path: string, layer: Linear][]
   for (const [path, module] of model.namedModules())
     if (module instanceof Linear && path.includes(".")) linears.push([path, module]);
   return linears;
-}
-
-/** The whole path, or its end after a dot. */
-export function isNamed(path: string, name: string): boolean {
-  return path === name || path.endsWith(`.${name}`);
-}
-
-/** The module of this name, or anything in it. */
-export function isBelow(path: string, name: string): boolean {
-  return `.${path}.`.includes(`.${name}.`);
-}
-
-/** A list, or a text with commas. */
-export function namesIn(setting: string | readonly string[]): readonly string[] {
-  return typeof setting === "string" ? setting.split(",").map((name) => name.trim()) : setting;
-}
-
-/** The last parts of paths, each once. */
-export function leafNames(paths: readonly string[]): string[] {
-  return [...new Set(paths.map((path) => path.split(".").at(-1)!))].sort();
 }
 
 /** Names, of which each must mean something; or one regular expression for whole paths. */
@@ -89,7 +70,7 @@ export function updateAt(config: LoraConfig, path: string): { rank: number; scal
 }
 
 /** What a pattern says of a path: that of the first key that, as a regular expression, is its end after a dot. */
-export function patternValue<T>(key: string, patterns: Readonly<Record<string, T>>, path: string): T | undefined {
+function patternValue<T>(key: string, patterns: Readonly<Record<string, T>>, path: string): T | undefined {
   for (const [pattern, value] of Object.entries(patterns))
     if (regularExpression(key, `^(?:.*\\.)?(?:${pattern})$`).test(path)) return value;
   return undefined;
