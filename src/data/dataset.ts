@@ -248,10 +248,11 @@ interface RenderedRow extends Example {
 /** One time limit for many rows: a limit for each would cost more than the rows themselves. */
 function renderRows(rows: readonly Conversation[], chat: ChatFormat, options: SupervisionOptions): RenderedRow[] {
   let current = "";
-  const render = ({ messages, where }: Conversation): RenderedRow => {
+  const render = (conversation: Conversation): RenderedRow => {
+    const { where } = conversation;
     current = where;
     try {
-      return { ...renderConversation(chat, messages, options), where };
+      return { ...renderConversation(chat, conversation, options), where };
     } catch (error) {
       if (error instanceof AttuneError) throw new DataError(`${where}: ${error.message}`, { cause: error });
       throw error;

@@ -1,11 +1,10 @@
 import { ConfigError, DataError } from "../errors.js";
-import type { Message } from "../text/chat-template.js";
+import type { Dialogue, Message } from "../text/chat-template.js";
 import type { Row } from "./read-rows.js";
 import { columnHelp, formatEach, isRecord, kindOf, names, optionalText, RowFault, type RowFormat, text } from "./row-format.js";
 
 /** A row of any format: what is said, in order. Roles are system, user, assistant and tool. */
-export interface Conversation {
-  readonly messages: readonly Message[];
+export interface Conversation extends Dialogue {
   /** For error messages, such as `orders.jsonl:17` or `alpaca.json, row 3`. */
   readonly where: string;
 }

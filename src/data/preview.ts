@@ -18,9 +18,10 @@ export interface PreviewPiece {
 }
 
 /** Throws DataError that names the row when it cannot be rendered. The texts are the data's own: escape them for a terminal. */
-export function previewRow({ messages, where }: Conversation, chat: ChatFormat, options: SupervisionOptions = {}): PreviewRow {
+export function previewRow(conversation: Conversation, chat: ChatFormat, options: SupervisionOptions = {}): PreviewRow {
+  const { where } = conversation;
   try {
-    const { ids, supervised } = renderConversation(chat, messages, options);
+    const { ids, supervised } = renderConversation(chat, conversation, options);
     const pieces: PreviewPiece[] = [];
     for (let from = 0; from < ids.length; ) {
       const label = supervised[from]!;

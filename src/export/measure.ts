@@ -3,7 +3,6 @@ import type { Example } from "../data/example.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { packSequences } from "../models/token-batch.js";
 import { nextToken } from "../objectives/next-token.js";
-import type { Message } from "../text/chat-template.js";
 import { type ChatFormat, renderPrompt } from "../text/supervised.js";
 
 /** What a model says, to be held against what it says after a change. */
@@ -38,9 +37,7 @@ const positionsOfProbe = 16;
 /** Sequences to compare logits on: held-out rows if there are any, else built-in questions as the template writes them. */
 export function probesFor(chat: ChatFormat, heldOut: readonly Example[]): Int32Array[] {
   if (heldOut.length > 0) return heldOut.slice(0, maxProbes).map(({ ids }) => ids.subarray(0, maxProbeTokens));
-  return questions.map((content) =>
-    renderPrompt(chat, [{ role: "user", content } satisfies Message]).subarray(0, maxProbeTokens),
-  );
+  return questions.map((content) => renderPrompt(chat, { messages: [{ role: "user", content }] }).subarray(0, maxProbeTokens));
 }
 
 export async function measure(model: CausalLM, probes: readonly Int32Array[], heldOut: readonly Example[]): Promise<Measurement> {

@@ -149,7 +149,7 @@ export class Chat {
 
   #request(messages: readonly Message[], { maxNewTokens = 512, seed = 0, ...sampling }: ReplyOptions): Request {
     return {
-      prompt: renderPrompt(this.#format, messages),
+      prompt: renderPrompt(this.#format, { messages }),
       maxNewTokens,
       stopIds: this.#format.tokenizer.stopIds,
       sampling: {

@@ -167,7 +167,7 @@ test("the recipe's template wins, and says how it differs from the model's own",
   assert.match(other.notices.join(), /template smollm2 differs from the model's own chat template: it writes .*named SmolLM/);
   assert.match(chooseTemplate(tokenizer, { name: "llama3" }).notices[0]!, /<\|eot_id\|>.* no token of this model/);
   const saved = chooseTemplate(tokenizer, { source: "{{ messages[0].content }}" });
-  assert.equal(tokenizer.decode(renderPrompt({ tokenizer, template: saved.template }, talk("Hello"))), "Hello");
+  assert.equal(tokenizer.decode(renderPrompt({ tokenizer, template: saved.template }, { messages: talk("Hello") })), "Hello");
   assert.throws(() => chooseTemplate(tokenizer, { name: "lama3" }), {
     code: "CONFIG",
     message: /"lama3" is not known. Did you mean "llama3"/,

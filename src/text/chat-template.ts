@@ -3,10 +3,35 @@ import { ModelError } from "../errors.js";
 import type { RoleTokens } from "./tokenizer.js";
 import { withTimeLimit } from "./work-limit.js";
 
-/** One message of a chat. Roles are those that templates know: system, user, assistant, tool. */
+/** One message of a chat. Roles are those that templates know: system, user, assistant, tool; keys have OpenAI's and transformers' names. */
 export interface Message {
   readonly role: string;
   readonly content: string;
+  /** What the assistant thought before it answered. */
+  readonly reasoning_content?: string;
+  /** What the assistant calls, beside or instead of text. */
+  readonly tool_calls?: readonly ToolCall[];
+  /** In a tool's message: the function, and the call that it answers. */
+  readonly name?: string;
+  readonly tool_call_id?: string;
+  /** false: an assistant's turn that is read, but not learned. Templates do not see it. */
+  readonly isLearned?: boolean;
+}
+
+/** A call of a function, in the form of OpenAI's API but for the arguments, which are an object here, as templates expect them. */
+export interface ToolCall {
+  readonly id?: string;
+  readonly type: "function";
+  readonly function: { readonly name: string; readonly arguments: Readonly<Record<string, unknown>> };
+}
+
+/** What a model may call: `{"type": "function", "function": {"name", "description", "parameters"}}`, as OpenAI's API has it. */
+export type Tool = Readonly<Record<string, unknown>>;
+
+/** What is said, in order, and what could have been called. */
+export interface Dialogue {
+  readonly messages: readonly Message[];
+  readonly tools?: readonly Tool[];
 }
 
 const maxTemplateChars = 2 ** 20; // the longest in use, with tools and images, have about 20,000

@@ -14,7 +14,7 @@ function textOf(chat: ChatFormat, ids: Iterable<number>): string {
 }
 
 function learned(chat: ChatFormat, messages: readonly Message[], options = {}): string[] {
-  const { ids, supervised } = renderConversation(chat, messages, options);
+  const { ids, supervised } = renderConversation(chat, { messages }, options);
   const runs: number[][] = [];
   ids.forEach((id, i) => {
     if (supervised[i] === 0) return;
@@ -30,10 +30,10 @@ test("ids, masks and prompts are those of transformers, for every template and b
     const chat = chatOf(tokenizer === "byte-level" ? byteLevel : sentencepiece, template);
     const label = `${tokenizer}, ${template}: ${JSON.stringify(messages)}`;
     if (error !== undefined) {
-      assert.throws(() => renderConversation(chat, messages), ModelError, label);
+      assert.throws(() => renderConversation(chat, { messages }), ModelError, label);
       continue;
     }
-    const rendered = renderConversation(chat, messages);
+    const rendered = renderConversation(chat, { messages });
     assert.deepEqual([...rendered.ids], ids, label);
     assert.deepEqual([...rendered.supervised], mask, label);
     assert.ok(rendered.endsTurn, label);
@@ -44,7 +44,7 @@ test("prompts are those of transformers", () => {
   for (const { tokenizer, template, messages, prompt, error } of golden) {
     if (error !== undefined) continue;
     const chat = chatOf(tokenizer === "byte-level" ? byteLevel : sentencepiece, template);
-    assert.deepEqual([...renderPrompt(chat, messages.slice(0, -1))], prompt, `${tokenizer}, ${template}`);
+    assert.deepEqual([...renderPrompt(chat, { messages: messages.slice(0, -1) })], prompt, `${tokenizer}, ${template}`);
   }
 });
 
@@ -53,10 +53,10 @@ test("the ids up to a turn are the prompt that generates it, whatever the answer
     const chat = chatOf(byteLevel, template);
     for (const answer of ["Sure", " sure", "\nsure", "\n\n  sure", "🙂", "'s"]) {
       const messages = talk("Hello", "Hi ", "and\n", answer);
-      const { ids, supervised } = renderConversation(chat, messages, { maskHistory: true });
+      const { ids, supervised } = renderConversation(chat, { messages }, { maskHistory: true });
       const start = supervised.indexOf(1);
       assert.deepEqual(
-        [...renderPrompt(chat, messages.slice(0, 3))],
+        [...renderPrompt(chat, { messages: messages.slice(0, 3) })],
         [...ids.subarray(0, start)],
         `${template}: ${JSON.stringify(answer)}`,
       );
@@ -69,7 +69,7 @@ test("only what the assistant says is learned, with the token that ends the turn
   const messages = talk("Hello", "Hi!", "Bye", "See you");
   assert.deepEqual(learned(chat, messages), ["Hi!<|im_end|>", "See you<|im_end|>"]);
   assert.deepEqual(learned(chat, messages, { maskHistory: true }), ["See you<|im_end|>"]);
-  const { supervised } = renderConversation(chat, messages, { trainOnPrompt: true });
+  const { supervised } = renderConversation(chat, { messages }, { trainOnPrompt: true });
   assert.deepEqual([supervised[0], supervised.subarray(1).includes(0)], [0, false]);
 });
 
@@ -94,11 +94,11 @@ test("text that looks like a control token stays text and moves no mask", () => 
   const content = fc.array(piece, { minLength: 1, maxLength: 6 }).map((parts) => `a${parts.join("")}z`);
   for (const name of ["chatml", "llama3", "llama2", "zephyr", "phi3", "gemma"]) {
     const chat = chatOf(byteLevel, name);
-    const harmless = renderConversation(chat, talk("aaz", "aaz", "aaz", "aaz"));
+    const harmless = renderConversation(chat, { messages: talk("aaz", "aaz", "aaz", "aaz") });
     const controlsOf = (ids: Int32Array) => [...ids].filter((id) => byteLevel.controlIds.has(id));
     fc.assert(
       fc.property(fc.tuple(content, content, content, content), (texts) => {
-        const { ids, supervised } = renderConversation(chat, talk(...texts));
+        const { ids, supervised } = renderConversation(chat, { messages: talk(...texts) });
         assert.deepEqual(controlsOf(ids), controlsOf(harmless.ids));
         const answers = learned(chat, talk(...texts));
         assert.equal(answers.length, 2);
@@ -113,7 +113,7 @@ test("text that looks like a control token stays text and moves no mask", () => 
 test("there is never more than one begin-of-sequence token in front", () => {
   const doubled = new ChatTemplate(`{{ bos_token }}${templates.llama3}`, { roles: byteLevel.roles, origin: "doubled" });
   const chat = { tokenizer: byteLevel, template: doubled };
-  const [first, second] = renderPrompt(chat, talk("Hello"));
+  const [first, second] = renderPrompt(chat, { messages: talk("Hello") });
   assert.equal(first, byteLevel.bosId);
   assert.notEqual(second, byteLevel.bosId);
   assert.deepEqual(learned(chat, talk("Hello", "Hi")), ["Hi<|eot_id|>"]);
@@ -123,19 +123,19 @@ test("answers without an end-of-turn token are told", () => {
   const plain =
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
   const chat = { tokenizer: byteLevel, template: new ChatTemplate(plain, { roles: {}, origin: "plain" }) };
-  assert.equal(renderConversation(chat, talk("Hello", "Hi")).endsTurn, false);
+  assert.equal(renderConversation(chat, { messages: talk("Hello", "Hi") }).endsTurn, false);
   assert.deepEqual(learned(chat, talk("Hello", "Hi")), ["Hi\n"]);
 });
 
 test("nothing to learn, and words that the template rewrites, are errors", () => {
   const chat = chatOf(byteLevel, "chatml");
-  assert.throws(() => renderConversation(chat, talk("Hello")), { code: "DATA", message: /no assistant message/ });
-  assert.throws(() => renderConversation(chat, talk("Hello", "  ")), DataError);
-  assert.throws(() => renderConversation(chat, talk("Hello", "Hi", "Bye", ""), { maskHistory: true }), DataError);
+  assert.throws(() => renderConversation(chat, { messages: talk("Hello") }), { code: "DATA", message: /no assistant message/ });
+  assert.throws(() => renderConversation(chat, { messages: talk("Hello", "  ") }), DataError);
+  assert.throws(() => renderConversation(chat, { messages: talk("Hello", "Hi", "Bye", "") }, { maskHistory: true }), DataError);
   const shouting =
     "{% for m in messages %}{{ m.content | upper }}{% if not loop.last %}|{{ messages | length }}{% endif %}{% endfor %}";
   const rewriting = { tokenizer: byteLevel, template: new ChatTemplate(shouting, { roles: {}, origin: "shouting" }) };
-  assert.throws(() => renderConversation(rewriting, talk("Hello", "Hi", "Bye", "You")), {
+  assert.throws(() => renderConversation(rewriting, { messages: talk("Hello", "Hi", "Bye", "You") }), {
     code: "DATA",
     message: /rewrites what the assistant says/,
   });

@@ -1,5 +1,5 @@
 import { DataError, ModelError } from "../errors.js";
-import { type ChatTemplate, chatTimeLimitMs, type Message } from "./chat-template.js";
+import { type ChatTemplate, chatTimeLimitMs, type Dialogue, type Message } from "./chat-template.js";
 import type { Piece, Tokenizer } from "./tokenizer.js";
 import { withTimeLimit } from "./work-limit.js";
 
@@ -38,7 +38,7 @@ export interface SupervisionOptions {
  */
 export function renderConversation(
   chat: ChatFormat,
-  messages: readonly Message[],
+  { messages }: Dialogue,
   { trainOnPrompt = false, maskHistory = false }: SupervisionOptions = {},
 ): RenderedConversation {
   const answers = messages.filter(({ role }) => role === "assistant");
@@ -55,7 +55,7 @@ export function renderConversation(
 }
 
 /** The token ids after which the assistant answers. */
-export function renderPrompt(chat: ChatFormat, messages: readonly Message[]): Int32Array {
+export function renderPrompt(chat: ChatFormat, { messages }: Dialogue): Int32Array {
   return layOut(chat, messages, true).ids;
 }
 

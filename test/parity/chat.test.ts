@@ -72,13 +72,13 @@ for (const [name, tokenizer] of [
       const chat = chatOf(tokenizer, template);
       const label = `${template}: ${JSON.stringify(messages)}`;
       if (error !== undefined) {
-        assert.throws(() => renderConversation(chat, messages), { code: "MODEL" }, label);
+        assert.throws(() => renderConversation(chat, { messages }), { code: "MODEL" }, label);
         continue;
       }
-      const rendered = renderConversation(chat, messages);
+      const rendered = renderConversation(chat, { messages });
       assert.deepEqual([...rendered.ids], ids, label);
       assert.deepEqual([...rendered.supervised], mask, label);
-      assert.deepEqual([...renderPrompt(chat, messages.slice(0, -1))], prompt, label);
+      assert.deepEqual([...renderPrompt(chat, { messages: messages.slice(0, -1) })], prompt, label);
       compared++;
     }
     assert.ok(compared > 4500, `only ${compared} were compared`);

@@ -59,7 +59,7 @@ before(async () => {
   });
   const tokenizer = await loadTokenizer(await openModel(smolLM2Folder()));
   const { template } = chooseTemplate(tokenizer);
-  prompts = chats.map((chat) => renderPrompt({ tokenizer, template }, chat));
+  prompts = chats.map((chat) => renderPrompt({ tokenizer, template }, { messages: chat }));
 });
 
 after(() => folder && rmSync(folder, { recursive: true }));
