@@ -8,6 +8,15 @@
 #include "gemm_dot.inl"
 #include "gemm_pack.inl"
 
+/// What `ldtilecfg` reads, laid out by Intel's manual: 64 bytes, here eight tiles of 16 rows of 64 bytes.
+struct TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(TileConfig) == 64, "the instruction reads 64 bytes");
+alignas(64) static constexpr TileConfig tile_config;
+
 /// Left panels of 32 rows and right panels of 32 columns, multiplied in tiles of 16 × 16 with two tiles of each side at a time. A left
 /// panel is cut into pieces of 32 depths, row by row; a right panel is pair-packed as for AVX512-BF16, which is AMX's VNNI layout.
 template <class Tiles>
@@ -18,7 +27,7 @@ struct AmxPanels {
   static constexpr int tile_units = 16; // pairs in a tile's row
 
   static int64_t units(int64_t depth) { return round_up(ceil_div(depth, 2), tile_units); }
-  static void begin_task() { Tiles::configure(); }
+  static void begin_task() { Tiles::configure(tile_config); }
   static void end_task() { Tiles::release(); }
 
   static void pack_right(const Operand& x, int64_t line, int64_t lines, int64_t depth, int64_t count, uint32_t* to) {
@@ -91,26 +100,43 @@ struct AmxPanels {
 
 /// The tile instructions as the Intel Software Developer's Manual defines them, for tests: even and odd depths of a tile are summed apart
 /// by fused multiplications, then added to each other and to c. Subnormal numbers count as zero, before and after each operation.
+/// What is a fault of the processor is a trap here: a configuration that does not say just what the tiles below are, and tiles without one.
 struct EmulatedTiles {
   uint32_t tile[8][16][16];
 
-  static void configure() {}
-  static void release() {}
+  static inline thread_local bool configured = false;
+  static void fault_unless(bool right) {
+    if (!right) __builtin_trap();
+  }
+  static void configure(const TileConfig& given) {
+    const unsigned char* from = reinterpret_cast<const unsigned char*>(&given);
+    asm volatile("" : "+r"(from)::"memory"); // from here on the bytes are what memory holds, not what the compiler knows
+    for (int i = 0; i < 64; i++) {
+      const int row_bytes = i >= 16 && i < 32 && i % 2 == 0 ? 64 : 0, rows = i >= 48 && i < 56 ? 16 : 0;
+      fault_unless(from[i] == (i == 0 ? 1 : row_bytes + rows));
+    }
+    configured = true;
+  }
+  static void release() { configured = false; }
   template <int t>
   void zero() {
+    fault_unless(configured);
     memset(tile[t], 0, sizeof tile[t]);
   }
   template <int t>
   void load(const void* from, int64_t stride) {
+    fault_unless(configured);
     for (int i = 0; i < 16; i++) memcpy(tile[t][i], static_cast<const char*>(from) + i * stride, 64);
   }
   template <int t>
   void store(void* to, int64_t stride) const {
+    fault_unless(configured);
     for (int i = 0; i < 16; i++) memcpy(static_cast<char*>(to) + i * stride, tile[t][i], 64);
   }
   static float flush(float x) { return x < 0x1p-126f && x > -0x1p-126f ? x * 0.0f : x; }
   template <int c, int a, int b>
   void multiply_add() {
+    fault_unless(configured);
     for (int m = 0; m < 16; m++) {
       float even[16] = {}, odd[16] = {};
       for (int k = 0; k < 16; k++) {
@@ -127,17 +153,11 @@ struct EmulatedTiles {
 };
 
 #if defined(__AMX_BF16__)
+/// Not by GCC's intrinsics: they paste the tile's number as text, which a template cannot give them; `_tile_loadconfig` of GCC 12 tells the
+/// compiler of 8 of the 64 bytes it reads, and the others may never be stored; and its loads do not say that they read memory.
 struct HardwareTiles {
-  static void configure() {
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } config;
-    _tile_loadconfig(&config);
-  }
-  static void release() { _tile_release(); }
-  // GCC's intrinsics paste the tile's number as text, which a template cannot give them.
+  static void configure(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config)); }
+  static void release() { asm volatile("tilerelease"); }
   template <int t>
   void zero() {
     asm volatile("tilezero %%tmm%c0" ::"i"(t));
