@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { Rng } from "../core/rng.js";
 import { AttuneError, ConfigError, DataError } from "../errors.js";
+import { parseJson } from "../io/strict-json.js";
 import { chatTimeLimitMs } from "../text/chat-template.js";
 import { closest } from "../text/closest.js";
 import { type ChatFormat, renderConversation, type SupervisionOptions } from "../text/supervised.js";
@@ -115,7 +116,7 @@ async function readDatasetInfo(path: string): Promise<Record<string, unknown> | 
     throw new ConfigError(`${path}: cannot be read: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
   }
   try {
-    const info: unknown = JSON.parse(text);
+    const info = parseJson(text);
     if (typeof info === "object" && info !== null && !Array.isArray(info)) return info as Record<string, unknown>;
   } catch (error) {
     throw new ConfigError(`${path}: not valid JSON: ${error instanceof Error ? error.message : String(error)}`, { cause: error });

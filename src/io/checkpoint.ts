@@ -5,6 +5,7 @@ import { z } from "zod";
 import { CheckpointError } from "../errors.js";
 import { namesIn, reportingFullDisk, requireSpace, sha256OfFile, syncFolder, systemErrorCode } from "./disk.js";
 import { isAlive, takeLock } from "./lock.js";
+import { parseJson } from "./strict-json.js";
 
 /**
  * Folders that are there whole or not at all. A folder is written aside as `.tmp-NAME-PID`, every file is synced, then
@@ -178,7 +179,7 @@ async function readMarker(path: string): Promise<Marker> {
   }
   let json: unknown;
   try {
-    json = JSON.parse(text);
+    json = parseJson(text);
   } catch (error) {
     throw new CheckpointError(`${markerPath}: damaged: not JSON.`, { cause: error });
   }

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { bytesOf, type DType, dtypes, isWholeBlocks } from "../engine/dtype.js";
 import { ModelError } from "../errors.js";
 import { systemErrorCode } from "./disk.js";
@@ -86,16 +86,16 @@ const minTensorBytes = 8 + 4 + 8 + 4 + 8;
 export function readGgufHeader(path: string): GgufHeader {
   let fd: number;
   try {
+    if (!statSync(path).isFile()) throw new ModelError(`${path}: not a file.`); // to open a pipe would wait for its other end
     fd = openSync(path, "r");
   } catch (error) {
+    if (error instanceof ModelError) throw error;
     const code = systemErrorCode(error);
     throw new ModelError(`${path}: ${code === "ENOENT" ? "no such file" : `cannot be opened (${code})`}.`, { cause: error });
   }
   try {
-    const stats = fstatSync(fd);
-    if (!stats.isFile()) throw new ModelError(`${path}: not a file.`);
     return parseGgufHeader(path, {
-      size: stats.size,
+      size: fstatSync(fd).size,
       read: (target, position) => readSync(fd, target, 0, target.length, position),
     });
   } finally {

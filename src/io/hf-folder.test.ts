@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { ModelError } from "../errors.js";
+import { readGgufHeader } from "./gguf-header.js";
 import { openModelFolder } from "./hf-folder.js";
 import { openModel } from "./open-model.js";
 import { type TensorSource, writeSafetensors, writeShardedSafetensors } from "./safetensors.js";
@@ -96,4 +98,15 @@ test("a folder with one GGUF file is a model, with two it is a question", async 
   const adapter = temporaryFolder(t);
   writeFileSync(join(adapter, "adapter_config.json"), "{}");
   await assert.rejects(openModel(adapter), /an adapter, not a base model/);
+});
+
+test("what is no file is refused without being opened", { skip: process.platform === "win32" }, async (t) => {
+  const folder = temporaryFolder(t);
+  execFileSync("mkfifo", [join(folder, "config.json")]);
+  await assert.rejects(openModelFolder(folder), /config\.json: not a file/);
+  rmSync(join(folder, "config.json"));
+  writeFileSync(join(folder, "config.json"), "{}");
+  execFileSync("mkfifo", [join(folder, "model.safetensors"), join(folder, "model.gguf")]);
+  await assert.rejects(openModelFolder(folder), /model\.safetensors: not a file/);
+  assert.throws(() => readGgufHeader(join(folder, "model.gguf")), /model\.gguf: not a file/);
 });

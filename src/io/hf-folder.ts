@@ -88,7 +88,9 @@ export function pickleRefused(path: string, convertedName = singleFileName): Mod
 export async function readJsonObject(path: string): Promise<Record<string, unknown>> {
   let text: string;
   try {
-    if ((await stat(path)).size > maxConfigBytes) throw new ModelError(`${path}: larger than ${maxConfigBytes} bytes.`);
+    const stats = await stat(path);
+    if (!stats.isFile()) throw new ModelError(`${path}: not a file.`);
+    if (stats.size > maxConfigBytes) throw new ModelError(`${path}: larger than ${maxConfigBytes} bytes.`);
     text = new TextDecoder("utf-8", { fatal: true }).decode(await readFile(path));
   } catch (error) {
     if (error instanceof ModelError) throw error;

@@ -4,6 +4,7 @@ import { link, open, readFile, rm, stat, unlink } from "node:fs/promises";
 import { hostname } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { systemErrorCode } from "./disk.js";
+import { parseJson } from "./strict-json.js";
 
 /** Who holds a lock. */
 export interface LockHolder {
@@ -108,7 +109,7 @@ async function readLock(path: string): Promise<LockContent | undefined> {
   }
   const nobody: LockContent = { pid: 0, host: "", startedAt: "", processMark: "", nonce: "" };
   try {
-    const content = JSON.parse(text) as Partial<LockContent>;
+    const content = parseJson(text) as Partial<LockContent>;
     const isWhole = Number.isSafeInteger(content.pid) && typeof content.host === "string" && typeof content.nonce === "string";
     return isWhole ? { ...nobody, ...content } : nobody;
   } catch {

@@ -1,4 +1,4 @@
-import { type FileHandle, open } from "node:fs/promises";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { dtypes } from "../engine/dtype.js";
 import { ModelError } from "../errors.js";
@@ -74,9 +74,10 @@ const maxU64 = 2n ** 64n - 1n;
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   const file = await openForReading(path);
   try {
-    const stats = await file.stat();
-    if (!stats.isFile()) throw new ModelError(`${path}: not a file.`);
-    return await readHeader(path, { size: stats.size, read: (target, position) => readFully(file, target, position) });
+    return await readHeader(path, {
+      size: (await file.stat()).size,
+      read: (target, position) => readFully(file, target, position),
+    });
   } finally {
     await file.close();
   }
@@ -90,8 +91,10 @@ export interface ByteSource {
 
 async function openForReading(path: string): Promise<FileHandle> {
   try {
+    if (!(await stat(path)).isFile()) throw new ModelError(`${path}: not a file.`); // to open a pipe would wait for its other end
     return await open(path, "r");
   } catch (error) {
+    if (error instanceof ModelError) throw error;
     const code = systemErrorCode(error);
     throw new ModelError(`${path}: ${code === "ENOENT" ? "no such file" : `cannot be opened (${code})`}.`, { cause: error });
   }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { parseStrictJson, toPlainJson } from "./strict-json.js";
+import { parseJson, parseStrictJson, toPlainJson } from "./strict-json.js";
 
 test("reads what JSON.parse reads, with exact integers", () => {
   const text = ' {"a": [1, -2, 0.5, 1e3, true, false, null], "b": {"c": "x\\u00e9\\n\\ud83d\\ude00"}, "": {}} \n';
@@ -54,4 +54,15 @@ test("__proto__ is a key like any other", () => {
   const value = toPlainJson(parseStrictJson('{"__proto__":{"polluted":1}}')) as Record<string, unknown>;
   assert.deepEqual(Object.keys(value), ["__proto__"]);
   assert.equal(({} as Record<string, unknown>).polluted, undefined);
+});
+
+test("parseJson is JSON.parse but for depth", () => {
+  const nested = (depth: number) => `{"a": ${"[".repeat(depth)}"]}"${"]".repeat(depth)}}`;
+  assert.deepEqual(parseJson('{"[": "\\"[[", "a": [1, 1], "a": {"\\\\": "]"}}'), { "[": '"[[', a: { "\\": "]" } });
+  assert.deepEqual(parseJson(`"${"[".repeat(1e5)}"`), "[".repeat(1e5));
+  assert.deepEqual(parseJson(`[${"[],{},".repeat(1e4)}0]`), [...Array.from({ length: 1e4 }).flatMap(() => [[], {}]), 0]);
+  assert.doesNotThrow(() => JSON.stringify(parseJson(nested(126))));
+  for (const depth of [127, 1e5, 1e6])
+    assert.throws(() => parseJson(nested(depth)), /^SyntaxError: nested too deeply at character 132$/);
+  for (const bad of ["", "{", '"', '"\\', "[1", "]]", '{"a": "b}']) assert.throws(() => parseJson(bad), SyntaxError);
 });

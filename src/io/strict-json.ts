@@ -142,6 +142,29 @@ export function parseStrictJson(text: string, { allowNonFinite = false }: { allo
   return result;
 }
 
+/**
+ * `JSON.parse` for files from outside: it refuses what is nested deeper than any such file is, as what walks through the value later would
+ * overflow the stack. Throws SyntaxError.
+ */
+export function parseJson(text: string): unknown {
+  let depth = 0;
+  for (let at = 0; at < text.length; at++) {
+    const code = text.charCodeAt(at);
+    if (code === 0x22) at = endOfString(text, at);
+    else if (code === 0x5b || code === 0x7b) {
+      if (++depth > maxDepth) throw new SyntaxError(`nested too deeply at character ${at}`);
+    } else if (code === 0x5d || code === 0x7d) depth--;
+  }
+  return JSON.parse(text);
+}
+
+/** Where the string that begins at `start` ends: at its second quotation mark, or with the text. */
+function endOfString(text: string, start: number): number {
+  let at = start + 1;
+  while (at < text.length && text.charCodeAt(at) !== 0x22) at += text.charCodeAt(at) === 0x5c ? 2 : 1;
+  return at;
+}
+
 /** The same value as plain objects and numbers. Integers beyond 2⁵³ lose digits here, and only here. */
 export function toPlainJson(value: StrictJson): unknown {
   if (typeof value === "bigint") return Number(value);

@@ -2,6 +2,7 @@ import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { ModelError } from "../errors.js";
 import type { ModelFiles } from "../io/model-files.js";
+import { parseJson } from "../io/strict-json.js";
 import { ggufTokenizer } from "./gguf-tokenizer.js";
 import { type RoleTokens, type TextFile, type TokenFrame, Tokenizer, type TokenizerParts } from "./tokenizer.js";
 import { checkTokenizerJson, type TokenizerJson } from "./tokenizer-json.js";
@@ -171,7 +172,7 @@ async function readJson(folder: string, name: string): Promise<JsonObject | unde
   if (text === undefined) return undefined;
   let json: unknown;
   try {
-    json = JSON.parse(text);
+    json = parseJson(text);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new ModelError(

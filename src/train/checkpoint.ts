@@ -7,6 +7,7 @@ import { checkTensors } from "../io/adapter-folder.js";
 import { publishFolder } from "../io/checkpoint.js";
 import { writeFileAtomic } from "../io/disk.js";
 import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "../io/safetensors.js";
+import { parseJson } from "../io/strict-json.js";
 import { setValues, sourceOf } from "../models/load.js";
 import type { Metrics } from "../objectives/objective.js";
 import type { AdamW } from "../optim/adamw.js";
@@ -93,7 +94,7 @@ function moments({ moments }: AdamW): TensorSource[] {
 async function readState(path: string): Promise<z.output<typeof TrainingState>> {
   const file = join(path, stateName);
   try {
-    return TrainingState.parse(JSON.parse(await readFile(file, "utf8")));
+    return TrainingState.parse(parseJson(await readFile(file, "utf8")));
   } catch (error) {
     const why = error instanceof z.ZodError ? z.prettifyError(error) : String(error);
     throw new CheckpointError(

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { NoSpaceError } from "../errors.js";
 import { replaceFile, reportingFullDisk, systemErrorCode, writeFileAtomic } from "../io/disk.js";
+import { parseJson } from "../io/strict-json.js";
 import type { Metrics } from "../objectives/objective.js";
 import type { EndEvent, EvalEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "./events.js";
 import { type LossPoint, plotLoss } from "./plot.js";
@@ -210,7 +211,7 @@ export async function* readEvents(path: string): AsyncGenerator<RunEvent> {
 
 function parseEvent(line: string): RunEvent | undefined {
   try {
-    const value: unknown = JSON.parse(line);
+    const value = parseJson(line);
     const isEvent = typeof value === "object" && value !== null && "type" in value && typeof value.type === "string";
     return isEvent ? (value as RunEvent) : undefined;
   } catch {
