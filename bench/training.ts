@@ -94,7 +94,7 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
   tuner.apply(model, tunerConfig, new Rng(0));
   const rows = randomExamples(work.rows, work.tokens, model.shape.vocabSize);
   const parameters = model.trainableParameters();
-  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits: momentBits });
+  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map(), bits: momentBits });
   const oneBatch = rows.map((_, i) => i);
   const microBatches = Array.from({ length: work.accumulate }, () => oneBatch);
   const events = train({

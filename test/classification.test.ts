@@ -185,7 +185,7 @@ for (const tuner of tuners)
       tuner.apply(model, tunerConfig, new Rng(0));
       trainModules(model, model.headModules);
       const parameters = model.trainableParameters();
-      const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
+      const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map() });
       const batch = task.collate(examples);
       engine.resetPeak();
       differentiate(() => task.loss(model, batch), new Rng(0)).dispose();

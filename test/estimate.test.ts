@@ -61,7 +61,7 @@ for (const { tuner, settings = {}, compute, gradientCheckpointing, momentBits } 
     model.gradientCheckpointing = gradientCheckpointing;
     tuner.apply(model, tunerConfig, new Rng(0));
     const parameters = model.trainableParameters();
-    const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits: momentBits });
+    const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map(), bits: momentBits });
     const batch = nextToken.collate(rows);
     engine.resetPeak();
     differentiate(() => nextToken.loss(model, batch), new Rng(0)).dispose();

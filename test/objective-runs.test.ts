@@ -54,6 +54,11 @@ test("a classifier run reports accuracy, F1 and every class, in its events and i
   const events = await collect(reviewRecipe(folder, { num_train_epochs: 12 }));
   const evaluations = events.filter((event): event is EvalEvent => event.type === "eval");
   assert.equal(evaluations.length, 12);
+  const steps = events.filter((event) => event.type === "step");
+  assert.ok(
+    steps.every((step) => !("supervisedTokens" in step)),
+    "labels belong to rows, not to tokens",
+  );
   const last = evaluations.at(-1)!.metrics as { accuracy: number; f1: number; classes: Record<string, Metrics> };
   assert.ok(last.accuracy > 0.9, `accuracy ${last.accuracy}`);
   assert.deepEqual(Object.keys(last.classes), ["bad", "good"]);
@@ -63,7 +68,14 @@ test("a classifier run reports accuracy, F1 and every class, in its events and i
   const results = json(join(out, "eval_results.json"));
   assert.equal(results.eval_accuracy, last.accuracy);
   assert.deepEqual(results.eval_classes, last.classes);
-  assert.equal(json(join(out, "all_results.json")).eval_f1, last.f1);
+  const all = json(join(out, "all_results.json"));
+  assert.equal(all.eval_f1, last.f1);
+  assert.ok(!("num_supervised_tokens" in all));
+  assert.equal(
+    all.num_input_tokens_seen,
+    steps.reduce((sum, { tokens }) => sum + tokens, 0),
+  );
+  assert.equal(Math.round(Number(all.train_samples_per_second) * Number(all.train_runtime)), 12 * 36);
   assert.equal((events.at(-1) as EndEvent).results.eval_metrics!.accuracy, last.accuracy);
   const logged = readFileSync(join(out, "trainer_log.jsonl"), "utf8").trim().split("\n");
   assert.equal((JSON.parse(logged.at(-1)!) as { eval_accuracy: number }).eval_accuracy, last.accuracy);

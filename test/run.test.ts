@@ -47,6 +47,58 @@ test("a run leaves what users look for, and its numbers agree with each other", 
   rmSync(folder, { recursive: true });
 });
 
+test("held-out rows are evaluated when eval_strategy says, and at the end; never, if it says no", async () => {
+  const evaluatedAt = async (changes: Record<string, unknown>) => {
+    const folder = makeFolder();
+    const events = await collect(tinyRecipe(folder, { val_size: 4, packing: false, num_train_epochs: 2, ...changes }));
+    const { results } = events.at(-1) as EndEvent;
+    const evaluations = events.filter((event) => event.type === "eval");
+    assert.equal(results.eval_loss, evaluations.at(-1)?.evalLoss);
+    assert.equal(existsSync(join(folder, "out/eval_results.json")), evaluations.length > 0);
+    return evaluations.map(({ step }) => step);
+  };
+  assert.deepEqual(await evaluatedAt({}), [10, 20]);
+  assert.deepEqual(await evaluatedAt({ eval_strategy: "epoch" }), [10, 20]);
+  assert.deepEqual(await evaluatedAt({ eval_strategy: "steps", eval_steps: 8 }), [8, 16, 20]);
+  assert.deepEqual(await evaluatedAt({ eval_strategy: "steps", eval_steps: 100 }), [20]);
+  assert.deepEqual(await evaluatedAt({ eval_strategy: "no" }), []);
+  assert.deepEqual(await evaluatedAt({ val_size: 0 }), []);
+});
+
+test("statistics count what their names say, packed or not, with virtual tokens or without", async () => {
+  const statistics = async (changes: Record<string, unknown>) => {
+    const { results } = (await collect(tinyRecipe(makeFolder(), { num_train_epochs: 2, ...changes }))).at(-1) as EndEvent;
+    const { num_input_tokens_seen, num_supervised_tokens, train_runtime: seconds } = results;
+    const samples = Math.round(results.train_samples_per_second * seconds);
+    const steps = Math.round(results.train_steps_per_second * seconds);
+    assert.ok(results.tokens_per_second >= num_input_tokens_seen / seconds, "the time of the steps is part of the whole");
+    return { num_input_tokens_seen, num_supervised_tokens, samples, steps };
+  };
+  const packed = await statistics({});
+  assert.equal(packed.samples, 48);
+  const plain = await statistics({ packing: false });
+  assert.deepEqual({ ...packed, steps: 24 }, plain);
+  const virtual = { finetuning_type: "p-tuning", num_virtual_tokens: 3, lora_dropout: undefined };
+  assert.deepEqual(await statistics({ packing: false, ...virtual }), plain);
+  const everything = await statistics({ packing: false, train_on_prompt: true });
+  assert.equal(everything.num_input_tokens_seen, plain.num_input_tokens_seen);
+  assert.ok(everything.num_supervised_tokens! > plain.num_supervised_tokens!);
+  assert.equal(everything.num_supervised_tokens! + 48, plain.num_input_tokens_seen, "each row's first token is not predicted");
+});
+
+test("checkpoints are saved when save_strategy says", async () => {
+  const savedAt = async (changes: Record<string, unknown>) => {
+    const folder = makeFolder();
+    await collect(tinyRecipe(folder, { packing: false, num_train_epochs: 2, ...changes }));
+    const names = readdirSync(join(folder, "out")).filter((name) => name.startsWith("checkpoint-"));
+    return names.map((name) => Number(name.slice("checkpoint-".length))).sort((a, b) => a - b);
+  };
+  assert.deepEqual(await savedAt({ save_strategy: "no", save_steps: 5 }), []);
+  assert.deepEqual(await savedAt({ save_strategy: "steps", save_steps: 5 }), [5, 10, 15, 20]);
+  assert.deepEqual(await savedAt({ save_strategy: "steps", save_steps: 100 }), []);
+  assert.deepEqual(await savedAt({ save_strategy: "epoch" }), [12]);
+});
+
 test("resumed from any step, a run equals the uninterrupted one, bit by bit", async () => {
   const whole = makeFolder();
   const recipe = { save_strategy: "steps", save_steps: 1 };

@@ -10,6 +10,7 @@ import type { Keep } from "../src/models/load.js";
 import { continueSequences, packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { AdamW } from "../src/optim/adamw.js";
+import { weightDecays } from "../src/optim/weight-decay.js";
 import { loadCheckpoint, saveCheckpoint } from "../src/train/checkpoint.js";
 import type { StepEvent } from "../src/train/events.js";
 import { noProgress, type Progress, train } from "../src/train/loop.js";
@@ -148,7 +149,7 @@ async function trainUntil(until: number, model: CausalLM, optimizer: AdamW, prog
 }
 
 const optimizerOf = (model: CausalLM) =>
-  new AdamW(model.trainableParameters(), { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01 });
+  new AdamW(model.trainableParameters(), { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: weightDecays(model, 0.01) });
 
 const temporaryFolder = () => mkdtemp(join(tmpdir(), "attune-tuned-"));
 

@@ -50,7 +50,7 @@ export function estimateStep({
   tuner.apply(model, tunerConfig, new Rng(0));
   trainModules(model, model.headModules);
   const parameters = model.trainableParameters();
-  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits: momentBits });
+  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map(), bits: momentBits });
   const { peakBytes: loadingPeak } = device.cost;
   device.reset();
   const batch = task.collate(rows);

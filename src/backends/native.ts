@@ -15,6 +15,7 @@ import { buildModel, loadModel, placeWeights } from "../models/load.js";
 import { objectives } from "../objectives/index.js";
 import type { Objective } from "../objectives/objective.js";
 import { AdamW, momentBits } from "../optim/adamw.js";
+import { weightDecays } from "../optim/weight-decay.js";
 import { formatRecipe } from "../recipe/parse.js";
 import type { Recipe } from "../recipe/schema.js";
 import { loadCheckpoint, saveCheckpoint, startOfRun } from "../train/checkpoint.js";
@@ -131,7 +132,7 @@ async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGener
     beta1: recipe.adam_beta1,
     beta2: recipe.adam_beta2,
     eps: recipe.adam_epsilon,
-    weightDecay: recipe.weight_decay,
+    weightDecay: weightDecays(model, recipe.weight_decay),
     bits: momentBits[recipe.optim],
   });
   try {
@@ -337,7 +338,7 @@ function resultsOf(
     total_flos: flopsPerToken * progress.tokens,
     tokens_per_second: (1000 * progress.tokens) / progress.stepMs,
     num_input_tokens_seen: progress.tokens,
-    num_supervised_tokens: progress.supervisedTokens,
+    ...(progress.supervisedTokens !== null && { num_supervised_tokens: progress.supervisedTokens }),
     peak_memory_bytes: peakMemoryBytes(),
     trainable_params: counts.trainable,
     all_params: counts.all,

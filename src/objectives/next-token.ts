@@ -27,7 +27,15 @@ export const nextToken: Task<Example, NextTokenBatch> = {
       }
       start += ids.length;
     }
-    return { input, rows: Int32Array.from(rows), targets: Int32Array.from(targets), tokens: start, count: rows.length };
+    const count = rows.length;
+    return {
+      input,
+      rows: Int32Array.from(rows),
+      targets: Int32Array.from(targets),
+      tokens: start,
+      count,
+      supervisedTokens: count,
+    };
   },
 
   loss(model, { input, rows, targets }) {

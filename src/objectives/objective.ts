@@ -46,6 +46,8 @@ export interface Batch {
   readonly tokens: number;
   /** What the loss sums over: supervised tokens, rows, or pairs. */
   readonly count: number;
+  /** How many of the tokens are supervised; absent where what is learned belongs to whole rows. */
+  readonly supervisedTokens?: number;
 }
 
 /**

@@ -19,7 +19,8 @@ export interface AdamWOptions {
   readonly beta1: number;
   readonly beta2: number;
   readonly eps: number;
-  readonly weightDecay: number;
+  /** By the name of a parameter; those without one do not decay. */
+  readonly weightDecay: ReadonlyMap<string, number>;
   /** Of a moment; 32 where not given. */
   readonly bits?: 8 | 32;
 }
@@ -41,8 +42,7 @@ const wordsOfBlock = 65;
 
 /**
  * AdamW: Adam with weight decay apart from the gradient.
- * Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, as torch.optim.AdamW computes it. Like Hugging Face's Trainer, vectors
- * (norm weights, biases) are not decayed.
+ * Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, as torch.optim.AdamW computes it.
  *
  * In 8 bits it is bitsandbytes' AdamW8bit (Dettmers et al. 2022, arXiv:2110.02861): 2 bytes of moments for a number instead of 8. Unlike
  * Hugging Face's Trainer, which leaves embeddings in f32, all large parameters are kept so.
@@ -73,13 +73,12 @@ export class AdamW {
       const { value } = parameter;
       if (value.grad === null) continue;
       const { m, v, bits } = this.moments.get(name)!;
-      const decay = value.shape.length > 1 ? weightDecay : 0;
       const step = {
         lr: lr * parameter.learningRateScale,
         beta1,
         beta2,
         eps,
-        weightDecay: decay,
+        weightDecay: weightDecay.get(name) ?? 0,
         correction1,
         correction2,
         gradScale,

@@ -253,6 +253,10 @@ test("evaluation follows the held-out data", () => {
   assert.deepEqual(evaluation("val_size: 20\neval_steps: 7"), ["steps", 7]);
   assert.deepEqual(evaluation("eval_dataset: x\neval_strategy: steps\nlogging_steps: 4"), ["steps", 4]);
   assert.deepEqual(evaluation("val_size: 0.1\neval_strategy: no"), ["no", 10]);
+  for (const heldOut of ["val_size: 0.1", "eval_dataset: x"])
+    assert.deepEqual(parse(`${minimal}eval_strategy: no\n${heldOut}`).notices, [
+      `recipe.yaml:5: ${heldOut.split(":")[0]}: these rows are held out, and never evaluated: eval_strategy is no`,
+    ]);
   assert.equal(parse(`${minimal}neat_packing: true`).recipe.packing, true);
 });
 

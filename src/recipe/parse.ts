@@ -340,6 +340,10 @@ function relate(
   if (evalStrategy !== "no" && !heldOut) {
     refuse("eval_strategy", `eval_strategy: ${evalStrategy} needs held-out data; set val_size or eval_dataset`);
   }
+  if (evalStrategy === "no")
+    for (const key of ["val_size", "eval_dataset"] as const)
+      if (recipe[key])
+        notices.push(`${given.get(key)!.where}: ${key}: these rows are held out, and never evaluated: eval_strategy is no`);
   if (evalStrategy !== "steps") notUsed("eval_steps", heldOut ? `eval_strategy is ${evalStrategy}` : "there is no held-out data");
   if (recipe.save_strategy !== "steps") notUsed("save_steps", `save_strategy is ${recipe.save_strategy}`);
   if (recipe.max_steps > 0) notUsed("num_train_epochs", "max_steps decides");

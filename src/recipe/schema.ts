@@ -71,7 +71,7 @@ const steps = {
     .describe(
       "AdamW with moments in f32, or in 8 bits (`adamw_8bit`, as in bitsandbytes); the other names mean one of these two",
     ),
-  weight_decay: z.number().min(0).default(0).describe("AdamW's decoupled weight decay"),
+  weight_decay: z.number().min(0).default(0).describe("AdamW's decoupled weight decay, of all that trains but biases and norms"),
   adam_beta1: z.number().min(0).lt(1).default(0.9).describe("decay of AdamW's first moment"),
   adam_beta2: z.number().min(0).lt(1).default(0.999).describe("decay of AdamW's second moment"),
   adam_epsilon: z.number().gt(0).default(1e-8).describe("added to the root of AdamW's second moment"),
@@ -92,7 +92,9 @@ const output = {
     .enum(["no", "steps", "epoch"])
     .nullable()
     .default(null)
-    .describe("when to evaluate; not set: every `eval_steps` if given, else after each epoch, if there is held-out data"),
+    .describe(
+      "when to evaluate, and at the end; no: never; not set: every `eval_steps` if given, else after each epoch, if there is held-out data",
+    ),
   eval_steps: count.nullable().default(null).describe("evaluate every this many steps; not set: `logging_steps`"),
   save_strategy: z.enum(["no", "steps", "epoch"]).default("steps").describe("when to save checkpoints; the end is always saved"),
   save_steps: count.default(500).describe("a checkpoint every this many steps"),

@@ -30,7 +30,7 @@ const TrainingState = z.strictObject({
     epoch: z.number(),
     lossSum: z.number(),
     tokens: z.number(),
-    supervisedTokens: z.number(),
+    supervisedTokens: z.number().nullable(),
     rows: z.number(),
     stepMs: z.number(),
     elapsedMs: z.number(),

@@ -40,15 +40,16 @@ export interface StepEvent {
   readonly step: number;
   readonly totalSteps: number;
   readonly epoch: number;
-  /** Mean over the supervised tokens of the step. */
+  /** Mean over what the step's losses sum over: its supervised tokens, or its rows where labels belong to them. */
   readonly loss: number;
   readonly gradNorm: number;
   readonly learningRate: number;
   /** Tokens trained on in this step, none of them padding. */
   readonly tokens: number;
-  readonly supervisedTokens: number;
+  /** Absent where labels belong to whole rows. */
+  readonly supervisedTokens?: number;
   readonly tokensPerSecond: number;
-  /** Since the run's (or the resumed run's) first step began. */
+  /** Since the run's first step began, without the time between a stop and going on. */
   readonly elapsedMs: number;
   readonly remainingMs: number;
   readonly peakMemoryBytes: number;
@@ -97,8 +98,10 @@ export interface RunResults {
   readonly total_flos: number;
   /** Non-padding tokens per second of the steps' wall time. */
   readonly tokens_per_second: number;
+  /** Tokens of the rows, none of them padding; virtual tokens of a prompt or prefix are not counted. */
   readonly num_input_tokens_seen: number;
-  readonly num_supervised_tokens: number;
+  /** Absent where labels belong to whole rows. */
+  readonly num_supervised_tokens?: number;
   /** Peak resident set of the process. */
   readonly peak_memory_bytes: number;
   readonly trainable_params: number;

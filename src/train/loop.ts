@@ -19,7 +19,7 @@ export interface TrainSettings {
   readonly warmupSteps: number;
   readonly maxGradNorm: number;
   readonly seed: number;
-  /** Evaluate, and save, after every so many steps; 0 for never. */
+  /** Evaluate, and save, after every so many steps; 0 for never. Where it evaluates at all, it does so at the end too. */
   readonly evalSteps: number;
   readonly saveSteps: number;
   /** Rows of an evaluation batch. */
@@ -33,7 +33,8 @@ export interface Progress {
   /** Σ of the steps' mean losses. */
   lossSum: number;
   tokens: number;
-  supervisedTokens: number;
+  /** Null where labels belong to whole rows. */
+  supervisedTokens: number | null;
   rows: number;
   /** Wall time of the optimizer steps alone, and of everything. */
   stepMs: number;
@@ -48,7 +49,7 @@ export const noProgress = (): Progress => ({
   epoch: 0,
   lossSum: 0,
   tokens: 0,
-  supervisedTokens: 0,
+  supervisedTokens: null,
   rows: 0,
   stepMs: 0,
   elapsedMs: 0,
@@ -96,7 +97,7 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
     progress.epoch = window.epochAfter;
     progress.lossSum += result.loss;
     progress.tokens += result.tokens;
-    progress.supervisedTokens += result.count;
+    if (result.supervisedTokens !== null) progress.supervisedTokens = (progress.supervisedTokens ?? 0) + result.supervisedTokens;
     progress.rows += window.microBatches.reduce((sum, rows) => sum + rows.length, 0);
     progress.stepMs += nowMs - stepStartedMs;
     progress.elapsedMs = nowMs - startedMs;
@@ -109,7 +110,7 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
       gradNorm: result.gradNorm,
       learningRate,
       tokens: result.tokens,
-      supervisedTokens: result.count,
+      ...(result.supervisedTokens !== null && { supervisedTokens: result.supervisedTokens }),
       tokensPerSecond: (1000 * result.tokens) / (nowMs - stepStartedMs),
       elapsedMs: progress.elapsedMs,
       remainingMs: ((plan.totalSteps - progress.step) * (nowMs - loopStartedMs)) / (progress.step - firstStep),
@@ -117,7 +118,8 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
     };
 
     const isLast = progress.step === plan.totalSteps;
-    if (work.evalRows.length > 0 && (isLast || isDue(progress.step, settings.evalSteps))) {
+    const isEvaluated = work.evalRows.length > 0 && settings.evalSteps > 0;
+    if (isEvaluated && (isLast || isDue(progress.step, settings.evalSteps))) {
       const { loss, metrics } = await evaluate(work);
       progress.evalLoss = loss;
       progress.metrics = metrics;
@@ -148,7 +150,7 @@ interface StepResult {
   readonly loss: number;
   readonly gradNorm: number;
   readonly tokens: number;
-  readonly count: number;
+  readonly supervisedTokens: number | null;
 }
 
 async function optimizerStep(
@@ -160,6 +162,10 @@ async function optimizerStep(
   const batches = microBatches.map((rows) => task.collate(rows.map((row) => trainRows[row]!)));
   const count = batches.reduce((sum, batch) => sum + batch.count, 0);
   const tokens = batches.reduce((sum, batch) => sum + batch.tokens, 0);
+  const supervisedTokens = batches.reduce<number | null>(
+    (sum, batch) => (batch.supervisedTokens === undefined ? sum : (sum ?? 0) + batch.supervisedTokens),
+    null,
+  );
 
   const sums: number[] = [];
   for (const [micro, batch] of batches.entries()) {
@@ -186,7 +192,7 @@ async function optimizerStep(
     );
   }
   optimizer.update(learningRate, clipFactor(gradNorm, settings.maxGradNorm) / count);
-  return { loss, gradNorm, tokens, count };
+  return { loss, gradNorm, tokens, supervisedTokens };
 }
 
 async function firstNonFiniteGradient(parameters: ReadonlyMap<string, Parameter>): Promise<string> {

@@ -4,6 +4,7 @@ import type { LanguageModel } from "../../src/models/language-model.js";
 import { nextToken } from "../../src/objectives/next-token.js";
 import type { Task } from "../../src/objectives/objective.js";
 import { AdamW } from "../../src/optim/adamw.js";
+import { weightDecays } from "../../src/optim/weight-decay.js";
 import type { StepEvent } from "../../src/train/events.js";
 import { noProgress, train } from "../../src/train/loop.js";
 import { StepPlan } from "../../src/train/step-plan.js";
@@ -26,7 +27,12 @@ export async function trainSteps(
   task: Task = nextToken,
 ): Promise<StepEvent[]> {
   const parameters = model.trainableParameters();
-  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: weight_decay });
+  const optimizer = new AdamW(parameters, {
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    weightDecay: weightDecays(model, weight_decay),
+  });
   const steps: StepEvent[] = [];
   for await (const event of train({
     model,
