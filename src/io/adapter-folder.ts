@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import type { z } from "zod";
 import { ModelError } from "../errors.js";
 import { namesIn } from "./disk.js";
 import { readJsonObject } from "./hf-folder.js";
@@ -42,6 +43,36 @@ export interface AdapterLibrary {
   save(path: string, settings: AdapterConfig, origin: AdapterOrigin, tensors: Iterable<TensorSource>): Promise<void>;
 }
 
+/**
+ * The settings of a method, made of what a file says. Throws ModelError that names the key where they are impossible.
+ */
+export function settingsFrom<Settings extends z.ZodType>(schema: Settings, values: unknown): z.output<Settings> {
+  const parsed = schema.safeParse(values);
+  if (parsed.success) return parsed.data;
+  const { path, message } = parsed.error.issues[0]!;
+  throw new ModelError(`${adapterConfigName} and the weights make no settings: ${shownPath(path)}: ${message}.`);
+}
+
+/**
+ * Before memory is taken for a size that a config names, it has to be that of a tensor, which is as large as its file. Throws ModelError.
+ */
+export function checkSize(
+  tensors: ReadonlyMap<string, TensorEntry>,
+  { name, axis, key, size }: { readonly name: string; readonly axis: number; readonly key: string; readonly size: number },
+): void {
+  const shape = tensors.get(name)?.shape;
+  if (shape?.[axis] === size) return;
+  const found = shape === undefined ? "there is none" : `it is [${shape.join(", ")}]`;
+  throw new ModelError(
+    `${adapterConfigName}: a tensor is of another shape: ${name} has by ${key} ${size} ${axis === 0 ? "rows" : "columns"}, and ${found}.`,
+  );
+}
+
+/** Where in a config something is wrong, for messages. */
+export function shownPath(path: readonly PropertyKey[]): string {
+  return path.map(String).join(".").slice(0, 200);
+}
+
 /** Keys by which a config could have a library import modules or run code. */
 const codeKeys = ["auto_mapping", "megatron_core", "megatron_config", "tokenizer_kwargs", "auto_map", "custom_pipelines"];
 
@@ -55,6 +86,14 @@ export function isUnused(key: string, value: unknown): boolean {
   return value === unusedValues[key];
 }
 
+/** Where an adapter has no task, PEFT writes down the base's class. One of transformers' own brings no code along. */
+function isOwnClass(key: string, value: unknown): boolean {
+  if (key !== "auto_mapping" || typeof value !== "object" || value === null) return false;
+  const { parent_library: library, base_model_class: name, ...others } = value as Record<string, unknown>;
+  const isName = (text: unknown, pattern: RegExp) => typeof text === "string" && pattern.test(text);
+  return isName(library, /^transformers(\.\w+)*$/) && isName(name, /^\w+$/) && Object.keys(others).length === 0;
+}
+
 /** Reads adapter_config.json of a folder. Throws ModelError if there is none, or if it could make a program run code. */
 export async function readAdapterConfig(folder: string): Promise<AdapterConfig> {
   if (!(await namesIn(folder)).includes(adapterConfigName))
@@ -62,7 +101,7 @@ export async function readAdapterConfig(folder: string): Promise<AdapterConfig> 
   const path = join(folder, adapterConfigName);
   const json = await readJsonObject(path);
   for (const key of codeKeys)
-    if (Object.hasOwn(json, key) && !isUnused(key, json[key]))
+    if (Object.hasOwn(json, key) && !isUnused(key, json[key]) && !isOwnClass(key, json[key]))
       throw new ModelError(
         `${path}: "${key}" is refused: it can make a program import and run other code. Remove it if you trust the adapter.`,
       );

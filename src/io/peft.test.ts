@@ -6,7 +6,7 @@ import { z } from "zod";
 import { ModelError } from "../errors.js";
 import { checkTensors } from "./adapter-folder.js";
 import { checkAdapterConfig, modulesToSaveOf, openAdapter, peft, saveAdapter } from "./peft.js";
-import { openSafetensors, type TensorSource } from "./safetensors.js";
+import { openSafetensors, type TensorSource, writeSafetensors } from "./safetensors.js";
 import { temporaryFolder } from "./test-support.js";
 
 const config = {
@@ -68,6 +68,49 @@ for (const [peft_type, name] of [
     assert.deepEqual([...new Float32Array((await adapter.readTensor(name)).buffer as ArrayBuffer)], [1, 2]);
   });
 
+test("names of tensors that have the adapter's in them are read, those of several adapters and of none refused", async (t) => {
+  const folder = temporaryFolder(t);
+  const namesOf = async (...names: string[]) => {
+    await saveAdapter(folder, config, []);
+    await writeSafetensors(
+      join(folder, "adapter_model.safetensors"),
+      names.map((name) => floats(name, [1, 1], [1])),
+    );
+    const adapter = await openAdapter(folder);
+    for (const name of adapter.tensors.keys()) assert.equal((await adapter.readTensor(name)).length, 4);
+    return [...adapter.tensors.keys()].sort();
+  };
+  const before = "base_model.model.";
+  assert.deepEqual(
+    await namesOf(
+      `${before}m.lora_A.default.weight`,
+      `${before}m.lora_B.default.weight`,
+      `${before}m.lora_magnitude_vector.default.weight`,
+      `${before}e.lora_embedding_A.default`,
+      `${before}e.lora_embedding_B.default`,
+      `${before}lm_head.modules_to_save.default.weight`,
+    ),
+    [
+      ...["e.lora_embedding_A", "e.lora_embedding_B", "lm_head.weight"],
+      ...["m.lora_A.weight", "m.lora_B.weight", "m.lora_magnitude_vector"],
+    ],
+  );
+  assert.deepEqual(await namesOf(`${before}m.lora_magnitude_vector.weight`), ["m.lora_magnitude_vector"]);
+  assert.deepEqual(await namesOf(`${before}m.lora_A.weight`, `${before}m.lora_B.other.weight`), [
+    "m.lora_A.weight",
+    "m.lora_B.weight",
+  ]);
+  const refused: [names: string[], message: RegExp][] = [
+    [
+      [`${before}m.lora_A.a.weight`, `${before}m.lora_B.b.weight`],
+      /several adapters: "base_model\.model\.m\.lora_A\.a\.weight", /,
+    ],
+    [[`${before}m.lora_A.a.weight`, `${before}m.lora_A.weight`], /"base_model\.model\.m\.lora_A\..*weight" is there twice/],
+    [["m.lora_A.weight"], /"m\.lora_A\.weight" does not begin with "base_model\.model\.": PEFT would pass over it/],
+  ];
+  for (const [names, message] of refused) await assert.rejects(namesOf(...names), message);
+});
+
 test("modules that are trained whole are named once in the config", async (t) => {
   const folder = join(temporaryFolder(t), "adapter");
   const origin = { name: "base", config: {}, taskType: "SEQ_CLS", modulesToSave: ["score", "score"] } as const;
@@ -128,6 +171,8 @@ test("keys by which a config could run code are refused by name", async (t) => {
   await saveAdapter(folder, config, tensors);
   const poison: [string, unknown][] = [
     ["auto_mapping", { parent_library: "os", base_model_class: "x" }],
+    ["auto_mapping", { parent_library: "transformers.models.llama", base_model_class: "x", more: 1 }],
+    ["auto_mapping", { parent_library: "transformers.x; import os", base_model_class: "x" }],
     ["megatron_core", "evil"],
     ["megatron_config", { a: 1 }],
     ["tokenizer_kwargs", { trust_remote_code: true }],

@@ -10,6 +10,7 @@ import {
   firstNonFinite,
   isUnused,
   readAdapterConfig,
+  shownPath,
 } from "./adapter-folder.js";
 import { namesIn, writeFileAtomic } from "./disk.js";
 import { pickleRefused } from "./hf-folder.js";
@@ -53,12 +54,32 @@ function peftName(name: string, { peft_type }: PeftConfig): string {
   return (promptName === undefined ? "base_model.model." : "base_model.") + name;
 }
 
-/** The reverse of `peftName`; undefined if it is no such name. */
-function ownName(name: string, { peft_type }: PeftConfig): string | undefined {
+/** The reverse of `peftName`, and the name of the adapter if it is part of the tensor's; undefined if it is no such name. */
+function ownName(name: string, { peft_type }: PeftConfig): { name: string; adapter: string | null } | undefined {
   const promptName = promptNames.get(peft_type);
-  if (promptName !== undefined && name === "prompt_embeddings") return promptName;
+  if (promptName !== undefined && name === "prompt_embeddings") return { name: promptName, adapter: null };
   const prefix = promptName === undefined ? "base_model.model." : "base_model.";
-  return name.startsWith(prefix) ? name.slice(prefix.length) : undefined;
+  return name.startsWith(prefix) ? withoutAdapterName(name.slice(prefix.length)) : undefined;
+}
+
+/** Names of tensors that have the adapter's in them. */
+const namedAfterAdapter = [
+  /^(?<before>.+\.lora_[AB])\.(?<adapter>[^.]+)(?<after>\.weight)$/,
+  /^(?<before>.+\.lora_embedding_[AB])\.(?<adapter>[^.]+)$/,
+  /^(?<before>.+\.lora_magnitude_vector)\.(?<adapter>[^.]+)\.weight$/,
+  /^(?<before>.+)\.modules_to_save\.(?<adapter>[^.]+)(?<after>\..+)$/,
+];
+
+/**
+ * PEFT calls adapters, and their tensors while they are in memory, by names: `MODULE.lora_A.default.weight`. Files written past its
+ * `save_pretrained` keep them; it takes those of the name that it is told to load.
+ */
+function withoutAdapterName(name: string): { name: string; adapter: string | null } {
+  for (const pattern of namedAfterAdapter) {
+    const { before, adapter, after = "" } = pattern.exec(name)?.groups ?? {};
+    if (adapter !== undefined) return { name: before + after, adapter };
+  }
+  return { name: name.replace(/\.lora_magnitude_vector\.weight$/, ".lora_magnitude_vector"), adapter: null };
 }
 
 /** The modules that an adapter brings whole. Throws ModelError. */
@@ -77,29 +98,32 @@ const commonKeys = new Set([
   "inference_mode",
   "modules_to_save",
   "peft_version",
+  "auto_mapping", // checked when the file is read
 ]);
 
 /**
- * Checks an untrusted adapter config against the keys that a method understands. Other keys may be there as long as they say "not used".
- * Throws ModelError that names the key.
+ * Checks an untrusted adapter config against the keys that a method understands. Other keys may be there as long as they say "not used";
+ * `meanings` says of some what they would make an adapter do. Throws ModelError that names the key.
  */
 export function checkAdapterConfig<Known extends z.ZodObject>(
   where: string,
   config: AdapterConfig,
   known: Known,
+  meanings: Readonly<Record<string, string>> = {},
 ): z.output<Known> {
   for (const [key, value] of Object.entries(config)) {
     if (Object.hasOwn(known.shape, key) || commonKeys.has(key) || isUnused(key, value)) continue;
     const shown = JSON.stringify(key.slice(0, 100));
-    throw new ModelError(
-      `${where}: ${shown} is set to something attune does not know, so the adapter would compute something else than it was trained for.`,
-    );
+    const what = Object.hasOwn(meanings, key)
+      ? `is set: the adapter ${meanings[key]}, which attune does not do`
+      : "is set to something attune does not know";
+    throw new ModelError(`${where}: ${shown} ${what}, so the adapter would compute something else than it was trained for.`);
   }
   const parsed = known.safeParse(config);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0]!;
   const message = issue.code === "invalid_key" ? issue.issues[0]!.message : issue.message;
-  throw new ModelError(`${where}: ${issue.path.map(String).join(".").slice(0, 200)}: ${message}.`);
+  throw new ModelError(`${where}: ${shownPath(issue.path)}: ${message}.`);
 }
 
 function withPeftType(config: AdapterConfig, where: string): PeftConfig {
@@ -117,14 +141,25 @@ export async function openAdapter(path: string): Promise<AdapterFiles> {
   }
   const file = await openSafetensors(join(path, adapterWeightsName));
   const tensors = new Map<string, TensorEntry>();
+  const storedNames = new Map<string, string>();
+  const firstOf = new Map<string, string>(); // a tensor of each adapter
   for (const stored of file.tensors.values()) {
-    const name = ownName(stored.name, config);
-    if (name === undefined)
+    const shown = JSON.stringify(stored.name.slice(0, 200));
+    const own = ownName(stored.name, config);
+    if (own === undefined)
       throw new ModelError(
-        `${file.path}: tensor ${JSON.stringify(stored.name.slice(0, 200))} does not begin with "${peftName("", config)}".`,
+        `${file.path}: tensor ${shown} does not begin with "${peftName("", config)}": PEFT would pass over it.`,
       );
-    tensors.set(name, { ...toTensorEntry(stored), name });
+    if (tensors.has(own.name))
+      throw new ModelError(`${file.path}: tensor ${shown} is there twice, with an adapter's name and without.`);
+    if (own.adapter !== null && !firstOf.has(own.adapter)) firstOf.set(own.adapter, shown);
+    tensors.set(own.name, { ...toTensorEntry(stored), name: own.name });
+    storedNames.set(own.name, stored.name);
   }
+  if (firstOf.size > 1)
+    throw new ModelError(
+      `${file.path}: holds tensors of several adapters: ${[...firstOf.values()].slice(0, 3).join(", ")}. Save each in a folder of its own.`,
+    );
   return {
     path,
     config,
@@ -136,7 +171,7 @@ export async function openAdapter(path: string): Promise<AdapterFiles> {
       const bad = firstNonFinite(data, entry.dtype);
       if (bad >= 0)
         throw new ModelError(
-          `${file.path}: tensor ${peftName(name, config)}: value ${bad} is not a finite number; the adapter is broken.`,
+          `${file.path}: tensor ${storedNames.get(name)}: value ${bad} is not a finite number; the adapter is broken.`,
         );
       return data;
     },

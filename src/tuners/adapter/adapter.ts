@@ -8,8 +8,9 @@ import { scaleBy } from "../../core/ops/scale-by.js";
 import type { Rng } from "../../core/rng.js";
 import { scope, Tensor, unscoped } from "../../core/tensor.js";
 import { ConfigError, ModelError } from "../../errors.js";
-import { type AdapterConfig as AdapterJson, adapterConfigName, isUnused } from "../../io/adapter-folder.js";
+import { type AdapterConfig as AdapterJson, adapterConfigName, checkSize, isUnused } from "../../io/adapter-folder.js";
 import { adapterHub } from "../../io/adapterhub.js";
+import type { TensorEntry } from "../../io/model-files.js";
 import { drawnValues } from "../../nn/init.js";
 import { LayerNorm } from "../../nn/layer-norm.js";
 import { Linear, type Projection } from "../../nn/linear.js";
@@ -279,11 +280,13 @@ function bottlenecks({ reduction_factor: factors, leave_out }: AdapterConfig, wi
   for (const layer of leave_out) check("leave_out", layer);
   if (typeof factors !== "number")
     for (const key of Object.keys(factors)) if (key !== "default") check("reduction_factor", Number(key));
-  return (layer: number): number => {
-    const factor = typeof factors === "number" ? factors : (factors[layer] ?? factors.default);
-    if (factor === undefined) throw new ConfigError(`reduction_factor: says nothing of layer ${layer}, and has no default`);
-    return Math.max(1, Math.floor(width / factor));
-  };
+  return (layer: number) => bottleneckWidth(factors, width, layer);
+}
+
+function bottleneckWidth(factors: Settings["reduction_factor"], width: number, layer: number): number {
+  const factor = typeof factors === "number" ? factors : (factors[layer] ?? factors.default);
+  if (factor === undefined) throw new ConfigError(`reduction_factor: says nothing of layer ${layer}, and has no default`);
+  return Math.max(1, Math.floor(width / factor));
 }
 
 /** Keys of the library's BnConfig that change nothing as long as PHM layers and invertible adapters are not used. */
@@ -304,7 +307,7 @@ const withoutEffect = new Set([
 /** Names that functions had in files without a version, and have now. Source: the library's utils.py, ACTIVATION_RENAME. */
 const oldFunctions: Readonly<Record<string, string>> = { gelu: "gelu_new", gelu_orig: "gelu" };
 
-function fromJson(json: AdapterJson): AdapterConfig {
+function fromJson(json: AdapterJson, tensors: ReadonlyMap<string, TensorEntry>): AdapterConfig {
   const where = `${adapterConfigName}: config`;
   const { architecture = null, ...config } = json.config as Record<string, unknown>;
   if (architecture !== null)
@@ -333,5 +336,23 @@ function fromJson(json: AdapterJson): AdapterConfig {
   const settings = { adapter_config, ...parsed.data } as const;
   if (!keepsResidual(settings))
     throw new ModelError(`${where}: nothing adds the residual of the layers: such an adapter cannot work.`);
+  if (settings.scaling !== "learned" && !Number.isFinite(Math.fround(settings.scaling)))
+    throw new ModelError(`${where}: scaling: ${settings.scaling} is too large.`);
+  checkBottlenecks(settings, tensors);
   return settings;
+}
+
+/** Before memory is taken for bottlenecks, their widths have to be those of the weights, or narrower than the model. Throws ModelError. */
+function checkBottlenecks({ reduction_factor: factors }: Settings, tensors: ReadonlyMap<string, TensorEntry>): void {
+  let [widest, width] = [0, 0];
+  for (const [name, { shape }] of tensors) {
+    const [, layer] = /\.(\d+)\.(?:attention|mlp)_residual\.adapter_down\.\d+\.weight$/.exec(name) ?? [];
+    if (layer === undefined || shape.length !== 2) continue; // or its norm's
+    const size = bottleneckWidth(factors, shape[1]!, Number(layer));
+    checkSize(tensors, { name, axis: 0, key: "reduction_factor", size });
+    [widest, width] = [Math.max(widest, size), shape[1]!];
+  }
+  for (const factor of typeof factors === "number" ? [factors] : Object.values(factors))
+    if (width / factor > Math.max(width, widest))
+      throw new ModelError(`${adapterConfigName}: config: reduction_factor: for ${factor}, no tensor is wide enough.`);
 }

@@ -95,10 +95,29 @@ test("settings that match nothing, or contradict each other, are told", () => {
   const refused: [settings: Record<string, unknown>, message: RegExp][] = [
     [{ lora_target: "query" }, /lora_target: no Linear layer is named "query"\. There are: down_proj, .*, v_proj, or all/],
     [{ lora_target: "_proj" }, /no Linear layer is named "_proj"/],
-    [{ lora_target: ".*query" }, /lora_target: no Linear layer is left/],
+    [{ lora_target: ".*query" }, /lora_target: the regular expression ".\*query" matches the path of no Linear layer/],
+    [{ lora_target: "q_proj", exclude_modules: "q_proj" }, /lora_target: no Linear layer is left/],
     [{ lora_target: "(" }, /lora_target: Invalid regular expression/],
     [{ exclude_modules: "query" }, /exclude_modules: no Linear layer is named "query"/],
-    [{ layers_to_transform: 7 }, /no Linear layer is left/],
+    [{ exclude_modules: ".*query" }, /exclude_modules: the regular expression/],
+    [{ layers_to_transform: 7 }, /layers_to_transform: no Linear layer is in a layer of the number 7/],
+    [{ layers_to_transform: [0, 3] }, /of the number 3/],
+    [
+      { layers_to_transform: 0, layers_pattern: ["layers", "blocks"] },
+      /layers_pattern: .* list of layers that is called "blocks"/,
+    ],
+    [{ layers_pattern: "layers" }, /layers_pattern: says what layers_to_transform counts/],
+    [
+      { rank_pattern: { q_prj: 2 } },
+      /rank_pattern: "q_prj" is the name of no adapted layer\. There are: down_proj, .*; a whole path is like model\.layers\.0/,
+    ],
+    [{ alpha_pattern: { "^q_proj": 2 } }, /alpha_pattern: "\^q_proj" is the name of no adapted layer/],
+    [{ alpha_pattern: { proj: 2 } }, /alpha_pattern: "proj" is the name of no/],
+    [{ lora_target: "q_proj", rank_pattern: { k_proj: 2 } }, /"k_proj" is the name of no adapted layer\. There are: q_proj/],
+    [{ rank_pattern: { "q_proj\\Z": 2 } }, /rank_pattern: "q_proj\\\\Z": \\Z is understood by PEFT in another way/],
+    [{ rank_pattern: { "(?i)Q_PROJ": 2 } }, /rank_pattern: Invalid regular expression/],
+    [{ rank_pattern: { "q_proj)|(k_proj": 2 } }, /rank_pattern: Invalid regular expression/],
+    [{ lora_target: "((.*)*)*x" }, /matching a regular expression with the names of layers took more than/],
     [{ rank_pattern: { "(": 4 } }, /rank_pattern: Invalid regular expression/],
     [
       { additional_target: "head" },
@@ -327,8 +346,8 @@ test("adapter_config.json: what PEFT writes is understood, what would compute ot
     { name, shape, dtype: "f32", file: "", offset: 0, bytes: 0 },
   ];
   const tensors = new Map([
-    entry("a.q_proj.lora_A.weight", [8, 4]),
-    entry("a.q_proj.lora_B.weight", [4, 8]),
+    entry("a.q_proj.lora_A.weight", [3, 4]),
+    entry("a.q_proj.lora_B.weight", [4, 3]),
     entry("lm_head.weight", [9, 4]),
   ]);
   const json = {
@@ -336,8 +355,10 @@ test("adapter_config.json: what PEFT writes is understood, what would compute ot
     r: 8,
     lora_alpha: 16,
     modules_to_save: ["head"],
-    rank_pattern: { "^a.*q_proj": 3 },
+    rank_pattern: { "^a.*q_proj": 3, q_prj: 5 }, // PEFT passes over what matches nothing
     use_rslora: true,
+    ...{ task_type: null, auto_mapping: { base_model_class: "LlamaForCausalLM", parent_library: "transformers.models.llama" } },
+    ...{ init_lora_weights: "eva", eva_config: { rho: 2 }, corda_config: { verbose: true }, target_parameters: [] },
   };
   const config = peftLora.fromJson(json, tensors);
   assert.deepEqual(config.lora_target, ["a.q_proj"]);
@@ -346,15 +367,37 @@ test("adapter_config.json: what PEFT writes is understood, what would compute ot
     [{ rank_pattern: { "(a+)+$": 3 } }, /rank_pattern.*no simple pattern/],
     [{ alpha_pattern: { "a*a*a*a*b": 3 } }, /alpha_pattern.*no simple pattern/],
     [{ bias: "some" }, /bias/],
-    [{ lora_bias: true }, /"lora_bias" is set to something attune does not know/],
-    [{ init_lora_weights: "pissa" }, /init_lora_weights/],
+    [{ lora_bias: true }, /"lora_bias" is set: the adapter adds a bias after lora_B, which attune does not do/],
+    [{ use_qalora: true }, /"use_qalora" is set: the adapter averages/],
+    [{ trainable_token_indices: { embed_tokens: [1] } }, /"trainable_token_indices" is set: the adapter has vectors/],
+    [{ init_lora_weights: "pissa" }, /init_lora_weights: "pissa" is none of .* other starts change the base/],
     [{ r: 0 }, /: r: /],
+    [
+      { r: 4, rank_pattern: {} },
+      /of another shape: a\.q_proj\.lora_A\.weight has by r and rank_pattern 4 rows, and it is \[3, 4\]/,
+    ],
+    [{ r: 1e9, rank_pattern: {} }, /has by r and rank_pattern 1000000000 rows/],
+    [{ r: { a: 1 } }, /: r: /],
+    [{ r: 1e300 }, /: r: /],
+    [{ lora_alpha: 1e300 }, /: lora_alpha: /],
+    [{ modules_to_save: { a: 1 } }, /modules_to_save: expected a list/],
+    [{ init_lora_weights: { a: 1 } }, /init_lora_weights/],
   ] as const)
     assert.throws(
       () => peftLora.fromJson({ ...json, ...change }, tensors),
       (error) => error instanceof ModelError && message.test(error.message),
       String(message),
     );
+});
+
+test("an adapter without a tensor of LoRA's is refused", () => {
+  const tensors = new Map([
+    ["lm_head.weight", { name: "", shape: [9, 4], dtype: "f32", file: "", offset: 0, bytes: 0 } as const],
+  ]);
+  assert.throws(
+    () => peftLora.fromJson({ peft_type: "LORA", r: 8, lora_alpha: 16 }, tensors),
+    (error) => error instanceof ModelError && /none of the 1 tensors beside it is one .*: lm_head\.weight/.test(error.message),
+  );
 });
 
 test("blending: the largest stay, dropping keeps the expectation, signs are elected", () => {

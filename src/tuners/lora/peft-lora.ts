@@ -1,12 +1,14 @@
 import { z } from "zod";
 import type { Tensor } from "../../core/tensor.js";
+import { ModelError } from "../../errors.js";
+import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapter-folder.js";
 import { checkAdapterConfig, modulesToSaveOf, peft } from "../../io/peft.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { isNamed, leafNames, namesIn } from "../module-names.js";
 import type { AdapterFormat } from "../tuner.js";
 import { adaptedLinears } from "./adapted.js";
 import { LoraConfig } from "./config.js";
-import { linearsOf } from "./targets.js";
+import { linearsOf, matchingPatterns, updateAt } from "./targets.js";
 
 /** LoRA as PEFT keeps it. Source: PEFT 0.21, tuners/lora/config.py and peft_model.py `save_pretrained`. */
 export const peftLora: AdapterFormat<LoraConfig> = {
@@ -36,21 +38,25 @@ export const peftLora: AdapterFormat<LoraConfig> = {
   },
 
   fromJson(json, tensors) {
-    const known = checkAdapterConfig("adapter_config.json", json, PeftLora);
+    const known = checkAdapterConfig(adapterConfigName, json, PeftLora, meanings);
     const names = [...tensors.keys()];
-    const paths = names.flatMap((name) => /^(.*)\.lora_[AB]\.weight$/.exec(name)?.[1] ?? []);
+    const paths = [...new Set(names.flatMap((name) => /^(.*)\.lora_[AB]\.weight$/.exec(name)?.[1] ?? []))];
+    if (paths.length === 0)
+      throw new ModelError(
+        `${adapterConfigName}: LoRA, but none of the ${names.length} tensors beside it is one (MODULE.lora_A.weight): ${names.slice(0, 3).join(", ").slice(0, 300)}.`,
+      );
     const isPissa = names.some((name) => name.endsWith(".start.A"));
     const isLoftq = names.some((name) => name.endsWith(".loftqStart.A"));
     const narrower = isPissa || isLoftq ? 1 / 2 : 1;
     const weaker = known.use_rslora ? Math.sqrt(narrower) : narrower;
     const whole = wholeModules(names, modulesToSaveOf(json));
-    return LoraConfig.parse({
+    const config = settingsFrom(LoraConfig, {
       lora_rank: narrower * known.r,
       lora_alpha: weaker * known.lora_alpha,
       lora_dropout: known.lora_dropout,
-      lora_target: [...new Set(paths)], // what is adapted in fact
-      rank_pattern: scaled(known.rank_pattern, narrower),
-      alpha_pattern: scaled(known.alpha_pattern, weaker),
+      lora_target: paths, // what is adapted in fact
+      rank_pattern: matchingPatterns("rank_pattern", scaled(known.rank_pattern, narrower), paths),
+      alpha_pattern: matchingPatterns("alpha_pattern", scaled(known.alpha_pattern, weaker), paths),
       use_rslora: known.use_rslora,
       use_dora: known.use_dora,
       pissa_init: isPissa,
@@ -58,6 +64,14 @@ export const peftLora: AdapterFormat<LoraConfig> = {
       bias: known.bias,
       additional_target: whole.length === 0 ? null : whole,
     });
+    for (const path of paths)
+      checkSize(tensors, {
+        name: `${path}.lora_A.weight`,
+        axis: 0,
+        key: "r and rank_pattern",
+        size: updateAt(config, path).rank,
+      });
+    return config;
   },
 
   computed(model) {
@@ -72,6 +86,23 @@ export const peftLora: AdapterFormat<LoraConfig> = {
   },
 };
 
+/** What other keys would make of an adapter. Source: PEFT 0.21, tuners/lora/config.py. */
+const meanings: Readonly<Record<string, string>> = {
+  alora_invocation_tokens: "works only from certain tokens on",
+  arrow_config: "is chosen for each token among several adapters",
+  kasa_config: "takes singular values out of the base",
+  layer_replication: "belongs to a model in which layers of the base are repeated",
+  lora_bias: "adds a bias after lora_B",
+  monteclora_config: "draws its weights at random",
+  target_parameters: "changes parameters that are no layers, as those of experts",
+  trainable_token_indices: "has vectors of its own for single tokens",
+  use_bdlora: "has block-diagonal factors",
+  use_qalora: "averages its inputs in groups",
+};
+
+/** How training began, for starts that leave the base model as it is. */
+const starts = ["gaussian", "eva", "orthogonal", "mica"] as const;
+
 /** A pattern of a file: a module's name, perhaps with some freedom, but nothing on which matching could take forever. */
 const Pattern = z
   .string()
@@ -80,6 +111,8 @@ const Pattern = z
     error: "is no simple pattern for names of modules",
   });
 
+const Alpha = z.number().positive().max(1e9);
+
 /**
  * The keys of adapter_config.json that attune understands, with PEFT's defaults. `init_lora_weights` lists only starts that leave the base
  * model as it is: with the others (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) the adapter does not fit the unchanged base.
@@ -87,7 +120,7 @@ const Pattern = z
 const PeftLora = z.object({
   peft_type: z.literal("LORA"),
   r: z.int().min(1),
-  lora_alpha: z.number().positive(),
+  lora_alpha: Alpha,
   lora_dropout: z.number().min(0).lt(1).default(0),
   rank_pattern: z
     .record(Pattern, z.int().min(1))
@@ -100,7 +133,19 @@ const PeftLora = z.object({
   use_rslora: z.boolean().default(false),
   use_dora: z.boolean().default(false),
   bias: z.enum(["none", "all", "lora_only"]).default("none"),
-  init_lora_weights: z.union([z.boolean(), z.enum(["gaussian", "eva", "orthogonal"])]).default(true),
+  init_lora_weights: z
+    .union([z.boolean(), z.enum(starts)], {
+      error: ({ input }) =>
+        `${JSON.stringify(input)?.slice(0, 100)} is none of true, false, ${starts.join(", ")}: other starts change the base, so that the adapter ` +
+        "does not fit the base as it is. PEFT's save_pretrained with path_initial_model_for_weight_conversion makes an ordinary LoRA of it",
+    })
+    .default(true),
+  eva_config: z.unknown().optional(),
+  corda_config: z.unknown().optional(),
+  loftq_config: z.unknown().optional(),
+  lora_ga_config: z.unknown().optional(),
+  /** How gradients are made. */
+  velora_config: z.unknown().optional(),
   /** Which modules are adapted is better told from the tensors. */
   target_modules: z.unknown().optional(),
   exclude_modules: z.unknown().optional(),

@@ -1,6 +1,7 @@
 import { ConfigError } from "../../errors.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { Linear } from "../../nn/linear.js";
+import { withTimeLimit } from "../../text/work-limit.js";
 import { isBelow, isNamed, leafNames, namesIn } from "../module-names.js";
 import type { LoraConfig } from "./config.js";
 
@@ -9,18 +10,53 @@ import type { LoraConfig } from "./config.js";
  * passes over a name in a list that nothing has, this is an error here.
  */
 export function targetsOf(model: LanguageModel, config: LoraConfig): [path: string, layer: Linear][] {
+  return withinTime(() => chooseTargets(model, config));
+}
+
+const matchingLimitMs = 1000;
+
+/** Matches names of layers. Throws ConfigError if that takes too long, as some regular expressions would forever. */
+function withinTime<T>(match: () => T): T {
+  const keys = "lora_target, exclude_modules, layers_pattern, rank_pattern or alpha_pattern";
+  return withTimeLimit(
+    matchingLimitMs,
+    match,
+    () =>
+      new ConfigError(
+        `${keys}: matching a regular expression with the names of layers took more than ${matchingLimitMs / 1000} s: make it simpler`,
+      ),
+  );
+}
+
+function chooseTargets(model: LanguageModel, config: LoraConfig): [path: string, layer: Linear][] {
   const linears = linearsOf(model);
   const whole = [...namesIn(config.additional_target ?? []), ...model.headModules]; // a new pooler lies deeper than a head
   const isExcluded = config.exclude_modules === null ? () => false : selector("exclude_modules", config.exclude_modules, linears);
   const areAll = config.lora_target === "all" || config.lora_target === "all-linear"; // PEFT's word
   const isWanted = areAll ? () => true : selector("lora_target", config.lora_target, linears);
-  const isInLayer = layerFilter(config);
+  const isInLayer = layerFilter(
+    config,
+    linears.map(([path]) => path),
+  );
   const chosen = linears.filter(
     ([path]) => isWanted(path) && !isExcluded(path) && isInLayer(path) && !whole.some((name) => isBelow(path, name)),
   );
   if (chosen.length === 0)
     throw new ConfigError("lora_target: no Linear layer is left to adapt, with what the other settings exclude");
+  const paths = chosen.map(([path]) => path);
+  checkPatterns("rank_pattern", config.rank_pattern, paths);
+  checkPatterns("alpha_pattern", config.alpha_pattern, paths);
   return chosen;
+}
+
+/** Throws ConfigError for a key that is the name of no adapted layer, over which PEFT passes without a word. */
+function checkPatterns(key: string, patterns: Readonly<Record<string, number>>, paths: readonly string[]): void {
+  for (const pattern of Object.keys(patterns))
+    if (!paths.some((path) => isMatch(key, pattern, path)))
+      throw new ConfigError(
+        `${key}: ${JSON.stringify(pattern)} is the name of no adapted layer. There are: ${leafNames(paths).join(", ")}; ` +
+          `a whole path is like ${paths[0]}`,
+      );
 }
 
 /** Every Linear but the heads, which hang at the model itself. */
@@ -40,7 +76,9 @@ function selector(
   const names = namesIn(setting);
   const arePlain = names.every((name) => /^[\w.-]+$/.test(name));
   if (typeof setting === "string" && !arePlain) {
-    const pattern = regularExpression(key, `^(?:${setting})$`);
+    const pattern = regularExpression(key, setting, (source) => `^(?:${source})$`);
+    if (!linears.some(([path]) => pattern.test(path)))
+      throw new ConfigError(`${key}: the regular expression ${JSON.stringify(setting)} matches the path of no Linear layer`);
     return (path) => pattern.test(path);
   }
   for (const name of names)
@@ -51,15 +89,29 @@ function selector(
   return (path) => names.some((name) => isNamed(path, name));
 }
 
-function layerFilter({ layers_to_transform: wanted, layers_pattern }: LoraConfig): (path: string) => boolean {
+function layerFilter(
+  { layers_to_transform: wanted, layers_pattern }: LoraConfig,
+  paths: readonly string[],
+): (path: string) => boolean {
+  if (wanted === null && layers_pattern !== null)
+    throw new ConfigError("layers_pattern: says what layers_to_transform counts: set that as well, or leave this out");
   if (wanted === null) return () => true;
-  const numbers = typeof wanted === "number" ? [wanted] : wanted;
   const lists = layers_pattern === null ? ["[^.]+"] : namesIn(layers_pattern);
-  const patterns = lists.map((list) => regularExpression("layers_pattern", `(?:^|\\.)(?:${list})\\.(\\d+)\\.`));
-  return (path) => {
-    const number = patterns.map((pattern) => pattern.exec(path)?.[1]).find((found) => found !== undefined);
-    return number !== undefined && numbers.includes(Number(number));
+  const patterns = lists.map((list) => {
+    const pattern = regularExpression("layers_pattern", list, (source) => `(?:^|\\.)(?:${source})\\.(?<layer>\\d+)\\.`);
+    if (!paths.some((path) => pattern.test(path)))
+      throw new ConfigError(`layers_pattern: no Linear layer is in a list of layers that is called ${JSON.stringify(list)}`);
+    return pattern;
+  });
+  const layerOf = (path: string): number | undefined => {
+    const found = patterns.map((pattern) => pattern.exec(path)?.groups?.layer).find((number) => number !== undefined);
+    return found === undefined ? undefined : Number(found);
   };
+  const there = new Set(paths.map(layerOf));
+  const numbers = typeof wanted === "number" ? [wanted] : wanted;
+  for (const number of numbers)
+    if (!there.has(number)) throw new ConfigError(`layers_to_transform: no Linear layer is in a layer of the number ${number}`);
+  return (path) => numbers.includes(layerOf(path)!);
 }
 
 /** Rank of the update of a layer, and what the update is multiplied by. */
@@ -69,16 +121,41 @@ export function updateAt(config: LoraConfig, path: string): { rank: number; scal
   return { rank, scaling: config.use_rslora ? alpha / Math.sqrt(rank) : alpha / rank };
 }
 
-/** What a pattern says of a path: that of the first key that, as a regular expression, is its end after a dot. */
+/** What the patterns say of a path: the first key that matches decides. */
 function patternValue<T>(key: string, patterns: Readonly<Record<string, T>>, path: string): T | undefined {
-  for (const [pattern, value] of Object.entries(patterns))
-    if (regularExpression(key, `^(?:.*\\.)?(?:${pattern})$`).test(path)) return value;
-  return undefined;
+  return Object.entries(patterns).find(([pattern]) => isMatch(key, pattern, path))?.[1];
 }
 
-function regularExpression(key: string, source: string): RegExp {
+/** The patterns that are the name of one of these layers: over the others PEFT passes when it loads an adapter. */
+export function matchingPatterns<T>(
+  key: string,
+  patterns: Readonly<Record<string, T>>,
+  paths: readonly string[],
+): Record<string, T> {
+  return withinTime(() => {
+    const matching = Object.entries(patterns).filter(([pattern]) => paths.some((path) => isMatch(key, pattern, path)));
+    return Object.fromEntries(matching);
+  });
+}
+
+/** Whether a key of a pattern, as a regular expression, is the whole path or its end after a dot. */
+function isMatch(key: string, pattern: string, path: string): boolean {
+  return regularExpression(key, pattern, (source) => `^(?:.*\\.)?(?:${source})$`).test(path);
+}
+
+/** What Python's `re`, which PEFT asks, reads otherwise than JavaScript without either complaining. */
+const readOtherwise = /\\(?![bBdDsSwWnrtfv])[A-Za-z0-9]|\{,|\[\^?\]/;
+
+/** `within` puts the pattern of a user where it belongs. */
+function regularExpression(key: string, pattern: string, within: (source: string) => string): RegExp {
+  const [doubtful] = readOtherwise.exec(pattern) ?? [];
+  if (doubtful !== undefined)
+    throw new ConfigError(
+      `${key}: ${JSON.stringify(pattern)}: ${doubtful} is understood by PEFT in another way: say it otherwise`,
+    );
   try {
-    return new RegExp(source);
+    new RegExp(pattern); // on its own: what it opens, it has to close
+    return new RegExp(within(pattern));
   } catch (error) {
     throw new ConfigError(`${key}: ${(error as Error).message}`, { cause: error });
   }

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { scope } from "../../core/tensor.js";
+import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapter-folder.js";
 import { checkAdapterConfig, peft } from "../../io/peft.js";
 import { defineTuner } from "../tuner.js";
 import { checkStart, peftVirtualTokens, startTokens, virtualTokenSettings } from "../virtual-tokens.js";
@@ -65,16 +66,24 @@ export const pTuning = defineTuner<PTuningConfig>({
       };
     },
     fromJson(json, tensors) {
-      const config = checkAdapterConfig("adapter_config.json", json, PeftConfig);
+      const config = checkAdapterConfig(adapterConfigName, json, PeftConfig);
       const { num_virtual_tokens, encoder_hidden_size = null, encoder_num_layers, encoder_dropout } = config;
       const type = tensors.has("prompt.mlp_head.0.weight") ? config.encoder_reparameterization_type : "NONE";
-      return PTuningConfig.parse({
+      const settings = settingsFrom(PTuningConfig, {
         num_virtual_tokens,
         encoder_reparameterization_type: type,
         encoder_hidden_size,
         encoder_num_layers,
         encoder_dropout,
       });
+      checkSize(tensors, { name: "prompt.embedding.weight", axis: 0, key: "num_virtual_tokens", size: num_virtual_tokens });
+      const hidden = { MLP: 1, LSTM: 2, NONE: 0 }[type] * encoderWidth(settings);
+      if (hidden > 0) checkSize(tensors, { name: "prompt.mlp_head.0.weight", axis: 0, key: "encoder_hidden_size", size: hidden });
+      if (type === "LSTM") {
+        const last = { name: `prompt.lstm_head.weight_hh_l${encoder_num_layers - 1}`, key: "encoder_num_layers" };
+        checkSize(tensors, { ...last, axis: 1, size: encoderWidth(settings) });
+      }
+      return settings;
     },
     computed({ prompt }) {
       const encoder = prompt as PromptEncoder;

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { scope } from "../../core/tensor.js";
+import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapter-folder.js";
 import { checkAdapterConfig, peft } from "../../io/peft.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { continueSequences } from "../../models/token-batch.js";
@@ -52,10 +53,14 @@ export const prefixTuning = defineTuner<PrefixTuningConfig>({
       ...(config.prefix_projection && { encoder_hidden_size: projectionWidth(config) }),
     }),
     fromJson(json, tensors) {
-      const config = checkAdapterConfig("adapter_config.json", json, PeftConfig);
+      const config = checkAdapterConfig(adapterConfigName, json, PeftConfig);
       const { num_virtual_tokens, encoder_hidden_size = null } = config;
       const prefix_projection = tensors.has("prefix.transform.0.weight");
-      return PrefixTuningConfig.parse({ num_virtual_tokens, encoder_hidden_size, prefix_projection });
+      const settings = settingsFrom(PrefixTuningConfig, { num_virtual_tokens, encoder_hidden_size, prefix_projection });
+      checkSize(tensors, { name: "prefix.embedding.weight", axis: 0, key: "num_virtual_tokens", size: num_virtual_tokens });
+      const hidden = { name: "prefix.transform.0.weight", key: "encoder_hidden_size", size: projectionWidth(settings) };
+      if (prefix_projection) checkSize(tensors, { ...hidden, axis: 0 });
+      return settings;
     },
     computed({ prefix }) {
       const encoder = prefix as PrefixEncoder;
