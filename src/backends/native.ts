@@ -11,7 +11,7 @@ import type { ModelFiles } from "../io/model-files.js";
 import { resolveModel } from "../io/resolve.js";
 import { classesOf } from "../models/classes.js";
 import type { LanguageModel } from "../models/language-model.js";
-import { buildModel, loadModel, placeWeights } from "../models/load.js";
+import { buildModel, loadModel, placeWeights, settleHead } from "../models/load.js";
 import { objectives } from "../objectives/index.js";
 import type { Objective } from "../objectives/objective.js";
 import { AdamW, momentBits } from "../optim/adamw.js";
@@ -61,7 +61,9 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
   const output = yield* during<RunEvent, OutputPlan>((emit) =>
     planOutput(recipe, { onInfo: (message) => emit(info(message)), onWarning: (message) => emit(warning(message)) }),
   );
-  const base = yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit));
+  const base = await settleHead(
+    yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit)),
+  );
   const tunerConfig = yield* during<RunEvent, unknown>((emit) => settingsOf(recipe, tuner, emit));
   const maxTokens = checkModel(base, objective, tuner, tunerConfig);
   if (maxTokens < recipe.cutoff_len) yield info(`cutoff_len is ${maxTokens} here: the model has no more positions`);
@@ -93,6 +95,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
       tuner.keeping?.(unread, tunerConfig, (message) => emit(info(message))),
     ),
   );
+  for (const message of model.notices) yield info(message);
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
   const prepared = { recipe, files, tuner, tunerConfig, objective, output, startedAt, data, fit, machine, signal, folder };
   try {

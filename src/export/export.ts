@@ -12,7 +12,7 @@ import type { ModelFiles } from "../io/model-files.js";
 import { resolveModel } from "../io/resolve.js";
 import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
 import type { LanguageModel } from "../models/language-model.js";
-import { loadModel } from "../models/load.js";
+import { loadModel, settleHead } from "../models/load.js";
 import { parseRecipe, readRecipe } from "../recipe/parse.js";
 import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
 import type { ChatFormat } from "../text/supervised.js";
@@ -85,7 +85,7 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
   checkOptions(options, adapterAlone);
   await requireEmpty(out);
   const signal = options.signal ?? new AbortController().signal;
-  const files = await resolveModel(options.model ?? (await baseOf(adapter!)), { onNotice, onProgress, signal });
+  const files = await settleHead(await resolveModel(options.model ?? (await baseOf(adapter!)), { onNotice, onProgress, signal }));
   const chat = await chatFormat(files, options, onNotice);
 
   if (adapterAlone) {
@@ -100,6 +100,7 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
 
   const keeping = adapter === undefined ? undefined : await keptInTraining(adapter, onNotice);
   const model = asCausalLM(await loadModel({ kernels: loadEngine(), compute: "f32" }, files, undefined, keeping), "export");
+  for (const message of model.notices) onNotice(message);
   try {
     const drift = await mergeAndRound(model, files, { adapter, type, chat, heldOut });
     const limit = options.maxDrift ?? defaultMaxDrift[type];

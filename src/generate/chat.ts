@@ -78,6 +78,7 @@ export class Chat {
     const compute = options.compute ?? fastestCompute(kernels.info());
     const loaded = await loadModel({ kernels, compute }, files);
     try {
+      for (const message of loaded.notices) onNotice(message);
       const model = asCausalLM(loaded, "a chat");
       const adapters = new AdapterSet(model);
       try {

@@ -67,6 +67,7 @@ export class Classifier {
     const files = own === null ? { ...base, config: classifierConfig(base.config, classes) } : base;
     const model = await loadModel({ kernels, compute }, files, own === null ? new Rng(0) : undefined); // the adapter brings the head
     try {
+      for (const message of model.notices) onNotice(message);
       if (opened !== null) await readInto(placeAdapter(model, opened, new Rng(0)), opened.files);
       return new Classifier(model, tokenizer, classes);
     } catch (error) {

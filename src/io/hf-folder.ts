@@ -24,7 +24,7 @@ const pickleName = /\.(?:bin|pt|pth|ckpt|pkl|pickle)$/;
  * Opens a Hugging Face model folder: `config.json` with `model.safetensors`, or with shards and their index; weights in f32, f16, bf16, or in
  * bitsandbytes' 4 bits.
  * Code that the folder brings along (`auto_map`, `*.py`) is never looked at. Tensors of integers and booleans (position
- * ids, masks) are left out, as no model here has such weights.
+ * ids, masks) stand apart, as no model here has such weights.
  * Throws ModelError that names the file: missing, damaged, a pickle, or quantized in a way that is not supported.
  */
 export async function openModelFolder(path: string): Promise<ModelFiles> {
@@ -35,12 +35,16 @@ export async function openModelFolder(path: string): Promise<ModelFiles> {
     : { weights: fourBitNone, others: stored };
   const tensors = new Map<string, TensorEntry>();
   for (const [name, { entry }] of weights) tensors.set(name, entry);
-  for (const [name, other] of others) if (isFloatingPoint(other.dtype)) tensors.set(name, toTensorEntry(other));
+  const integers: string[] = [];
+  for (const [name, other] of others)
+    if (isFloatingPoint(other.dtype)) tensors.set(name, toTensorEntry(other));
+    else integers.push(name);
   return {
     path,
     format: "safetensors",
     config,
     tensors,
+    integers,
     fingerprint: fingerprintOf(config, tensors.values()),
     async readTensor(name) {
       const entry = tensors.get(name);
@@ -54,11 +58,11 @@ const fourBitNone: ReadonlyMap<string, FourBitWeight> = new Map();
 
 /** Whether the weights are stored in bitsandbytes' 4 bits. Throws ModelError for any other quantization. */
 function isQuantized(path: string, { quantization_config: quantization }: Readonly<Record<string, unknown>>): boolean {
-  if (typeof quantization !== "object" || quantization === null) return false;
+  if (quantization === undefined || quantization === null) return false;
   if (isFourBit(quantization)) return true;
-  const method = "quant_method" in quantization ? String(quantization.quant_method).slice(0, 50) : "unknown";
+  const method = typeof quantization === "object" && "quant_method" in quantization ? quantization.quant_method : undefined;
   throw new ModelError(
-    `${join(path, "config.json")}: the weights are quantized by the method "${method}". ` +
+    `${join(path, "config.json")}: the weights are quantized by the method ${JSON.stringify(method ?? "unknown").slice(0, 50)}. ` +
       "attune reads unquantized safetensors, 4 bits of bitsandbytes, and GGUF; take one of those.",
   );
 }

@@ -24,6 +24,10 @@ export interface ModelFiles {
   readTensor(name: string): Promise<Uint8Array>;
   /** Raw metadata of a GGUF file: its tokenizer and chat template are made from it. */
   readonly ggufMetadata?: Readonly<Record<string, unknown>>;
+  /** Names of tensors of integers and booleans (masks, position ids), which are not among `tensors`. */
+  readonly integers?: readonly string[];
+  /** In words, what else the files hold or say that was decided or left alone. */
+  readonly notices?: readonly string[];
   /** sha256 over config, tensor names, types and shapes, as hex: tells bases apart without reading weights. */
   readonly fingerprint: string;
 }

@@ -10,30 +10,36 @@ import { LayerNorm } from "../nn/layer-norm.js";
 import { Linear, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { Residual } from "../nn/residual.js";
-import { activationKey } from "./config-keys.js";
+import { activationKey, dropoutKey, headCount, layerCount, positionCount, size } from "./config-keys.js";
 import { type Block, LanguageModel, type LayerInput, type ModelShape } from "./language-model.js";
 import type { TokenBatch } from "./token-batch.js";
 
 /** The keys of config.json that BERT reads, with the defaults of transformers. */
-export const BertConfig = z
-  .object({
-    vocab_size: z.int().positive().default(30522),
-    hidden_size: z.int().positive().default(768),
-    num_hidden_layers: z.int().positive().default(12),
-    num_attention_heads: z.int().positive().default(12),
-    intermediate_size: z.int().positive().default(3072),
-    hidden_act: activationKey.default("gelu"),
-    max_position_embeddings: z.int().positive().default(512),
-    type_vocab_size: z.int().positive().default(2),
-    layer_norm_eps: z.number().positive().default(1e-12),
-    position_embedding_type: z.literal("absolute", "only absolute positions are supported").nullish(),
-    is_decoder: z.literal(false, "a BERT that sees only what comes before is not supported").nullish(),
-    add_cross_attention: z.literal(false, "attention to another model is not supported").nullish(),
-  })
-  .refine(
-    ({ hidden_size, num_attention_heads }) => hidden_size % num_attention_heads === 0,
-    "hidden_size is no multiple of num_attention_heads",
-  );
+export const bertKeys = z.object({
+  vocab_size: size.default(30522),
+  hidden_size: size.default(768),
+  num_hidden_layers: layerCount.default(12),
+  num_attention_heads: headCount.default(12),
+  intermediate_size: size.default(3072),
+  hidden_act: activationKey.default("gelu"),
+  hidden_dropout_prob: dropoutKey.default(0.1),
+  attention_probs_dropout_prob: dropoutKey.default(0.1),
+  classifier_dropout: dropoutKey.nullish(),
+  max_position_embeddings: positionCount.default(512),
+  type_vocab_size: size.default(2),
+  layer_norm_eps: z.number().positive().default(1e-12),
+  position_embedding_type: z.literal("absolute", "only absolute positions are supported").nullish(),
+  is_decoder: z.literal(false, "a BERT that sees only what comes before is not supported").nullish(),
+  add_cross_attention: z.literal(false, "attention to another model is not supported").nullish(),
+});
+
+/** Of the head of pre-training. */
+export const bertInert = ["tie_word_embeddings"];
+
+export const BertConfig = bertKeys.refine(
+  ({ hidden_size, num_attention_heads }) => hidden_size % num_attention_heads === 0,
+  "hidden_size is no multiple of num_attention_heads",
+);
 export type BertConfig = z.output<typeof BertConfig>;
 
 /**
@@ -97,9 +103,10 @@ export class Bert extends LanguageModel {
     return x;
   }
 
-  /** What pre-training predicts with; and the pooler, as long as nobody asks for a summary. */
-  override isNeedless(name: string): boolean {
-    return name.startsWith("cls.") || (this.bert.pooler === null && /^(?:bert\.)?pooler\./.test(name));
+  override reasonToLeave(name: string): string | null {
+    if (name.startsWith("cls.")) return "the heads of pre-training";
+    if (this.bert.pooler === null && /^(?:bert\.)?pooler\./.test(name)) return "the pooler, which only a classifier has";
+    return /(?:^|\.)embeddings\.position_ids$/.test(name) ? "numbers of positions" : null;
   }
 }
 

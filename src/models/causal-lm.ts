@@ -27,9 +27,8 @@ export abstract class CausalLM extends LanguageModel {
     );
   }
 
-  /** A tied output projection may be stored as well, and a classifier does without any. */
-  override isNeedless(name: string): boolean {
-    return name === "lm_head.weight";
+  override reasonToLeave(name: string): string | null {
+    return name === "lm_head.weight" && this.head !== null ? "an output projection, which a classifier has not" : null;
   }
 
   /** Logits (rows, V) at the given rows of the batch. */

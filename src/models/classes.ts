@@ -3,9 +3,11 @@ import { ModelError } from "../errors.js";
 import { namesIn } from "../io/disk.js";
 import { readJsonObject } from "../io/hf-folder.js";
 import type { TextFile } from "../text/tokenizer.js";
+import { shown } from "./config-keys.js";
 
 type Config = Readonly<Record<string, unknown>>;
 
+const maxClasses = 2 ** 20;
 const suffix = "ForSequenceClassification";
 
 /**
@@ -15,12 +17,16 @@ const suffix = "ForSequenceClassification";
 export function classesOf({ architectures, id2label, num_labels }: Config): readonly string[] | null {
   const architecture: unknown = Array.isArray(architectures) ? architectures[0] : undefined;
   if (typeof architecture !== "string" || !architecture.endsWith(suffix)) return null;
-  if (id2label === undefined || id2label === null)
-    return Array.from({ length: typeof num_labels === "number" ? num_labels : 2 }, (_, i) => `LABEL_${i}`);
-  const names = typeof id2label === "object" ? Object.entries(id2label) : [];
+  if (id2label === undefined || id2label === null) {
+    const count = num_labels ?? 2;
+    if (typeof count !== "number" || !Number.isInteger(count) || count < 1 || count > maxClasses)
+      throw new ModelError(`config.json: num_labels: expected a whole number from 1 to ${maxClasses}, got ${shown(count)}`);
+    return Array.from({ length: count }, (_, i) => `LABEL_${i}`);
+  }
+  const names = typeof id2label === "object" ? Object.keys(id2label).slice(0, maxClasses) : [];
   const classes = names.map((_, i) => (id2label as Record<string, unknown>)[i]);
   if (classes.length === 0 || !classes.every((name): name is string => typeof name === "string"))
-    throw new ModelError(`config.json: id2label: expected names for 0, 1, 2 …, got ${JSON.stringify(id2label).slice(0, 200)}`);
+    throw new ModelError(`config.json: id2label: expected names for 0, 1, 2 …, got ${shown(id2label)}`);
   return classes;
 }
 

@@ -11,47 +11,67 @@ import { Residual } from "../nn/residual.js";
 import { RMSNorm } from "../nn/rms-norm.js";
 import { RotaryEmbedding } from "../nn/rotary.js";
 import { CausalLM } from "./causal-lm.js";
-import { activationKey, layerTypesKey, readHeads, readRope, ropeKey, windowsOf } from "./config-keys.js";
+import {
+  activationKey,
+  dropoutKey,
+  headCount,
+  headWidth,
+  layerCount,
+  layerTypesKey,
+  positionCount,
+  readHeads,
+  readRopeIn,
+  ropeKey,
+  size,
+  windowsOf,
+} from "./config-keys.js";
 import type { Block, LayerInput, ModelShape } from "./language-model.js";
 import { LlamaMLP } from "./llama.js";
 
 /** The keys of config.json that Gemma 3 reads, with the defaults of transformers: Gemma's own files leave many out. */
-export const Gemma3Config = z
-  .object({
-    vocab_size: z.int().positive().default(262208),
-    hidden_size: z.int().positive().default(2304),
-    intermediate_size: z.int().positive().default(9216),
-    num_hidden_layers: z.int().positive().default(26),
-    num_attention_heads: z.int().positive().default(8),
-    num_key_value_heads: z.int().positive().default(4),
-    head_dim: z.int().positive().default(256),
-    hidden_activation: activationKey.default("gelu_tanh"),
-    max_position_embeddings: z.int().positive().default(131072),
-    rms_norm_eps: z.number().positive().default(1e-6),
-    tie_word_embeddings: z.boolean().default(true),
-    attention_bias: z.boolean().default(false),
-    query_pre_attn_scalar: z.number().positive().default(256),
-    sliding_window: z.int().positive().nullish().default(4096),
-    sliding_window_pattern: z.int().positive().default(6),
-    layer_types: layerTypesKey,
-    rope_theta: z.number().positive().default(1e6),
-    rope_local_base_freq: z.number().positive().default(10000),
-    rope_scaling: ropeKey,
-    rope_parameters: z.object({ full_attention: ropeKey, sliding_attention: ropeKey }).nullish(),
-    final_logit_softcapping: z.null("logits are not capped here").optional(),
-    attn_logit_softcapping: z.null("attention scores are not capped here").optional(),
-    use_bidirectional_attention: z.literal(false, "attention that looks ahead is not for generating").nullish(),
-  })
-  .transform((config, context) => {
-    const { rope_parameters: rope, rope_scaling, rope_theta, rope_local_base_freq } = config;
-    return {
-      ...config,
-      ...readHeads(config, context),
-      windows: windowsOf(config, (layer) => (layer + 1) % config.sliding_window_pattern !== 0, context),
-      globalRope: readRope({ ...rope_scaling, ...rope?.full_attention }, rope_theta, context),
-      localRope: readRope({ ...rope?.sliding_attention }, rope_local_base_freq, context),
-    };
-  });
+export const gemma3Keys = z.object({
+  vocab_size: size.default(262208),
+  hidden_size: size.default(2304),
+  intermediate_size: size.default(9216),
+  num_hidden_layers: layerCount.default(26),
+  num_attention_heads: headCount.default(8),
+  num_key_value_heads: headCount.default(4),
+  head_dim: headWidth.default(256),
+  hidden_activation: activationKey.default("gelu_tanh"),
+  max_position_embeddings: positionCount.default(131072),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  tie_word_embeddings: z.boolean().default(true),
+  attention_bias: z.boolean().default(false),
+  attention_dropout: dropoutKey.nullish(),
+  query_pre_attn_scalar: z.number().positive().default(256),
+  sliding_window: positionCount.default(4096),
+  sliding_window_pattern: z.int().positive().default(6),
+  layer_types: layerTypesKey,
+  rope_theta: z.number().positive().default(1e6),
+  rope_local_base_freq: z.number().positive().default(10000),
+  rope_scaling: ropeKey,
+  rope_parameters: z.strictObject({ full_attention: ropeKey, sliding_attention: ropeKey }).nullish(),
+  partial_rotary_factor: z.literal(1, "only whole heads are rotated here").nullish(),
+  final_logit_softcapping: z.null("logits are not capped here").optional(),
+  attn_logit_softcapping: z.null("attention scores are not capped here").optional(),
+  use_bidirectional_attention: z.literal(false, "attention that looks ahead is not for generating").nullish(),
+});
+
+/** `rope_scaling` stretches the layers that see everything, over what `rope_parameters` says of them. */
+export const Gemma3Config = gemma3Keys.transform((config, context) => {
+  const { rope_parameters: rope, rope_scaling, rope_theta, rope_local_base_freq } = config;
+  const context_ = { maxPositions: config.max_position_embeddings };
+  const globalRope = readRopeIn({ rope_theta, ...rope?.full_attention, ...rope_scaling }, context_, context);
+  const localRope = readRopeIn({ rope_theta: rope_local_base_freq, ...rope?.sliding_attention }, context_, context);
+  return {
+    ...config,
+    ...readHeads(config, context),
+    windows: windowsOf(config, (layer) => (layer + 1) % config.sliding_window_pattern !== 0, context),
+    globalRope,
+    localRope,
+    passedOver: [...globalRope.passedOver, ...localRope.passedOver],
+  };
+});
 export type Gemma3Config = z.output<typeof Gemma3Config>;
 
 /**

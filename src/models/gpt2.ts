@@ -12,26 +12,51 @@ import { Linear, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { Residual } from "../nn/residual.js";
 import { CausalLM } from "./causal-lm.js";
-import { activationKey } from "./config-keys.js";
+import { activationKey, dropoutKey, headCount, layerCount, positionCount, size } from "./config-keys.js";
 import type { Block, LayerInput, ModelShape } from "./language-model.js";
 
 /** The keys of config.json that GPT-2 reads, with the defaults of transformers. */
-export const Gpt2Config = z
-  .object({
-    vocab_size: z.int().positive().default(50257),
-    n_positions: z.int().positive().default(1024),
-    n_embd: z.int().positive().default(768),
-    n_layer: z.int().positive().default(12),
-    n_head: z.int().positive().default(12),
-    n_inner: z.int().positive().nullish(),
-    activation_function: activationKey.default("gelu_tanh"),
-    layer_norm_epsilon: z.number().positive().default(1e-5),
-    scale_attn_weights: z.boolean().default(true),
-    scale_attn_by_inverse_layer_idx: z.boolean().default(false),
-    add_cross_attention: z.literal(false, "attention to an encoder is not supported").nullish(),
-    tie_word_embeddings: z.boolean().default(true),
-  })
-  .refine(({ n_embd, n_head }) => n_embd % n_head === 0, "n_embd is no multiple of n_head");
+export const gpt2Keys = z.object({
+  vocab_size: size.default(50257),
+  n_positions: positionCount.default(1024),
+  n_embd: size.default(768),
+  n_layer: layerCount.default(12),
+  n_head: headCount.default(12),
+  n_inner: size.nullish(),
+  activation_function: activationKey.default("gelu_tanh"),
+  layer_norm_epsilon: z.number().positive().default(1e-5),
+  resid_pdrop: dropoutKey.default(0.1),
+  embd_pdrop: dropoutKey.default(0.1),
+  attn_pdrop: dropoutKey.default(0.1),
+  scale_attn_weights: z.boolean().default(true),
+  scale_attn_by_inverse_layer_idx: z.boolean().default(false),
+  add_cross_attention: z.literal(false, "attention to an encoder is not supported").nullish(),
+  tie_word_embeddings: z.boolean().default(true),
+});
+
+/** Other names of transformers for the same keys; where a config has both, these count. */
+export const gpt2Aliases: Readonly<Record<string, keyof typeof gpt2Keys.shape>> = {
+  hidden_size: "n_embd",
+  max_position_embeddings: "n_positions",
+  num_attention_heads: "n_head",
+  num_hidden_layers: "n_layer",
+};
+
+/** Of heads that attune has not (for pairs of texts, for tokens), of an older implementation, and of how products are ordered. */
+export const gpt2Inert = [
+  ...["summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"],
+  ...["summary_last_dropout", "classifier_dropout", "hidden_dropout", "n_ctx", "reorder_and_upcast_attn"],
+];
+
+function ofAliases(config: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const found = Object.entries(gpt2Aliases).filter(([alias]) => config[alias] !== undefined && config[alias] !== null);
+  return Object.fromEntries(found.map(([alias, name]) => [name, config[alias]]));
+}
+
+export const Gpt2Config = z.preprocess(
+  (config: Readonly<Record<string, unknown>>) => ({ ...config, ...ofAliases(config) }),
+  gpt2Keys.refine(({ n_embd, n_head }) => n_embd % n_head === 0, "n_embd is no multiple of n_head"),
+);
 export type Gpt2Config = z.output<typeof Gpt2Config>;
 
 /**
@@ -86,9 +111,8 @@ export class Gpt2 extends CausalLM {
     return this.transformer.ln_f.forward(x);
   }
 
-  /** Old checkpoints hold causal masks too. */
-  override isNeedless(name: string): boolean {
-    return super.isNeedless(name) || /\.attn\.(masked_)?bias$/.test(name);
+  override reasonToLeave(name: string): string | null {
+    return /\.attn\.(masked_)?bias$/.test(name) ? "causal masks" : super.reasonToLeave(name);
   }
 }
 

@@ -63,6 +63,9 @@ export abstract class LanguageModel extends Module {
   prompt: PromptVectors | null = null;
   prefix: PastKeyValues | null = null;
 
+  /** In words, what the base's files say or hold that has no effect on the model. */
+  readonly notices: string[] = [];
+
   /** Vectors of tokens, (T, C). */
   protected abstract embed(ids: Int32Array): Tensor;
   /** What stands between the vectors and the first layer: nothing, unless a family adds positions or a norm there. */
@@ -95,9 +98,9 @@ export abstract class LanguageModel extends Module {
     return this.embed(ids);
   }
 
-  /** Whether a checkpoint's tensor that belongs to no layer may be passed over: a constant, or a weight that stands elsewhere too. */
-  isNeedless(_name: string): boolean {
-    return false;
+  /** Why a checkpoint's tensor that belongs to no layer may be left where it is: what it is, in words. Null: it may not. */
+  reasonToLeave(_name: string): string | null {
+    return null;
   }
 
   /** P: how many rows of each sequence `prompt` or `prefix` takes. */

@@ -11,43 +11,82 @@ import { Residual } from "../nn/residual.js";
 import { RMSNorm } from "../nn/rms-norm.js";
 import { RotaryEmbedding } from "../nn/rotary.js";
 import { CausalLM } from "./causal-lm.js";
-import { activationKey, readHeads, readRope, ropeKeys } from "./config-keys.js";
+import {
+  activationKey,
+  dropoutKey,
+  headCount,
+  headWidth,
+  layerCount,
+  layerTypesKey,
+  positionCount,
+  readHeads,
+  readRope,
+  ropeKeys,
+  size,
+  windowsOf,
+} from "./config-keys.js";
 import type { Block, LayerInput, ModelShape } from "./language-model.js";
 
-/** The keys of config.json that Llama reads; others are ignored. */
+/** The keys of config.json that all families of Llama's build read. */
 export const llamaKeys = z.object({
-  vocab_size: z.int().positive(),
-  hidden_size: z.int().positive(),
-  intermediate_size: z.int().positive(),
-  num_hidden_layers: z.int().positive(),
-  num_attention_heads: z.int().positive(),
-  num_key_value_heads: z.int().positive().nullish(),
-  head_dim: z.int().positive().nullish(),
+  vocab_size: size,
+  hidden_size: size,
+  intermediate_size: size,
+  num_hidden_layers: layerCount,
+  num_attention_heads: headCount,
+  num_key_value_heads: headCount.nullish(),
+  head_dim: headWidth.nullish(),
   hidden_act: activationKey.default("silu"),
-  max_position_embeddings: z.int().positive().default(2048),
+  max_position_embeddings: positionCount.default(2048),
   rms_norm_eps: z.number().positive().default(1e-6),
   tie_word_embeddings: z.boolean().default(false),
-  attention_bias: z.boolean().default(false),
-  mlp_bias: z.boolean().default(false),
-  sliding_window: z.int().positive().nullish(),
+  attention_dropout: dropoutKey.nullish(),
   ...ropeKeys,
   /** Divisors of RoPE's frequencies, as a GGUF file may carry them. */
   rope_factors: z.array(z.number().positive()).nullish(),
 });
 
-/** Adds what the keys say together. */
-export function readLlama<Keys extends z.output<typeof llamaKeys>>(config: Keys, context: z.RefinementCtx) {
-  const { rope_theta, partial_rotary_factor, rope_scaling, rope_parameters } = config;
-  const own = { ...(rope_theta && { rope_theta }), ...(partial_rotary_factor && { partial_rotary_factor }) };
-  return {
-    ...config,
-    ...readHeads(config, context),
-    ...readRope({ ...rope_scaling, ...rope_parameters, ...own }, 10000, context),
-  };
+/** Adds what the keys say together; `windows` as `windowsOf` gives them. */
+export function readLlama<Keys extends z.output<typeof llamaKeys>>(config: Keys, windows: number[], context: z.RefinementCtx) {
+  const heads = readHeads(config, context);
+  if (config.rope_factors && config.rope_factors.length !== heads.headDim / 2)
+    context.addIssue(`rope_factors has ${config.rope_factors.length} numbers for heads of ${heads.headDim}`);
+  return { mlp_bias: false, ...config, ...heads, ...readRope(config, context), windows };
 }
 
-export const LlamaConfig = llamaKeys.transform((config, context) => readLlama(config, context));
+export const ownLlamaKeys = llamaKeys.extend({
+  attention_bias: z.boolean().default(false),
+  mlp_bias: z.boolean().default(false),
+});
+
+/** Every layer sees the whole past, whatever else the config says. */
+export const LlamaConfig = ownLlamaKeys.transform((config, context) =>
+  readLlama(
+    config,
+    windowsOf({ ...config, layer_types: null }, () => false, context),
+    context,
+  ),
+);
 export type LlamaConfig = z.output<typeof LlamaConfig>;
+
+export const mistralKeys = llamaKeys.extend({
+  max_position_embeddings: positionCount.default(131072),
+  num_key_value_heads: headCount.nullable().default(8),
+  sliding_window: positionCount.nullable().default(4096),
+  layer_types: layerTypesKey,
+});
+
+/** Mistral's layers see a window; those of Ministral, and of what calls itself Mistral and has `layer_types`, as these say. */
+export const MistralConfig = mistralKeys.transform(
+  (config, context): LlamaConfig => ({
+    ...readLlama(
+      config,
+      windowsOf(config, () => true, context),
+      context,
+    ),
+    attention_bias: false,
+  }),
+);
 
 /** What a family of the same build puts in the place of Llama's sub-layers. */
 export interface LlamaParts {
@@ -104,9 +143,9 @@ export class Llama extends CausalLM {
     return this.model.norm.forward(x);
   }
 
-  /** Old checkpoints hold RoPE's frequencies too. */
-  override isNeedless(name: string): boolean {
-    return super.isNeedless(name) || name.endsWith(".rotary_emb.inv_freq");
+  override reasonToLeave(name: string): string | null {
+    const isRope = name.endsWith(".rotary_emb.inv_freq");
+    return isRope ? "frequencies of rotary positions, which follow from the config" : super.reasonToLeave(name);
   }
 
   override dispose(): void {
@@ -176,11 +215,11 @@ class LlamaAttention extends Module implements SelfAttention {
   }
 
   forward(x: Tensor, { positions, segments, keysAndValues }: LayerInput): Tensor {
-    const { num_attention_heads: heads, kvHeads, headDim, sliding_window } = this.#config;
+    const { num_attention_heads: heads, kvHeads, headDim, windows } = this.#config;
     const q = this.#rotary.forward(this.q_proj.forward(x), positions);
     const rotated = this.#rotary.forward(this.k_proj.forward(x), positions);
     const [k, v] = keysAndValues(this.#index, rotated, this.v_proj.forward(x));
-    const o = attention(q, k, v, segments, { heads, kvHeads, headDim, window: sliding_window ?? 0 });
+    const o = attention(q, k, v, segments, { heads, kvHeads, headDim, window: windows[this.#index]! });
     return this.o_proj.forward(o);
   }
 }

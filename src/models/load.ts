@@ -8,57 +8,115 @@ import type { ModelFiles, TensorEntry } from "../io/model-files.js";
 import type { TensorSource } from "../io/safetensors.js";
 import { drawnValues } from "../nn/init.js";
 import type { Parameter } from "../nn/module.js";
-import { Bert, BertConfig } from "./bert.js";
+import { Bert, BertConfig, bertInert, bertKeys } from "./bert.js";
 import { classesOf } from "./classes.js";
-import { Gemma3, Gemma3Config } from "./gemma3.js";
-import { Gpt2, Gpt2Config } from "./gpt2.js";
+import { shown, unreadKeys, unsupportedKey } from "./config-keys.js";
+import { Gemma3, Gemma3Config, gemma3Keys } from "./gemma3.js";
+import { Gpt2, Gpt2Config, gpt2Aliases, gpt2Inert, gpt2Keys } from "./gpt2.js";
 import type { LanguageModel } from "./language-model.js";
-import { Llama, LlamaConfig } from "./llama.js";
-import { Phi3, Phi3Config } from "./phi3.js";
-import { Qwen, QwenConfig } from "./qwen.js";
+import { Llama, LlamaConfig, MistralConfig, mistralKeys, ownLlamaKeys } from "./llama.js";
+import { Phi3, Phi3Config, phi3Inert, phi3Keys } from "./phi3.js";
+import { Qwen, QwenConfig, qwen3Keys, qwenKeys } from "./qwen.js";
 
 /** A family: the `model_type`s of config.json that it runs, and how to build it. */
 interface Family {
   readonly modelTypes: readonly string[];
-  build(device: Device, config: unknown): LanguageModel;
+  /** The keys of config.json that it reads, and further ones that change nothing of what it computes. */
+  readonly keys: { readonly read: readonly string[]; readonly inert?: readonly string[] };
+  /** Whether the output projection is the embedding where the config does not say. */
+  readonly tiesByDefault: boolean;
+  /** `passedOver`: in words, what the config says within keys that are read, and has no effect. */
+  build(device: Device, config: unknown): { readonly model: LanguageModel; readonly passedOver?: readonly string[] };
+}
+
+/** A family whose models are a class with the config that `read` makes of the file's. */
+function family<Config extends object>(
+  modelTypes: readonly string[],
+  {
+    keys,
+    inert,
+    tiesByDefault = false,
+    read,
+    model: Model,
+  }: {
+    keys: z.ZodObject;
+    inert?: readonly string[];
+    tiesByDefault?: boolean;
+    read: z.ZodType<Config>;
+    model: new (device: Device, config: Config) => LanguageModel;
+  },
+): Family {
+  return {
+    modelTypes,
+    keys: { read: Object.keys(keys.shape), ...(inert && { inert }) },
+    tiesByDefault,
+    build(device, raw) {
+      const config = read.parse(raw);
+      return { model: new Model(device, config), ...("passedOver" in config && { passedOver: config.passedOver as string[] }) };
+    },
+  };
 }
 
 const families: readonly Family[] = [
-  { modelTypes: ["llama", "mistral"], build: (device, config) => new Llama(device, LlamaConfig.parse(config)) },
-  { modelTypes: ["qwen2", "qwen3"], build: (device, config) => new Qwen(device, QwenConfig.parse(config)) },
-  { modelTypes: ["gemma3_text"], build: (device, config) => new Gemma3(device, Gemma3Config.parse(config)) },
-  { modelTypes: ["phi3"], build: (device, config) => new Phi3(device, Phi3Config.parse(config)) },
-  { modelTypes: ["bert"], build: (device, config) => new Bert(device, BertConfig.parse(config)) },
-  { modelTypes: ["gpt2"], build: (device, config) => new Gpt2(device, Gpt2Config.parse(config)) },
+  family(["llama"], { keys: ownLlamaKeys, read: LlamaConfig, model: Llama }),
+  family(["mistral", "ministral"], { keys: mistralKeys, read: MistralConfig, model: Llama }),
+  family(["qwen2"], { keys: qwenKeys, read: QwenConfig, model: Qwen }),
+  family(["qwen3"], { keys: qwen3Keys, read: QwenConfig, model: Qwen }),
+  family(["gemma3_text"], { keys: gemma3Keys, read: Gemma3Config, model: Gemma3, tiesByDefault: true }),
+  family(["phi3"], { keys: phi3Keys, inert: phi3Inert, read: Phi3Config, model: Phi3 }),
+  family(["bert"], { keys: bertKeys, inert: bertInert, read: BertConfig, model: Bert, tiesByDefault: true }),
+  family(["gpt2"], {
+    keys: gpt2Keys,
+    inert: [...Object.keys(gpt2Aliases), ...gpt2Inert],
+    read: Gpt2Config,
+    model: Gpt2,
+    tiesByDefault: true,
+  }),
 ];
 
 const gemmaAdvice =
   "Of Gemma 3 with images it trains the text part: in transformers, load it with Gemma3ForCausalLM.from_pretrained and save that.";
 
 /**
- * The model that a config describes, without weights: with a head, if it describes a classifier. Throws ModelError for an unknown family or a
- * setting it cannot run.
+ * The model that a config describes, without weights: with a head, if it describes a classifier. Keys that have no effect are named among its
+ * notices. Throws ModelError for an unknown family or a setting it cannot run.
  */
 export function buildModel(device: Device, config: Readonly<Record<string, unknown>>, where: string): LanguageModel {
-  const type = config.model_type;
-  const family = families.find(({ modelTypes }) => modelTypes.includes(String(type)));
-  if (family === undefined) {
-    const known = families.flatMap(({ modelTypes }) => modelTypes).join(", ");
-    const advice = type === "gemma3" ? `. ${gemmaAdvice}` : "";
-    throw new ModelError(
-      `${where}: attune does not know the architecture ${JSON.stringify(type)} (model_type). Supported: ${known}${advice}`,
-    );
-  }
+  const family = familyOf(config, where);
+  const fail = (what: string) => new ModelError(`${where}: config.json of ${String(config.model_type)}: ${what}`);
+  const unsupported = unsupportedKey(config);
+  if (unsupported !== null) throw fail(unsupported);
   try {
     const classes = classesOf(config);
-    if (classes === null) return family.build(device, config);
-    const model = family.build(device, { ...config, tie_word_embeddings: true }); // an output projection of its own would be of no use
-    model.addHead(classes.length);
+    const tied = classes === null ? {} : { tie_word_embeddings: true }; // an output projection of its own would be of no use
+    const { model, passedOver = [] } = family.build(device, { ...config, ...tied });
+    if (classes !== null) model.addHead(classes.length);
+    const unread = [...unreadKeys(config, family.keys).map((key) => JSON.stringify(key.slice(0, 100))), ...passedOver];
+    if (unread.length > 0)
+      model.notices.push(
+        `${where}: config.json: has no effect on a model of this kind, here as in transformers: ${listed(unread)}`,
+      );
     return model;
   } catch (error) {
-    if (error instanceof z.ZodError) throw new ModelError(`${where}: config.json of ${type}: ${z.prettifyError(error)}`);
+    if (error instanceof z.ZodError) throw fail(z.prettifyError(error));
     throw error;
   }
+}
+
+/** Throws ModelError for an unknown one. */
+function familyOf({ model_type: type }: Readonly<Record<string, unknown>>, where: string): Family {
+  const family = families.find(({ modelTypes }) => modelTypes.some((known) => known === type));
+  if (family !== undefined) return family;
+  const known = families.flatMap(({ modelTypes }) => modelTypes).join(", ");
+  const advice = type === "gemma3" ? `. ${gemmaAdvice}` : "";
+  throw new ModelError(
+    `${where}: attune does not know the architecture ${shown(type)} (model_type). Supported: ${known}${advice}`,
+  );
+}
+
+/** The first of several names. */
+function listed(names: readonly string[]): string {
+  return `${names.slice(0, 8).join(", ")}${names.length > 8 ? ` and ${names.length - 8} more` : ""}`;
 }
 
 /** What a model keeps of a weight that was read: the tensor itself, or another that it makes from it and that takes its place. */
@@ -76,9 +134,11 @@ export async function loadModel(
   newHead?: Rng,
   keeping?: (model: LanguageModel) => Keep | undefined,
 ): Promise<LanguageModel> {
-  const model = buildModel(device, files.config, files.path);
+  const settled = await settleHead(files);
+  const model = buildModel(device, settled.config, files.path);
+  model.notices.unshift(...(settled.notices ?? []));
   try {
-    await loadWeights(model, files, newHead, keeping?.(model));
+    await loadWeights(model, settled, newHead, keeping?.(model));
     return model;
   } catch (error) {
     model.dispose();
@@ -102,11 +162,53 @@ export async function loadWeights(model: LanguageModel, files: ModelFiles, newHe
     left.delete(entry.name);
     setKept(parameter, name, readValue(model.device, entry, parameter, await files.readTensor(entry.name)), keep);
   }
-  const unknown = [...left].filter((name) => !model.isNeedless(name));
+  const unknown = [...left].filter((name) => model.reasonToLeave(name) === null);
   if (unknown.length > 0)
     throw new ModelError(
       `${files.path}: ${unknown.length} tensors belong to no layer of this architecture: ${unknown.slice(0, 5).join(", ")}`,
     );
+  const byReason = new Map<string, string[]>();
+  for (const name of [...left, ...(files.integers ?? [])]) {
+    const reason = model.reasonToLeave(name) ?? "integers, which no layer has";
+    byReason.set(reason, [...(byReason.get(reason) ?? []), name]);
+  }
+  for (const [reason, names] of byReason) model.notices.push(`${files.path}: of no use here: ${listed(names)} (${reason})`);
+}
+
+/**
+ * A base whose config says truly whether the output projection is the embedding: where a file holds a projection of its own beside a config that
+ * ties it, other values count, as in transformers 5, and equal ones do not. A projection that stands alone is the embedding too.
+ * Throws ModelError.
+ */
+export async function settleHead(files: ModelFiles): Promise<ModelFiles> {
+  const { config, tensors, path, notices = [] } = files;
+  const head = tensors.get(headName);
+  const isTied = config.tie_word_embeddings ?? familyOf(config, path).tiesByDefault;
+  if (head === undefined || isTied !== true || classesOf(config) !== null) return files;
+  const [embedding] = embeddingNames.filter((name) => tensors.has(name));
+  const others = new Map(tensors);
+  if (embedding === undefined) {
+    const name = embeddingNames[config.model_type === "gpt2" ? 1 : 0]!;
+    others.delete(headName);
+    others.set(name, { ...head, name });
+    return { ...files, tensors: others, readTensor: (wanted) => files.readTensor(wanted === name ? headName : wanted) };
+  }
+  if (await holdSameNumbers(head, tensors.get(embedding)!, files)) {
+    others.delete(headName);
+    return { ...files, tensors: others };
+  }
+  const notice =
+    `${path}: the config ties the output projection to the embedding, but ${headName} holds other numbers than ${embedding}: ` +
+    "it is used as it stands, as in transformers 5";
+  return { ...files, config: { ...config, tie_word_embeddings: false }, notices: [...notices, notice] };
+}
+
+const headName = "lm_head.weight";
+const embeddingNames = ["model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight", "wte.weight"];
+
+async function holdSameNumbers(a: TensorEntry, b: TensorEntry, files: ModelFiles): Promise<boolean> {
+  if (a.shape.join() !== b.shape.join() || a.dtype !== b.dtype) return false;
+  return Buffer.compare(await files.readTensor(a.name), await files.readTensor(b.name)) === 0;
 }
 
 /** Gives every weight a block of the device in its stored type, without reading: for the symbolic device. */
@@ -153,7 +255,10 @@ function lookUp({ tensors }: ModelFiles, name: string): TensorEntry | undefined 
 
 function findEntry(files: ModelFiles, name: string, parameter: Parameter): TensorEntry {
   const entry = lookUp(files, name);
-  if (entry === undefined) throw new ModelError(`${files.path}: the tensor "${name}" is missing`);
+  if (entry === undefined) {
+    const what = files.integers?.includes(name) ? "holds integers, and no numbers that attune reads" : "is missing";
+    throw new ModelError(`${files.path}: the tensor "${name}" ${what}`);
+  }
   const expected = isNumber(entry.dtype) ? parameter.storedShape : parameter.shape;
   if (entry.shape.join() !== expected.join())
     throw new ModelError(`${entry.file}: expected "${name}" of shape [${expected.join(", ")}], got [${entry.shape.join(", ")}]`);

@@ -7,22 +7,34 @@ import type { Tensor } from "../core/tensor.js";
 import { Linear, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import type { RotaryEmbedding } from "../nn/rotary.js";
+import { dropoutKey, positionCount, windowsOf } from "./config-keys.js";
 import type { LayerInput } from "./language-model.js";
 import { Llama, llamaKeys, readLlama, type SelfAttention } from "./llama.js";
 
-export const Phi3Config = llamaKeys
-  .extend({
-    max_position_embeddings: z.int().positive().default(4096),
-    rms_norm_eps: z.number().positive().default(1e-5),
-  })
-  .transform((config, context) => {
-    const rope = { ...config.rope_scaling, ...config.rope_parameters };
-    if ("long_factor" in rope || "short_factor" in rope) {
-      context.addIssue("Phi's stretched positions (longrope, of the 128k models) are not supported; a 4k model of it has none");
-      return z.NEVER;
-    }
-    return readLlama(config, context);
-  });
+export const phi3Keys = llamaKeys.extend({
+  max_position_embeddings: positionCount.default(4096),
+  rms_norm_eps: z.number().positive().default(1e-5),
+  sliding_window: positionCount.nullish(),
+  resid_pdrop: dropoutKey.default(0),
+});
+
+/** transformers has no dropout on Phi's embeddings. */
+export const phi3Inert = ["embd_pdrop"];
+
+export const Phi3Config = phi3Keys.transform((config, context) => {
+  const read = {
+    ...readLlama(
+      config,
+      windowsOf(config, () => true, context),
+      context,
+    ),
+    attention_bias: false,
+  };
+  const settings = { ...config.rope_parameters, ...config.rope_scaling };
+  if (read.ropeScaling.rope_type !== "default" || "long_factor" in settings || "short_factor" in settings)
+    context.addIssue("Phi's stretched positions (longrope, of the 128k models) are not supported; a 4k model of it has none");
+  return read;
+});
 export type Phi3Config = z.output<typeof Phi3Config>;
 
 /**
@@ -58,12 +70,12 @@ class Phi3Attention extends Module implements SelfAttention {
   }
 
   forward(x: Tensor, { positions, segments, keysAndValues }: LayerInput): Tensor {
-    const { num_attention_heads: heads, kvHeads, headDim, sliding_window } = this.#config;
+    const { num_attention_heads: heads, kvHeads, headDim, windows } = this.#config;
     const parts = splitColumns(this.qkv_proj.forward(x), [heads * headDim, kvHeads * headDim, kvHeads * headDim]);
     const [queries, keys, values] = parts as [Tensor, Tensor, Tensor];
     const q = this.#rotary.forward(queries, positions);
     const [k, v] = keysAndValues(this.#index, this.#rotary.forward(keys, positions), values);
-    const o = attention(q, k, v, segments, { heads, kvHeads, headDim, window: sliding_window ?? 0 });
+    const o = attention(q, k, v, segments, { heads, kvHeads, headDim, window: windows[this.#index]! });
     return this.o_proj.forward(o);
   }
 }

@@ -6,26 +6,31 @@ import { Linear, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/rms-norm.js";
 import type { RotaryEmbedding } from "../nn/rotary.js";
-import { layerTypesKey, windowsOf } from "./config-keys.js";
+import { headCount, headWidth, layerTypesKey, positionCount, windowsOf } from "./config-keys.js";
 import type { LayerInput } from "./language-model.js";
 import { Llama, LlamaMLP, llamaKeys, readLlama, type SelfAttention } from "./llama.js";
 
-export const QwenConfig = llamaKeys
-  .extend({
-    model_type: z.enum(["qwen2", "qwen3"]),
-    max_position_embeddings: z.int().positive().default(32768),
-    use_sliding_window: z.boolean().default(false),
-    max_window_layers: z.int().min(0).default(28),
-    layer_types: layerTypesKey,
-  })
-  .transform((config, context) => {
-    const { model_type, head_dim, use_sliding_window, max_window_layers } = config;
-    const slides = (layer: number) => use_sliding_window && layer >= max_window_layers;
-    return {
-      ...readLlama({ ...config, head_dim: head_dim ?? (model_type === "qwen3" ? 128 : null) }, context),
-      windows: windowsOf(config, slides, context),
-    };
-  });
+export const qwenKeys = llamaKeys.extend({
+  model_type: z.enum(["qwen2", "qwen3"]),
+  max_position_embeddings: positionCount.default(32768),
+  num_key_value_heads: headCount.nullable().default(32),
+  head_dim: headWidth.nullish(),
+  use_sliding_window: z.boolean().default(false),
+  sliding_window: positionCount.nullable().default(4096),
+  max_window_layers: z.int().min(0).default(28),
+  layer_types: layerTypesKey,
+});
+
+/** Qwen 3 has a key more. */
+export const qwen3Keys = qwenKeys.extend({ attention_bias: z.boolean().default(false) });
+
+export const QwenConfig = qwen3Keys.transform((config, context) => {
+  const { model_type, use_sliding_window, sliding_window, max_window_layers } = config;
+  const window = use_sliding_window ? sliding_window : null;
+  const windows = windowsOf({ ...config, sliding_window: window }, (layer) => layer >= max_window_layers, context);
+  const head_dim = config.head_dim ?? (model_type === "qwen3" ? 128 : null);
+  return readLlama({ ...config, head_dim }, windows, context);
+});
 export type QwenConfig = z.output<typeof QwenConfig>;
 
 /**
