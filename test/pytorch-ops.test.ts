@@ -172,9 +172,10 @@ const runs: Readonly<Record<string, (arrays: Arrays, settings: Case) => void>> =
     const count = inputs.p!.data.length;
     const [p, m, v] = [arrays.input("p"), arrays.output("m5"), arrays.output("v5")];
     for (const moment of [m, v]) engine.fill(moment, 0, count);
+    const flaws = arrays.scratch(1);
     for (let step = 1; step <= steps; step++) {
       const corrections = { correction1: 1 - beta1 ** step, correction2: 1 - beta2 ** step };
-      engine.adamw(p, arrays.input(`g${step}`), m, v, count, {
+      engine.adamw(p, arrays.input(`g${step}`), m, v, flaws, count, {
         lr,
         beta1,
         beta2,

@@ -2,6 +2,7 @@
 #pragma once
 #include "quant_tables.inl"
 #include "quantize.inl"
+#include "reduce.inl"
 
 /// The update of one number. Constants are rounded once, after they were worked out: 1 − β₂ from a β₂ in f32 would be off by 5e-5.
 struct AdamWUpdate {
@@ -12,19 +13,35 @@ struct AdamWUpdate {
         decay(float(1.0 - step.lr * step.weight_decay)), size(float(step.lr / step.correction1)), root(float(sqrt(step.correction2))),
         eps(float(step.eps)), grad_scale(float(step.grad_scale)) {}
 
-  void operator()(float& p, float g, float& m, float& v) const {
+  /// 0, or NaN if a number or one of its moments is not finite.
+  static float flaw(float p, float m, float v) { return (p - p) + (m - m) + (v - v); }
+
+  /// Returns the flaw of what it leaves.
+  float operator()(float& p, float g, float& m, float& v) const {
     const float grad = g * grad_scale;
-    m = beta1 * m + one_minus_beta1 * grad;
-    v = beta2 * v + one_minus_beta2 * grad * grad;
-    p = p * decay - size * m / (sqrtf(v) / root + eps);
+    const float new_m = beta1 * m + one_minus_beta1 * grad;
+    const float new_v = beta2 * v + one_minus_beta2 * grad * grad;
+    const float new_p = p * decay - size * new_m / (sqrtf(new_v) / root + eps);
+    m = new_m, v = new_v, p = new_p;
+    return flaw(new_p, new_m, new_v);
   }
 };
 
-static void adamw(float* p, const float* g, float* m, float* v, int64_t count, const AdamWStep& step) {
+/// How many of `count` numbers are flawed after their update. Flaws are rare: a sum tells if there are any, and only then they are counted.
+static double adamw_chunk(const AdamWUpdate update, float* p, const float* g, float* m, float* v, int64_t count) {
+  float flaw = 0.0f;
+#pragma omp simd reduction(+ : flaw)
+  for (int64_t i = 0; i < count; i++) flaw += update(p[i], g[i], m[i], v[i]);
+  if (flaw == 0.0f) return 0.0;
+  int64_t flawed = 0;
+  for (int64_t i = 0; i < count; i++) flawed += update.flaw(p[i], m[i], v[i]) != 0.0f;
+  return double(flawed);
+}
+
+static void adamw(float* p, const float* g, float* m, float* v, float* flaws, int64_t count, const AdamWStep& step) {
   const AdamWUpdate update(step);
-  for_chunks(count, chunk_elements, [=](int64_t begin, int64_t end) {
-#pragma omp simd
-    for (int64_t i = begin; i < end; i++) update(p[i], g[i], m[i], v[i]);
+  reduce(flaws, count, true, [=](int64_t begin, int64_t end) {
+    return adamw_chunk(update, p + begin, g + begin, m + begin, v + begin, end - begin);
   });
 }
 
@@ -89,9 +106,10 @@ static void store_moments(const float* x, int64_t count, Moments8Bit& y) {
 
 // Source: Dettmers et al. 2022, arXiv:2110.02861. Moments become the nearest number of the map, as the paper and bitsandbytes' GPU kernels
 // have it; bitsandbytes' CPU kernel rounds them to steps of 3e-5 before.
-static void adamw_8bit(float* p, const float* g, Moments8Bit* m, Moments8Bit* v, int64_t count, const AdamWStep& step) {
+static void adamw_8bit(float* p, const float* g, Moments8Bit* m, Moments8Bit* v, float* flaws, int64_t count, const AdamWStep& step) {
   const AdamWUpdate update(step);
-  for_chunks(count, chunk_elements, [=](int64_t begin, int64_t end) {
+  reduce(flaws, count, true, [=](int64_t begin, int64_t end) {
+    double flawed = 0.0;
     for (int64_t first = begin; first < end; first += 256) {
       const int64_t many = end - first < 256 ? end - first : 256;
       Moments8Bit &block_m = m[first / 256], &block_v = v[first / 256];
@@ -100,10 +118,10 @@ static void adamw_8bit(float* p, const float* g, Moments8Bit* m, Moments8Bit* v,
         wide_m[i] = dynamic_map.value[block_m.code[i]] * block_m.absmax;
         wide_v[i] = positive_dynamic_map.value[block_v.code[i]] * block_v.absmax;
       }
-#pragma omp simd
-      for (int64_t i = 0; i < many; i++) update(p[first + i], g[first + i], wide_m[i], wide_v[i]);
+      flawed += adamw_chunk(update, p + first, g + first, wide_m, wide_v, many);
       store_moments<true>(wide_m, many, block_m);
       store_moments<false>(wide_v, many, block_v);
     }
+    return flawed;
   });
 }

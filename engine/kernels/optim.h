@@ -15,8 +15,9 @@ struct Moments8Bit {
 };
 
 struct OptimKernels {
-  void (*adamw)(float* p, const float* g, float* m, float* v, int64_t count, const AdamWStep& step);
-  void (*adamw_8bit)(float* p, const float* g, Moments8Bit* m, Moments8Bit* v, int64_t count, const AdamWStep& step);
+  void (*adamw)(float* p, const float* g, float* m, float* v, float* flaws, int64_t count, const AdamWStep& step);
+  void (*adamw_8bit)(float* p, const float* g, Moments8Bit* m, Moments8Bit* v, float* flaws, int64_t count,
+                     const AdamWStep& step);
 };
 
 } // namespace attune

@@ -1,4 +1,5 @@
 // Sums. Chunks are fixed and their sums are added in order, so the result does not depend on the threads.
+#pragma once
 
 static double sum_chunk(const float* x, int64_t count) {
   double sum = 0.0;
@@ -14,19 +15,24 @@ static double sum_squares_chunk(const float* x, int64_t count) {
   return sum;
 }
 
+/// y (1) = Σ of what sum_of(begin, end) gives for the chunks of [0, count).
 template <class SumChunk>
-static inline void reduce(const float* x, float* y, int64_t count, bool accumulate, const SumChunk& sum_of) {
+static inline void reduce(float* y, int64_t count, bool accumulate, const SumChunk& sum_of) {
   const int64_t chunks = (count + chunk_elements - 1) / chunk_elements;
   double* sums = static_cast<double*>(shared_scratch(0, static_cast<size_t>(chunks) * sizeof(double)));
-  for_chunks(count, chunk_elements, [&](int64_t begin, int64_t end) { sums[begin / chunk_elements] = sum_of(x + begin, end - begin); });
+  for_chunks(count, chunk_elements, [&](int64_t begin, int64_t end) { sums[begin / chunk_elements] = sum_of(begin, end); });
   double total = accumulate ? static_cast<double>(*y) : 0.0;
   for (int64_t i = 0; i < chunks; i++) total += sums[i];
   *y = static_cast<float>(total);
 }
 
-static void sum(const float* x, float* y, int64_t count, bool accumulate) { reduce(x, y, count, accumulate, sum_chunk); }
+static void sum(const float* x, float* y, int64_t count, bool accumulate) {
+  reduce(y, count, accumulate, [=](int64_t begin, int64_t end) { return sum_chunk(x + begin, end - begin); });
+}
 
-static void sum_squares(const float* x, float* y, int64_t count, bool accumulate) { reduce(x, y, count, accumulate, sum_squares_chunk); }
+static void sum_squares(const float* x, float* y, int64_t count, bool accumulate) {
+  reduce(y, count, accumulate, [=](int64_t begin, int64_t end) { return sum_squares_chunk(x + begin, end - begin); });
+}
 
 /// Σ over [0, count) of term(at), in four running sums. Lanes beyond the end load `padding`, for which the term must be 0.
 template <class Term>

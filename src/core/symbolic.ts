@@ -177,8 +177,8 @@ function symbolicKernels(counter: Counter): Kernels {
     divideSqrt: (_x, _squares, _y, count) => each(count, 2, 3),
     svd: (_x, _u, _s, rows, cols) => each((JACOBI_SWEEPS * rows * rows * (rows + cols)) / 2, 12, 1),
 
-    adamw: (_p, _g, _m, _v, count) => each(count, 14, 7),
-    adamw8bit: (_p, _g, _m, _v, count) => counter.work(20 * count, count * (3 * F32 + 4)),
+    adamw: (_p, _g, _m, _v, _flaws, count) => each(count, 14, 7),
+    adamw8bit: (_p, _g, _m, _v, _flaws, count) => counter.work(20 * count, count * (3 * F32 + 4)),
   };
 }
 

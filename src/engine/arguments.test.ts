@@ -352,6 +352,7 @@ const calls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments> = {
     ["g", f32s(9)],
     ["m", f32s(9)],
     ["v", f32s(9)],
+    ["flaws", f32s(1)],
     ["count", 9],
     ["step", step],
   ],
@@ -360,6 +361,7 @@ const calls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments> = {
     ["g", f32s(257)],
     ["m", f32s(130)],
     ["v", f32s(130)],
+    ["flaws", f32s(1)],
     ["count", 257],
     ["step", step],
   ],
@@ -448,8 +450,11 @@ test("particular numbers are refused", () => {
   assert.throws(() => engine.rope(x, x, x, Int32Array.of(0), 1, 1, 3, false), /rope: headDim must be even, got 3/);
   for (const p of [-0.1, 1])
     assert.throws(() => engine.dropout(x, x, p, 0n, 1, false), /dropout: p must be at least 0 and less than 1/);
-  assert.throws(() => engine.adamw(x, x, x, x, 1, { ...step, beta1: 1 }), /adamw: step.beta1 must be at least 0 and less than 1/);
-  assert.throws(() => engine.adamw(x, x, x, x, 1, { ...step, correction2: 0 }), /adamw: step.correction2 must be more than 0/);
+  assert.throws(
+    () => engine.adamw(x, x, x, x, x, 1, { ...step, beta1: 1 }),
+    /adamw: step.beta1 must be at least 0 and less than 1/,
+  );
+  assert.throws(() => engine.adamw(x, x, x, x, x, 1, { ...step, correction2: 0 }), /adamw: step.correction2 must be more than 0/);
   assert.throws(
     () => engine.matmul(x, x, "q4_k", x, 1, 1, 32, 1, false, "f32"),
     /matmul: w: a row of 32 is no whole number of q4_k blocks of 256/,
@@ -488,14 +493,14 @@ test("code that runs while arguments are read cannot pull memory away", async ()
       return 1e-3;
     },
   };
-  assert.throws(() => engine.adamw(...ids, 1 << 20, trap), /adamw: p: there is no block/);
+  assert.throws(() => engine.adamw(...ids, ids[3], 1 << 20, trap), /adamw: p: there is no block/);
   const thrower = {
     ...step,
     get eps(): number {
       throw new SyntaxError("from a getter");
     },
   };
-  assert.throws(() => engine.adamw(...ids, 1, thrower), { name: "SyntaxError", message: "from a getter" });
+  assert.throws(() => engine.adamw(...ids, ids[3], 1, thrower), { name: "SyntaxError", message: "from a getter" });
   await engine.sync();
   for (const id of ids.slice(1)) engine.free(id);
 });

@@ -166,7 +166,7 @@ test("adamw8bit goes bitsandbytes' way: codes may differ by one where a number l
     for (let step = 0; step < steps; step++) {
       const grad = blocks.of(fixtureNumbers(count, 10 + step).map((value) => value * 2));
       const corrections = { correction1: 1 - betas.beta1 ** (step + 1), correction2: 1 - betas.beta2 ** (step + 1) };
-      engine.adamw8bit(param, grad, moments, squares, count, { ...settings, ...corrections });
+      engine.adamw8bit(param, grad, moments, squares, blocks.of(new Float32Array(1)), count, { ...settings, ...corrections });
     }
     const got = await blocks.read(param, count);
     for (const [i, value] of floatsIn(p).entries()) {
@@ -201,15 +201,17 @@ for (const count of [1, 255, 256, 20000])
         blocks.of(new Float32Array(words)),
         blocks.of(new Float32Array(words)),
       ];
+      const flaws = blocks.of(new Float32Array(1));
       const g = fixtureNumbers(count, 2);
       g.fill(0, 512, 768);
       for (let i = 768; i < Math.min(count, 1024); i++) g[i]! *= 1e-25;
       for (let i = 1024; i < Math.min(count, 1280); i++) g[i]! *= 1e15;
       const corrections = { correction1: 0.1, correction2: 0.01 };
-      engine.adamw8bit(p, blocks.of(g), m, v, count, { ...settings, ...corrections });
+      engine.adamw8bit(p, blocks.of(g), m, v, flaws, count, { ...settings, ...corrections });
       const first = await blocks.read(p, count);
-      engine.adamw8bit(p, blocks.of(g), m, v, count, { ...settings, correction1: 0.19, correction2: 0.0199 });
+      engine.adamw8bit(p, blocks.of(g), m, v, flaws, count, { ...settings, correction1: 0.19, correction2: 0.0199 });
       assert.ok((await blocks.read(p, count)).every(Number.isFinite));
+      assert.deepEqual(await blocks.read(flaws, 1), Float32Array.of(0));
       return [first];
     },
     expected: () => {
@@ -230,9 +232,9 @@ test("adamw8bit refuses moments that are too small", () => {
   const blocks = new Blocks(engine);
   const step = { ...settings, correction1: 0.1, correction2: 0.01 };
   const [x, small, large] = [blocks.empty(257 * 4), blocks.empty(260), blocks.empty(520)];
-  engine.adamw8bit(x, x, large, large, 257, step);
-  assert.throws(() => engine.adamw8bit(x, x, small, large, 257, step), /adamw8bit: m needs 520 bytes/);
-  assert.throws(() => engine.adamw8bit(x, x, large, small, 257, step), /adamw8bit: v needs 520 bytes/);
-  assert.throws(() => engine.adamw8bit(x, x, large, large, 257, { ...step, beta2: 1 }), /adamw8bit: step.beta2/);
+  engine.adamw8bit(x, x, large, large, x, 257, step);
+  assert.throws(() => engine.adamw8bit(x, x, small, large, x, 257, step), /adamw8bit: m needs 520 bytes/);
+  assert.throws(() => engine.adamw8bit(x, x, large, small, x, 257, step), /adamw8bit: v needs 520 bytes/);
+  assert.throws(() => engine.adamw8bit(x, x, large, large, x, 257, { ...step, beta2: 1 }), /adamw8bit: step.beta2/);
   blocks.freeAll();
 });

@@ -215,13 +215,14 @@ export interface Training {
   /**
    * One AdamW step on f32 parameters p with moments m and v, gradient g · gradScale:
    * p −= lr · weightDecay · p;  p −= lr · (m / c1) / (sqrt(v / c2) + eps)  with c = 1 − βᵗ.
+   * flaws (1) += how many numbers of p then are not finite, or have a moment that is not.
    */
-  adamw(p: Id, g: Id, m: Id, v: Id, count: number, step: AdamWStep): void;
+  adamw(p: Id, g: Id, m: Id, v: Id, flaws: Id, count: number, step: AdamWStep): void;
   /**
    * The same with moments in 8 bits, as bitsandbytes keeps them: a block of 256 is an absmax in f32 and 256 codes, 260 bytes. A code's
    * number in the dynamic map (for v in its positive one) times absmax is the moment. Blocks of zero bytes are moments of 0.
    */
-  adamw8bit(p: Id, g: Id, m: Id, v: Id, count: number, step: AdamWStep): void;
+  adamw8bit(p: Id, g: Id, m: Id, v: Id, flaws: Id, count: number, step: AdamWStep): void;
 }
 
 export interface AdamWStep {

@@ -310,7 +310,7 @@ for (const count of [1, 7, 65, 40000]) {
   testKernel(`adamw of ${count}`, {
     async run(engine, blocks) {
       const ids = [p, g, m, v].map((values) => blocks.of(values)) as [number, number, number, number];
-      engine.adamw(...ids, count, { ...step, ...corrections });
+      engine.adamw(...ids, blocks.of(new Float32Array(1)), count, { ...step, ...corrections });
       return [await blocks.read(ids[0], count), await blocks.read(ids[2], count), await blocks.read(ids[3], count)];
     },
     expected: () => {
@@ -326,3 +326,42 @@ for (const count of [1, 7, 65, 40000]) {
     tolerance: 3e-7,
   });
 }
+
+const [finite, huge] = [1e-3, 1e38];
+const flawsOf = (method: "adamw" | "adamw8bit") =>
+  testKernel(`${method} counts the numbers that it leaves not finite, or with a moment that is not`, {
+    async run(engine, blocks) {
+      const count = 40000;
+      const flaws = blocks.of(Float32Array.of(5));
+      const step = { lr: 1, beta1: 0.9, beta2: 0.999, eps: 0, weightDecay: 0, gradScale: 1, correction1: 1, correction2: 1 };
+      const moments = () => blocks.of(new Float32Array(method === "adamw" ? count : Math.ceil(count / 256) * 65));
+      const update = (p: Float32Array, g: Float32Array, lr = 1) =>
+        engine[method](blocks.of(p), blocks.of(g), moments(), moments(), flaws, count, { ...step, lr });
+      const told: Float32Array[] = [];
+      const tell = async () => told.push(await blocks.read(flaws, 1));
+
+      const ones = new Float32Array(count).fill(1);
+      update(ones, ones, finite);
+      await tell(); // nothing
+      const weights = ones.slice();
+      weights[0] = Number.NaN;
+      weights[16383] = Number.POSITIVE_INFINITY;
+      weights[39999] = Number.NEGATIVE_INFINITY;
+      update(weights, ones, finite);
+      await tell(); // p
+      const gradient = ones.slice();
+      gradient[20000] = 1e30; // its square is not finite: v
+      update(ones, gradient, finite);
+      await tell();
+      gradient[20000] = 0; // 0 / 0, as eps is 0
+      update(ones, gradient, finite);
+      await tell();
+      update(new Float32Array(count).fill(-3e38), ones, huge);
+      await tell(); // all, by the size of the step
+      return told;
+    },
+    expected: () => [[5], [8], [9], [10], [40010]],
+    tolerance: 0,
+  });
+flawsOf("adamw");
+flawsOf("adamw8bit");

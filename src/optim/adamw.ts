@@ -51,6 +51,7 @@ export class AdamW {
   readonly moments: ReadonlyMap<string, Moments>;
   readonly #parameters: ReadonlyMap<string, Parameter>;
   readonly #options: AdamWOptions;
+  readonly #flaws: Tensor | undefined;
   /** Steps taken. */
   step = 0;
 
@@ -61,6 +62,8 @@ export class AdamW {
     this.moments = unscoped(
       () => new Map([...parameters].map(([name, { value }]) => [name, zeroMoments(value, options.bits ?? 32)])),
     );
+    const [first] = parameters.values();
+    this.#flaws = first && unscoped(() => Tensor.zeros(first.value.device, [1]));
   }
 
   /** One step along the gradients that have added up, each times `gradScale`; then drops them. */
@@ -85,12 +88,21 @@ export class AdamW {
       };
       const { kernels } = value.device;
       const take = bits === 8 ? kernels.adamw8bit : kernels.adamw;
-      take.call(kernels, value.id, value.grad.id, m.id, v.id, value.size, step);
+      take.call(kernels, value.id, value.grad.id, m.id, v.id, this.#flaws!.id, value.size, step);
       parameter.zeroGrad();
     }
   }
 
+  /**
+   * How many weights were no longer finite after an update, or had a moment that was not, summed over all steps so far. Waits for the updates
+   * under way.
+   */
+  async flaws(): Promise<number> {
+    return this.#flaws ? await this.#flaws.item() : 0;
+  }
+
   dispose(): void {
+    this.#flaws?.dispose();
     for (const { m, v } of this.moments.values()) {
       m.dispose();
       v.dispose();
