@@ -23,7 +23,7 @@ test("Go renders each template as training does, but for a begin-of-sequence tok
   assert.deepEqual(fixture.chats, chats);
   for (const { name, addsBos, rendered } of fixture.templates)
     for (const [i, chat] of chats.entries()) {
-      const trained = templateOf(name).render(chat, { addGenerationPrompt: true });
+      const trained = templateOf(name).render({ messages: chat }, { addGenerationPrompt: true });
       const added = addsBos && trained.startsWith(roles.bos_token) ? roles.bos_token : "";
       assert.equal(added + rendered[i]!, trained, `${name}, chat ${i}`);
     }

@@ -56,7 +56,11 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     tokenizer,
     chat() {
       if (template === undefined) {
-        const chosen = chooseTemplate(tokenizer, { name: recipe.template ?? undefined, now });
+        const chosen = chooseTemplate(tokenizer, {
+          name: recipe.template ?? undefined,
+          toolFormat: recipe.tool_format ?? undefined,
+          now,
+        });
         for (const message of chosen.notices) warn(message);
         template = chosen.template;
       }
@@ -70,7 +74,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
       ? splitHoldout(all, recipe.val_size, recipe.seed)
       : { train: all, heldOut: await objective.read(recipe.eval_dataset, source, recipe.objective) };
   if (template === undefined)
-    for (const key of ["template", "train_on_prompt", "mask_history"] as const)
+    for (const key of ["template", "tool_format", "train_on_prompt", "mask_history"] as const)
       if (recipe[key]) warn(`${key} changes nothing: stage ${objective.name} reads no conversations`);
   if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
   const task = objective.task([...trainRows, ...evalRows], recipe.objective, files.config);

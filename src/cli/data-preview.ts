@@ -3,8 +3,9 @@ import { byteChat, previewRow } from "../data/preview.js";
 import { resolveModel } from "../io/resolve.js";
 import { loadTokenizer } from "../text/load-tokenizer.js";
 import type { ChatFormat } from "../text/supervised.js";
-import { chooseTemplate } from "../text/templates.js";
-import { numberOption } from "./options.js";
+import { chooseTemplate, type TemplateChoice } from "../text/templates.js";
+import { toolFormatNames } from "../text/tool-formats.js";
+import { choiceOption, numberOption } from "./options.js";
 import { escapeControls, hasColours, hasUnicode, type Io, styleFor } from "./terminal.js";
 
 /**
@@ -17,10 +18,14 @@ export async function previewData(file: string, options: Record<string, string>,
   const isColoured = hasColours(stdout, env);
   const learnt = (text: string) => (isColoured ? style.green(text) : `${open}${text}${close}`);
   const rows = numberOption("rows", options.rows ?? "", { from: 1, whole: true });
-  const { model, template, datasetDir = "data" } = options;
+  const { model, template: name, datasetDir = "data" } = options;
+  const toolFormat =
+    options.toolFormat === undefined ? undefined : choiceOption("tool-format", options.toolFormat, toolFormatNames);
 
   const chat =
-    model === undefined ? byteChat() : await chatOf(model, template, (message) => stdout.write(`${style.dim(message)}\n`));
+    model === undefined
+      ? byteChat()
+      : await chatOf(model, { name, toolFormat }, (message) => stdout.write(`${style.dim(message)}\n`));
   const { conversations, rowsRead, notices } = await loadDataset({ dataset: [file], datasetDir, onBadRow: "skip" });
   for (const conversation of conversations.slice(0, rows)) {
     const { where, tokens, supervisedTokens, pieces } = previewRow(conversation, chat);
@@ -37,9 +42,9 @@ export async function previewData(file: string, options: Record<string, string>,
   return 0;
 }
 
-async function chatOf(model: string, templateName: string | undefined, onNotice: (message: string) => void): Promise<ChatFormat> {
+async function chatOf(model: string, choice: TemplateChoice, onNotice: (message: string) => void): Promise<ChatFormat> {
   const tokenizer = await loadTokenizer(await resolveModel(model, { onNotice }));
-  const { template, notices } = chooseTemplate(tokenizer, { name: templateName });
+  const { template, notices } = chooseTemplate(tokenizer, choice);
   for (const notice of notices) onNotice(notice);
   return { tokenizer, template };
 }

@@ -208,6 +208,7 @@ Examples:
     .argument("<file>", "JSON or JSONL, or a name in dataset_info.json")
     .option("-m, --model <model>", "whose tokenizer and chat template to use; without one, ChatML")
     .option("--template <name>", "another chat template than the model's own")
+    .option("--tool-format <name>", "how tools and calls are written, where the chat template has no place for them")
     .option("--dataset-dir <folder>", "where dataset_info.json is", "data")
     .option("-n, --rows <count>", "how many rows", "3")
     .action(async (file: string, options: Record<string, string>) => {

@@ -196,12 +196,14 @@ export async function tokenizeDataset(
   const examples: Example[] = [];
   const leftOut: BadRow[] = [];
   const lengths: number[] = [];
+  const remarkCounts = new Map<string, number>();
   let [truncated, answersCut, withoutEnd] = [0, 0, 0];
 
   for (let from = 0; from < conversations.length; from += rowsAtOnce) {
     const rows = conversations.slice(from, from + rowsAtOnce);
-    for (const { ids, supervised, endsTurn, where } of renderRows(rows, chat, options)) {
+    for (const { ids, supervised, endsTurn, remarks, where } of renderRows(rows, chat, options)) {
       lengths.push(ids.length);
+      for (const remark of remarks) remarkCounts.set(remark, (remarkCounts.get(remark) ?? 0) + 1);
       if (!endsTurn) withoutEnd++;
       if (ids.length <= cutoffLen) {
         examples.push({ ids, supervised, where });
@@ -239,11 +241,13 @@ export async function tokenizeDataset(
     lengthHistogram: histogram(lengths),
     longest: lengths.reduce((most, length) => Math.max(most, length), 0),
   };
-  return { examples, report: { ...report, notices: noticesOf(report, cutoffLen) } };
+  const remarks = [...remarkCounts].map(([remark, rows]) => `In ${rows} of ${report.rows} rows ${remark}`);
+  return { examples, report: { ...report, notices: [...remarks, ...noticesOf(report, cutoffLen)] } };
 }
 
 interface RenderedRow extends Example {
   readonly endsTurn: boolean;
+  readonly remarks: readonly string[];
 }
 
 /** One time limit for many rows: a limit for each would cost more than the rows themselves. */

@@ -163,7 +163,6 @@ export const missing: Readonly<Record<string, MissingKey>> = {
   mix_strategy: { harmless: ["concat"], advice: "datasets are put one after another and shuffled" },
   interleave_probs: { advice: "datasets are put one after another and shuffled" },
   datasets: { advice: "write `dataset: a.jsonl, b.jsonl`: the format is found out from the file" },
-  tool_format: { advice: "tools are rendered by the model's chat template" },
   media_dir: { advice: multimodal },
   image_max_pixels: { advice: multimodal },
   video_max_pixels: { advice: multimodal },

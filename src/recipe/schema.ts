@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { optimizerNames } from "../optim/adamw.js";
 import { scheduleNames } from "../optim/schedule.js";
+import { toolFormatNames } from "../text/tool-formats.js";
 
 /**
  * The settings of a run, under LLaMA-Factory's names. What only one tuner or one objective reads is not here: each brings its own
@@ -44,6 +45,13 @@ const data = {
     .default(0)
     .describe("how much of `dataset` to hold out: a share, or a number of rows"),
   template: z.string().min(1).nullable().default(null).describe("the chat template; the model's own where not set"),
+  tool_format: z
+    .enum(toolFormatNames)
+    .nullable()
+    .default(null)
+    .describe(
+      "how tools and calls of them are written, for a chat template that has no place for them; LLaMA-Factory's other formats are not known",
+    ),
   cutoff_len: z.int().min(2).default(2048).describe("longest row, in tokens; what is longer is cut, with a notice"),
   max_samples: count.nullable().default(null).describe("read at most this many rows of each dataset"),
   packing: z.boolean().default(false).describe("fill every sequence to `cutoff_len` with whole rows; rows never see each other"),

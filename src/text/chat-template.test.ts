@@ -11,9 +11,10 @@ import { Tokenizer } from "./tokenizer.js";
 const roles = { bos_token: "<s>", eos_token: "</s>" };
 
 function render(source: string, messages = talk("Hello", "Hi"), addGenerationPrompt = false): string {
-  return new ChatTemplate(source, { roles, origin: "model", now: new Date(2026, 2, 5, 7, 8, 9) }).render(messages, {
-    addGenerationPrompt,
-  });
+  return new ChatTemplate(source, { roles, origin: "model", now: new Date(2026, 2, 5, 7, 8, 9) }).render(
+    { messages },
+    { addGenerationPrompt },
+  );
 }
 
 test("templates see what transformers gives them", () => {

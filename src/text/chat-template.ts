@@ -28,10 +28,17 @@ export interface ToolCall {
 /** What a model may call: `{"type": "function", "function": {"name", "description", "parameters"}}`, as OpenAI's API has it. */
 export type Tool = Readonly<Record<string, unknown>>;
 
+/** A message as a template may see it: content that is null, or no content at all, are what some write tool calls for. */
+export type TemplateMessage = Omit<Message, "content"> & { readonly content?: string | null };
+
 /** What is said, in order, and what could have been called. */
 export interface Dialogue {
   readonly messages: readonly Message[];
   readonly tools?: readonly Tool[];
+}
+
+export interface TemplateDialogue extends Omit<Dialogue, "messages"> {
+  readonly messages: readonly TemplateMessage[];
 }
 
 const maxTemplateChars = 2 ** 20; // the longest in use, with tools and images, have about 20,000
@@ -42,12 +49,18 @@ const maxItems = 100_000; // in a list that the template makes
 const timeLimitMs = 250; // for what counting nodes does not see: one filter applied to a great deal of data
 
 /** What a template, or rendering and encoding together, may take for a chat: far over what one in use needs on a busy machine. */
-export function chatTimeLimitMs(messages: readonly Message[]): number {
+export function chatTimeLimitMs(messages: readonly TemplateMessage[]): number {
   return timeLimitMs + messages.length + charsOf(messages) / 100;
 }
 
-function charsOf(messages: readonly Message[]): number {
-  return messages.reduce((total, { content }) => total + content.length, 0);
+function charsOf(messages: readonly TemplateMessage[]): number {
+  return messages.reduce((total, message) => total + charsIn(message), 0);
+}
+
+function charsIn(value: unknown): number {
+  if (typeof value === "string") return value.length;
+  if (typeof value !== "object" || value === null) return 1;
+  return Object.values(value).reduce((total: number, item) => total + 1 + charsIn(item), 0);
 }
 
 /** The evaluator of @huggingface/jinja, whose own types do not resolve under Node's module rules. */
@@ -58,8 +71,7 @@ interface JinjaInterpreter {
 
 /**
  * A chat template: Jinja, from the model or from the list of named ones, that turns messages into text.
- * Variables and settings as transformers offers them (utils/chat_template_utils.py, render_jinja_template), with no tools and no
- * documents. Templates come from strangers, so work is bounded: nodes evaluated, length of every value, and time.
+ * Variables and settings as transformers offers them (utils/chat_template_utils.py, render_jinja_template), with no documents. Templates come from strangers, so work is bounded: nodes evaluated, length of every value, and time.
  */
 export class ChatTemplate {
   readonly source: string;
@@ -94,9 +106,9 @@ export class ChatTemplate {
    * The chat as text; `addGenerationPrompt` ends it where the assistant's answer begins.
    * Throws ModelError with the template's own words when it refuses the messages, and when it works too long.
    */
-  render(messages: readonly Message[], { addGenerationPrompt }: { addGenerationPrompt: boolean }): string {
+  render(dialogue: TemplateDialogue, { addGenerationPrompt }: { addGenerationPrompt: boolean }): string {
     try {
-      return this.#limited(chatTimeLimitMs(messages), () => this.#run(messages, addGenerationPrompt));
+      return this.#limited(chatTimeLimitMs(dialogue.messages), () => this.#run(dialogue, addGenerationPrompt));
     } catch (error) {
       if (error instanceof ModelError) throw error;
       if (error instanceof Refusal)
@@ -105,12 +117,12 @@ export class ChatTemplate {
     }
   }
 
-  #run(messages: readonly Message[], addGenerationPrompt: boolean): string {
+  #run({ messages, tools }: TemplateDialogue, addGenerationPrompt: boolean): string {
     const scope = new Environment();
     const globals: Record<string, unknown> = {
       ...this.#roles,
-      messages: messages.map(({ role, content }) => ({ role, content })),
-      tools: null,
+      messages: messages.map(seenByTemplate),
+      tools: tools ?? null,
       documents: null,
       add_generation_prompt: addGenerationPrompt,
       true: true,
@@ -150,6 +162,13 @@ export class ChatTemplate {
   #tooMuch(what: string): ModelError {
     return new ModelError(`${this.origin}: the chat template was stopped: it took ${what}. Choose another with \`template:\`.`);
   }
+}
+
+/** A message with the keys that it has, as transformers gives it to templates (_alias_reasoning_fields): thoughts under both names. */
+function seenByTemplate({ isLearned: _, ...message }: TemplateMessage): Record<string, unknown> {
+  const { reasoning_content: thoughts } = message;
+  const seen = thoughts === undefined ? message : { thinking: thoughts, ...message };
+  return Object.fromEntries(Object.entries(seen).filter(([, value]) => value !== undefined));
 }
 
 /** `raise_exception` in a template: its author's words on what the messages lack. */

@@ -2,6 +2,14 @@ import { ConfigError, ModelError } from "../errors.js";
 import { ChatTemplate, type Message } from "./chat-template.js";
 import { closest } from "./closest.js";
 import type { RoleTokens, Tokenizer } from "./tokenizer.js";
+import {
+  callsAsText,
+  contentWithCalls,
+  jinjaString as quote,
+  type ToolFormatName,
+  toolsAsText,
+  withToolFormat,
+} from "./tool-formats.js";
 
 /**
  * How a named template writes a chat. In each part `{}` stands for the message, `<bos>` and `<eos>` for the model's own tokens.
@@ -17,8 +25,14 @@ export interface TemplateFormat {
   readonly defaultSystem?: string;
   /** The system message stands inside the first user message (Llama 2, Mistral, Gemma). */
   readonly systemInUser?: boolean;
-  /** What stands before an answer that holds no thoughts of its own. */
+  /** What stands before an answer that holds no thoughts of its own. Formats without it have no place for thoughts beside the answer. */
   readonly noThoughts?: string;
+  /** How tools and calls of them are written, where not as the answer is: in LLaMA-Factory's default way. */
+  readonly toolFormat?: ToolFormatName;
+  /** What stands in place of the answer where tools are called. */
+  readonly call?: string;
+  /** The tools as JSON, in place of the tool format's description. */
+  readonly tools?: string;
 }
 
 const chatml: TemplateFormat = {
@@ -32,6 +46,7 @@ const chatml: TemplateFormat = {
 const qwen: TemplateFormat = {
   ...chatml,
   tool: "<|im_start|>user\n<tool_response>\n{}\n</tool_response><|im_end|>\n",
+  toolFormat: "qwen",
 };
 
 const gemma: TemplateFormat = {
@@ -60,6 +75,8 @@ const ministral: TemplateFormat = {
   assistant: "{}<eos>",
   tool: '[TOOL_RESULTS]{"content": {}}[/TOOL_RESULTS]',
   systemInUser: true,
+  toolFormat: "mistral",
+  call: "[TOOL_CALLS]{}<eos>",
 };
 
 const phi: TemplateFormat = {
@@ -101,6 +118,7 @@ const formats: Readonly<Record<string, TemplateFormat>> = {
     header: "<|start_header_id|>assistant<|end_header_id|>\n\n",
     assistant: "{}<|eot_id|>",
     tool: "<|start_header_id|>ipython<|end_header_id|>\n\n{}<|eot_id|>",
+    toolFormat: "llama3",
   },
   ministral,
   mistral: {
@@ -108,6 +126,7 @@ const formats: Readonly<Record<string, TemplateFormat>> = {
     user: "[INST] {}[/INST]",
     assistant: " {}<eos>",
     tool: '[TOOL_RESULTS] {"content": {}}[/TOOL_RESULTS]',
+    call: "[TOOL_CALLS] {}<eos>",
   },
   mistral_small: { ...ministral, system: "[SYSTEM_PROMPT]{}[/SYSTEM_PROMPT]", systemInUser: false },
   phi,
@@ -123,6 +142,7 @@ const formats: Readonly<Record<string, TemplateFormat>> = {
     user: "<|user|>{}<|end|>",
     header: "<|assistant|>",
     assistant: "{}<|end|>",
+    tools: "<|tool|>{}<|/tool|>",
   },
   qwen: { ...qwen, defaultSystem: "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." },
   qwen3: { ...qwen, noThoughts: "<think>\n\n</think>\n\n" },
@@ -152,8 +172,11 @@ const formats: Readonly<Record<string, TemplateFormat>> = {
 
 export const templateNames: readonly string[] = Object.keys(formats);
 
-/** The Jinja source of a named template, as it is saved with an adapter. Throws ConfigError for an unknown name. */
-export function namedTemplate(name: string): string {
+/**
+ * The Jinja source of a named template, as it is saved with an adapter; with another tool format than its own where one is given.
+ * Throws ConfigError for an unknown name.
+ */
+export function namedTemplate(name: string, toolFormat?: ToolFormatName): string {
   const format = Object.hasOwn(formats, name) ? formats[name] : undefined;
   if (format === undefined) {
     const guess = closest(name, templateNames);
@@ -162,7 +185,16 @@ export function namedTemplate(name: string): string {
       `template: "${name}" is not known.${hint} Known: ${templateNames.join(", ")}; without it, the model's own is used.`,
     );
   }
-  return jinja(format);
+  if (toolFormat === undefined) return jinja(format);
+  const { call: _, tools: __, ...plain } = format;
+  return jinja({ ...plain, toolFormat });
+}
+
+export interface TemplateChoice {
+  readonly name?: string | undefined;
+  readonly source?: string | undefined;
+  readonly now?: Date | undefined;
+  readonly toolFormat?: ToolFormatName | undefined;
 }
 
 export interface ChosenTemplate {
@@ -171,14 +203,11 @@ export interface ChosenTemplate {
 }
 
 /**
- * The chat template to use: the one called `name`, or Jinja given as `source` (an adapter's), or the model's own.
- * Says where a named one writes chats differently from the model's own.
+ * The chat template to use: the one called `name`, or Jinja given as `source` (an adapter's), or the model's own. `toolFormat` is how tools and
+ * calls are written in place of the template's own way. Says where a named one writes chats differently from the model's own.
  * Throws ModelError when the model has none and nothing else is given, ConfigError for an unknown name.
  */
-export function chooseTemplate(
-  tokenizer: Tokenizer,
-  { name, source, now }: { name?: string | undefined; source?: string | undefined; now?: Date | undefined } = {},
-): ChosenTemplate {
+export function chooseTemplate(tokenizer: Tokenizer, { name, source, now, toolFormat }: TemplateChoice = {}): ChosenTemplate {
   const options = { roles: tokenizer.roles, ...(now === undefined ? {} : { now }) };
   const own = (): ChatTemplate | undefined =>
     tokenizer.chatTemplate === undefined
@@ -188,14 +217,21 @@ export function chooseTemplate(
   if (source !== undefined)
     return { template: new ChatTemplate(source, { ...options, origin: "the saved template" }), notices: [] };
   if (name === undefined) {
-    const template = own();
+    const written = tokenizer.chatTemplate;
+    const template =
+      written === undefined || toolFormat === undefined
+        ? own()
+        : new ChatTemplate(withToolFormat(written, toolFormat), {
+            ...options,
+            origin: `the model's own, with tool_format: ${toolFormat}`,
+          });
     if (template !== undefined) return { template, notices: bosNotices(template, tokenizer) };
     throw new ModelError(
       `The model has no chat template, so it is not known how a chat is written for it. Set \`template:\` in the recipe; one of ${templateNames.join(", ")}.`,
     );
   }
 
-  const template = new ChatTemplate(namedTemplate(name), { ...options, origin: `template ${name}` });
+  const template = new ChatTemplate(namedTemplate(name, toolFormat), { ...options, origin: `template ${name}` });
   const format = formats[name]!;
   if (tokenizer.eosId === undefined && Object.values(format).some((part) => String(part).includes("<eos>")))
     throw new ConfigError(
@@ -225,10 +261,10 @@ const probes: readonly (readonly Message[])[] = [
 function firstDifference(template: ChatTemplate, own: ChatTemplate | undefined): string | undefined {
   if (own === undefined) return undefined;
   for (const messages of probes) {
-    const here = template.render(messages, { addGenerationPrompt: true });
+    const here = template.render({ messages }, { addGenerationPrompt: true });
     let there: string;
     try {
-      there = own.render(messages, { addGenerationPrompt: true });
+      there = own.render({ messages }, { addGenerationPrompt: true });
     } catch {
       return "the model's own refuses chats with a system message.";
     }
@@ -244,7 +280,7 @@ function firstDifference(template: ChatTemplate, own: ChatTemplate | undefined):
 export function formatOf(template: ChatTemplate, roles: RoleTokens): TemplateFormat | undefined {
   const rendered = (by: ChatTemplate, messages: readonly Message[]) => {
     try {
-      return by.render(messages, { addGenerationPrompt: true });
+      return by.render({ messages }, { addGenerationPrompt: true });
     } catch {
       return undefined; // no place for these roles
     }
@@ -277,7 +313,7 @@ export function formatOf(template: ChatTemplate, roles: RoleTokens): TemplateFor
 function bosNotices(template: ChatTemplate, tokenizer: Tokenizer): string[] {
   const { bos_token: bos } = tokenizer.roles;
   if (!tokenizer.addsBos || bos === undefined) return [];
-  if (template.render(probes[0]!, { addGenerationPrompt: true }).startsWith(bos)) return [];
+  if (template.render({ messages: probes[0]! }, { addGenerationPrompt: true }).startsWith(bos)) return [];
   return [
     `The tokenizer begins every text with ${bos}, but the model's chat template does not; chats follow the template, as in transformers.`,
   ];
@@ -293,10 +329,13 @@ function missingTokens(format: TemplateFormat, tokenizer: Tokenizer): string[] {
 
 /** A format as Jinja that stands alone: transformers, vLLM and llama.cpp read it too. */
 function jinja(format: TemplateFormat): string {
-  const { defaultSystem } = format;
+  const { defaultSystem, toolFormat = "default", tools } = format;
+  const toolText =
+    tools === undefined ? toolsAsText(toolFormat) : `{% set tool_text %}${emit(tools, "(tools | tojson)")}{% endset %}`;
   const lines = [
     "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set chat = messages[1:] %}",
     `{% else %}{% set system = ${defaultSystem === undefined ? "none" : quote(defaultSystem)} %}{% set chat = messages %}{% endif %}`,
+    `{% if tools %}${toolText}{% set system = (system or '') + tool_text %}{% endif %}`,
     format.start === undefined ? "" : emit(format.start, ""),
     format.systemInUser ? "" : `{% if system is not none %}${emit(format.system, "system")}{% endif %}`,
     "{% for message in chat %}",
@@ -310,11 +349,21 @@ function jinja(format: TemplateFormat): string {
   return lines.join("");
 }
 
-function answer({ header, noThoughts, assistant }: TemplateFormat): string {
-  const content = "message['content']";
-  if (noThoughts === undefined) return emit(header + assistant, content);
-  const hasNone = `'<think>' not in ${content} and '</think>' not in ${content}`;
-  return `${emit(header, "")}{% if ${hasNone} %}${emit(noThoughts, "")}{% endif %}${emit(assistant, content)}`;
+function answer({ header, noThoughts, assistant, toolFormat = "default", call }: TemplateFormat): string {
+  const calls = callsAsText(toolFormat);
+  const words = (after: string) => emit(assistant, "content") + after;
+  const hasNone = "'<think>' not in content and '</think>' not in content";
+  const thoughts =
+    noThoughts === undefined
+      ? ""
+      : "{% if message['reasoning_content'] %}{% set content = '<think>\\n' + message['reasoning_content'] + '\\n</think>\\n\\n' + content %}{% endif %}";
+  const head = `{% set content = message['content'] or '' %}${thoughts}`;
+  const opening = `${emit(header, "")}${noThoughts === undefined ? "" : `{% if ${hasNone} %}${emit(noThoughts, "")}{% endif %}`}`;
+  if (call === undefined)
+    return `${head}{% if message['tool_calls'] %}${calls}${contentWithCalls}{% endif %}${opening}${words("")}`;
+  const before = assistant.slice(0, assistant.indexOf("{}"));
+  const called = `${calls}{% if content %}${emit(`${before}{}`, "content")}{% endif %}${emit(call, "call_text")}`;
+  return `${head}${opening}{% if message['tool_calls'] %}${called}{% else %}${words("")}{% endif %}`;
 }
 
 function userWithSystem({ system, user }: TemplateFormat): string {
@@ -332,8 +381,4 @@ function emit(part: string, content: string): string {
       term === "{}" ? content : term === "<bos>" ? "(bos_token or '')" : term === "<eos>" ? "eos_token" : quote(term),
     );
   return terms.length === 0 ? "" : `{{ ${terms.join(" + ")} }}`;
-}
-
-function quote(text: string): string {
-  return `'${text.replaceAll("\\", "\\\\").replaceAll("'", "\\'").replaceAll("\n", "\\n")}'`;
 }

@@ -1,0 +1,300 @@
+import { AttuneError, DataError } from "../errors.js";
+import type { ChatTemplate, Dialogue, TemplateDialogue, TemplateMessage } from "./chat-template.js";
+import { markChat, type Part, type Place, readMarks } from "./marked-chat.js";
+import { Shield } from "./shield.js";
+import type { Tokenizer } from "./tokenizer.js";
+
+export interface WritingOptions {
+  readonly addGenerationPrompt: boolean;
+  /** Indices of the messages that are to be learned. */
+  readonly learned: ReadonlySet<number>;
+}
+
+/** A chat as its template writes it. */
+export interface WrittenChat {
+  readonly text: string;
+  /** Shows what stands hidden in `text`. */
+  readonly shield: Shield;
+  /** Where the assistant's turns lie in `text`, by the index of the message: from where the generation prompt ends. */
+  readonly turns: ReadonlyMap<number, Span>;
+  readonly remarks: readonly string[];
+}
+
+type Span = readonly [from: number, to: number];
+
+/**
+ * Writes a chat and finds the assistant's turns in it. What a chat says is not lost on the way: where a template leaves out tool calls or the
+ * thoughts of the last answer, forms that it may know them in are tried. Throws DataError when none helps.
+ */
+export function writeChat(template: ChatTemplate, tokenizer: Tokenizer, chat: Dialogue, options: WritingOptions): WrittenChat {
+  const shield = new Shield(tokenizer);
+  const safe = shield.hideAll(chat);
+  const draft = bestDraft(template, shield, safe, options);
+  return { text: draft.text, shield, turns: turnsOf(draft, options), remarks: draft.remarks(options) };
+}
+
+/** A chat in one of the forms that a template may know, and what came of it. */
+class Draft {
+  readonly template: ChatTemplate;
+  readonly dialogue: TemplateDialogue;
+  readonly text: string;
+  readonly parts: readonly Part[];
+  /** Where the parts stand; undefined if the marks disturb the template. */
+  readonly places: readonly Place[] | undefined;
+  readonly #lost: readonly Part[];
+  readonly #notes: readonly string[];
+
+  constructor(
+    template: ChatTemplate,
+    shield: Shield,
+    dialogue: TemplateDialogue,
+    addGenerationPrompt: boolean,
+    notes: readonly string[],
+  ) {
+    this.template = template;
+    this.dialogue = dialogue;
+    this.#notes = notes;
+    const render = (shown: TemplateDialogue) => shield.showTags(template.render(shown, { addGenerationPrompt }));
+    this.text = render(dialogue);
+    const marked = markChat(dialogue);
+    this.parts = marked.parts;
+    const read = withoutError(() => readMarks(render(marked.dialogue)));
+    this.places = read?.text === this.text ? read.places : undefined;
+    const found = new Set(this.places?.map(({ part }) => part));
+    const isThere = (text: string) => this.text.includes(text) || this.text.includes(JSON.stringify(text).slice(1, -1));
+    this.#lost = this.parts.filter(({ text, isUnmarked }, part) =>
+      this.places === undefined || isUnmarked ? !isThere(text) : !found.has(part),
+    );
+  }
+
+  get lostCalls(): Part[] {
+    return this.#lost.filter(({ kind }) => kind === "call");
+  }
+
+  /** The thoughts before the last answer, where it is to be learned. */
+  lostThoughts({ addGenerationPrompt, learned }: WritingOptions): Part[] {
+    const last = this.dialogue.messages.length - 1;
+    if (addGenerationPrompt || !learned.has(last)) return [];
+    return this.#lost.filter(({ kind, message }) => kind === "thoughts" && message === last);
+  }
+
+  /** Throws DataError if something is lost that has to be there. */
+  check(options: WritingOptions): void {
+    const { origin } = this.template;
+    const [call] = this.lostCalls;
+    if (call !== undefined)
+      throw new DataError(
+        `${origin}: the chat template has no place for tool calls (message ${call.message! + 1}). ${toolFormatAdvice}`,
+      );
+    const tools = this.#lost.filter(({ kind }) => kind === "tool");
+    if (tools.length > 0)
+      throw new DataError(
+        `${origin}: the chat template has no place for the tools that are offered (${tools.map(({ text }) => text).join(", ")}). ${toolFormatAdvice}`,
+      );
+    if (this.lostThoughts(options).length > 0)
+      throw new DataError(
+        `${origin}: the chat template leaves out the thoughts of the last answer. Write them into the answer, or set a \`template:\` that has a place for them, such as qwen3.`,
+      );
+    for (const index of options.learned) {
+      const parts = this.parts.filter(({ message }) => message === index);
+      if (parts.length > 0 && parts.every((part) => this.#lost.includes(part)))
+        throw new DataError(`${origin}: the chat template leaves out what the assistant says (message ${index + 1}).`);
+    }
+  }
+
+  remarks({ learned }: WritingOptions): string[] {
+    const remarks = new Set(this.#notes);
+    for (const { message, kind } of this.#lost) {
+      if (message === undefined) continue;
+      const { role, tool_calls: calls } = this.dialogue.messages[message]!;
+      if (kind === "thoughts") remarks.add("the chat template leaves out the thoughts of earlier answers.");
+      else if (role === "assistant" && calls !== undefined)
+        remarks.add("the chat template leaves out what the assistant says beside tool calls.");
+      else if (role === "assistant" && !learned.has(message))
+        remarks.add("the chat template leaves out answers that are not learned.");
+      else remarks.add(`the chat template leaves out what the ${role} says.`);
+    }
+    return [...remarks];
+  }
+}
+
+const toolFormatAdvice =
+  "Set `tool_format:` (default, qwen, llama3 or mistral) to write them as LLaMA-Factory does, or another `template:`.";
+
+function bestDraft(template: ChatTemplate, shield: Shield, dialogue: TemplateDialogue, options: WritingOptions): Draft {
+  const draftOf = (form: TemplateDialogue, notes: readonly string[] = []) =>
+    new Draft(template, shield, form, options.addGenerationPrompt, notes);
+  const firstGood = (forms: Iterable<TemplateDialogue>, isGood: (draft: Draft) => boolean, notes: readonly string[] = []) => {
+    for (const form of forms) {
+      const draft = withoutError(() => draftOf(form, notes));
+      if (draft !== undefined && isGood(draft)) return draft;
+    }
+    return undefined;
+  };
+
+  let refusal: unknown;
+  let draft: Draft | undefined;
+  try {
+    draft = draftOf(dialogue);
+  } catch (error) {
+    refusal = error;
+  }
+  if (draft === undefined || draft.lostCalls.length > 0)
+    draft = firstGood(silentForms(dialogue), ({ lostCalls }) => lostCalls.length === 0) ?? draft;
+  if (draft === undefined) throw refusal;
+  if (draft.lostThoughts(options).length > 0)
+    draft =
+      firstGood(thoughtfulForms(draft.dialogue, template, shield), (form) => form.lostThoughts(options).length === 0, [
+        "the chat template cuts the thoughts out of the last answer; they are kept, as they are to be learned.",
+      ]) ?? draft;
+  draft.check(options);
+  return draft;
+}
+
+/** Some templates write tool calls only where the content is null, or only where there is none. */
+function* silentForms({ messages, ...rest }: TemplateDialogue): Iterable<TemplateDialogue> {
+  const isSilent = ({ tool_calls: calls, content }: TemplateMessage) => calls !== undefined && content?.trim() === "";
+  if (!messages.some(isSilent)) return;
+  const without = ({ content: _, ...message }: TemplateMessage): TemplateMessage => message;
+  yield { ...rest, messages: messages.map((message) => (isSilent(message) ? without(message) : message)) };
+  yield { ...rest, messages: messages.map((message) => (isSilent(message) ? { ...message, content: null } : message)) };
+}
+
+/** Thoughts as a part of the content, for templates that know their tags there; and with tags that the template does not see. */
+function* thoughtfulForms(
+  { messages, ...rest }: TemplateDialogue,
+  template: ChatTemplate,
+  shield: Shield,
+): Iterable<TemplateDialogue> {
+  const { reasoning_content: thoughts, ...last } = messages.at(-1)!;
+  if (thoughts !== undefined && !template.source.includes("</think>")) return;
+  const content = thoughts === undefined ? last.content! : `<think>\n${thoughts}\n</think>\n\n${last.content ?? ""}`;
+  const withLast = (text: string): TemplateDialogue => ({
+    ...rest,
+    messages: [...messages.slice(0, -1), { ...last, content: text }],
+  });
+  if (thoughts !== undefined) yield withLast(content);
+  yield withLast(shield.hideTags(content));
+}
+
+function turnsOf(draft: Draft, { addGenerationPrompt, learned }: WritingOptions): Map<number, Span> {
+  const turns = new Map<number, Span>();
+  const finder = new TurnFinder(draft, addGenerationPrompt);
+  for (const [index, { role }] of draft.dialogue.messages.entries()) {
+    if (role !== "assistant") continue;
+    try {
+      turns.set(index, finder.find(index));
+    } catch (error) {
+      if (learned.has(index) || !(error instanceof DataError)) throw error;
+    }
+  }
+  return turns;
+}
+
+class TurnFinder {
+  readonly #draft: Draft;
+  readonly #addGenerationPrompt: boolean;
+
+  constructor(draft: Draft, addGenerationPrompt: boolean) {
+    this.#draft = draft;
+    this.#addGenerationPrompt = addGenerationPrompt;
+  }
+
+  find(index: number): Span {
+    return this.#byPrefix(index) ?? this.#byMarks(index) ?? this.#byProbe(index);
+  }
+
+  #render(messages: readonly TemplateMessage[], addGenerationPrompt: boolean): string {
+    const { template, dialogue } = this.#draft;
+    return template.render({ ...dialogue, messages }, { addGenerationPrompt });
+  }
+
+  /**
+   * The turn as the text between two renderings: of the messages before it with the generation prompt, and of those up to it.
+   * Undefined when the template writes a chat differently as it goes on (Qwen 3 drops old thoughts) or refuses a part of it.
+   */
+  #byPrefix(index: number): Span | undefined {
+    const { text, dialogue } = this.#draft;
+    const { messages } = dialogue;
+    return withoutError(() => {
+      const before = this.#render(messages.slice(0, index), true);
+      if (!text.startsWith(before)) return undefined;
+      const isWhole = index === messages.length - 1 && !this.#addGenerationPrompt;
+      const upTo = isWhole ? text : this.#render(messages.slice(0, index + 1), false);
+      return upTo.startsWith(before) && text.startsWith(upTo) ? ([before.length, upTo.length] as const) : undefined;
+    });
+  }
+
+  /** The turn as what stands between its outermost marks, with what the template writes between the generation prompt and them. */
+  #byMarks(index: number): Span | undefined {
+    const { places, parts, text } = this.#draft;
+    const own = places?.filter(({ part }) => parts[part]!.message === index) ?? [];
+    if (places === undefined || own.length === 0) return undefined;
+    const altered = own.find(({ part, from, to }) => text.slice(from, to) !== parts[part]!.text && parts[part]!.kind !== "call");
+    if (altered !== undefined) throw this.#rewritten(index);
+    const head = Math.min(...own.map(({ from }) => from));
+    const tail = Math.max(...own.map(({ to }) => to));
+    const before = places.reduce((end, { to }) => (to <= head ? Math.max(end, to) : end), 0);
+    return [this.#promptEnd(index, before, head), tail];
+  }
+
+  /**
+   * The turn as what changes when other words are put in its place, with the blanks that the template writes between the generation
+   * prompt and them. Throws DataError when what changes is not the words of the message.
+   */
+  #byProbe(index: number): Span {
+    const { text, dialogue } = this.#draft;
+    const { messages } = dialogue;
+    const content = messages[index]!.content ?? "";
+    const words = content.trim();
+    const unlike = (character: string | undefined) => (character === "x" ? "y" : "x");
+    const probe = `${unlike(words.at(0))}probe${unlike(words.at(-1))}`;
+    const probed = this.#render(
+      messages.map((message, i) => (i === index ? { ...message, content: probe } : message)),
+      this.#addGenerationPrompt,
+    );
+
+    const shorter = Math.min(text.length, probed.length);
+    let head = 0;
+    while (head < shorter && text[head] === probed[head]) head++;
+    let tail = 0;
+    while (tail < shorter - head && text[text.length - 1 - tail] === probed[probed.length - 1 - tail]) tail++;
+
+    const found = text.slice(head, text.length - tail);
+    const isVerbatim = content.includes(found.trim()) && (found === "") === (words === "");
+    if (!isVerbatim || probed.slice(head, probed.length - tail) !== probe) throw this.#rewritten(index);
+    return [this.#promptEnd(index, head - (/\s*$/.exec(text.slice(0, head))?.[0].length ?? 0), head), text.length - tail];
+  }
+
+  /**
+   * Where the generation prompt ends, between `from` and `head`: wherever the text so far ends most like the prompt that the template writes
+   * for the messages before.
+   */
+  #promptEnd(index: number, from: number, head: number): number {
+    const { text, dialogue } = this.#draft;
+    const prompt = withoutError(() => this.#render(dialogue.messages.slice(0, index), true));
+    if (prompt === undefined) return head; // messages that the template takes only with the answer
+    let [best, mostShared] = [head, 0];
+    for (let end = head; end >= from; end--) {
+      let shared = 0;
+      while (shared < Math.min(end, prompt.length) && text[end - 1 - shared] === prompt[prompt.length - 1 - shared]) shared++;
+      if (shared > mostShared) [best, mostShared] = [end, shared];
+    }
+    return best;
+  }
+
+  #rewritten(index: number): DataError {
+    return new DataError(
+      `${this.#draft.template.origin}: this chat template rewrites what the assistant says (message ${index + 1}), so it is not known which tokens to learn. Set another with \`template:\`.`,
+    );
+  }
+}
+
+function withoutError<T>(work: () => T): T | undefined {
+  try {
+    return work();
+  } catch (error) {
+    if (error instanceof AttuneError) return undefined;
+    throw error;
+  }
+}
