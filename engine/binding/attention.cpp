@@ -15,6 +15,10 @@ static AttentionShape read_shape(const Call& call, int index) {
   shape.scale = static_cast<float>(call.number(index, "shape", "scale"));
   shape.causal = call.flag(index, "shape", "causal");
   shape.window = call.size(index, "shape", "window");
+  shape.dropout = call.number(index, "shape", "dropout");
+  shape.seed = call.seed(index, "shape", "seed");
+  if (!(shape.dropout >= 0 && shape.dropout < 1))
+    call.refuse(Refused::Range, "shape: dropout must be at least 0 and less than 1, got " + std::to_string(shape.dropout));
   if (shape.heads < 1 || shape.kv_heads < 1 || shape.head_dim < 1 || shape.heads % shape.kv_heads != 0)
     call.refuse(Refused::Range, "shape: heads must be a multiple of kvHeads, and headDim at least 1, got heads " + std::to_string(shape.heads) +
                                     ", kvHeads " + std::to_string(shape.kv_heads) + ", headDim " + std::to_string(shape.head_dim));

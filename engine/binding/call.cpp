@@ -95,6 +95,14 @@ bool Call::read_flag(napi_value value, const std::string& name) const {
   return flag;
 }
 
+uint64_t Call::read_seed(napi_value value, const std::string& name) const {
+  uint64_t seed;
+  bool lossless;
+  if (napi_get_value_bigint_uint64(env_, value, &seed, &lossless) != napi_ok) refuse_value(value, name, "a bigint");
+  if (!lossless) refuse(Refused::Range, name + " must be a bigint from 0 to 2⁶⁴ − 1");
+  return seed;
+}
+
 napi_value Call::property(int index, const char* name, const char* property) const {
   napi_valuetype type;
   check(napi_typeof(env_, value(index), &type));
@@ -129,12 +137,10 @@ bool Call::flag(int index, const char* name, const char* of) const {
   return read_flag(property(index, name, of), std::string(name) + "." + of);
 }
 
-uint64_t Call::seed(int index, const char* name) const {
-  uint64_t seed;
-  bool lossless;
-  if (napi_get_value_bigint_uint64(env_, value(index), &seed, &lossless) != napi_ok) refuse_value(value(index), name, "a bigint");
-  if (!lossless) refuse(Refused::Range, std::string(name) + " must be a bigint from 0 to 2⁶⁴ − 1");
-  return seed;
+uint64_t Call::seed(int index, const char* name) const { return read_seed(value(index), name); }
+
+uint64_t Call::seed(int index, const char* name, const char* of) const {
+  return read_seed(property(index, name, of), std::string(name) + "." + of);
 }
 
 std::string Call::text(int index, const char* name) const {

@@ -63,6 +63,7 @@ class Call {
   int64_t size(int index, const char* name, const char* property) const;
   double number(int index, const char* name, const char* property) const;
   bool flag(int index, const char* name, const char* property) const;
+  uint64_t seed(int index, const char* name, const char* property) const;
 
   /// A block that holds at least the product of `sizes` elements. From the first block on, the call holds the engine's lock.
   float* floats(int index, const char* name, std::initializer_list<int64_t> sizes);
@@ -85,6 +86,7 @@ class Call {
  private:
   double read_number(napi_value value, const std::string& name) const;
   int64_t read_size(napi_value value, const std::string& name) const;
+  uint64_t read_seed(napi_value value, const std::string& name) const;
   bool read_flag(napi_value value, const std::string& name) const;
   napi_value property(int index, const char* name, const char* property) const;
   [[noreturn]] void refuse_value(napi_value value, const std::string& name, const char* expected) const;

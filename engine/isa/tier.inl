@@ -25,6 +25,8 @@ namespace ATTUNE_TIER {
 #include "../kernels/quant.inl"
 #include "../kernels/quantize.inl"
 
+#include "../kernels/philox.inl"
+
 #include "../kernels/attention.inl"
 #include "../kernels/gemm.inl"
 

@@ -9,6 +9,8 @@ struct AttentionShape {
   float scale;
   bool causal;
   int64_t window; // 0: no window
+  double dropout; // the chance of each probability to be dropped
+  uint64_t seed;  // of which are
 };
 
 /// A sequence: its rows in q and in k.

@@ -3,6 +3,7 @@
 // keys, so masks are ranges too: products skip what no row of a register tile sees, and the rest of a score row is set to zero probability.
 #pragma once
 #include "gemm_dot.inl"
+#include "philox.inl"
 
 constexpr int key_tile = 96;   // a multiple of every tier's tile_rows and tile_columns
 constexpr int query_tile = 96; // rows of scores at a time, in the backward pass; the forward pass splits them among the heads of a group
@@ -157,6 +158,28 @@ static void score_few(const float* const* rows, int count, const float* k, int64
           depth, rows + i, k + j * k_stride, k_stride, {scores + i * key_tile + j, key_tile, 1, scale, false});
 }
 
+/// What dropout multiplies the probabilities of one row of q and head with, for the keys key + [begin, end) of its segment: 0 or 1 / (1 − p).
+/// The bounds are whole vectors. The words are those of the row and the key's place, so that backward draws them again in its own order.
+static void draw_mask(const AttentionShape& shape, int64_t row, int64_t key, int64_t begin, int64_t end, float* mask) {
+  const Keeping keep(shape.dropout);
+  uint32_t words[4][16];
+  int64_t group = -1;
+  for (int64_t j = begin; j < end; j += lanes) {
+    const int64_t at = key + j;
+    if (at / 64 != group) philox_group(shape.seed, static_cast<uint64_t>(row) << 26 | static_cast<uint64_t>(group = at / 64), words);
+    VecUint word;
+    memcpy(&word, &words[0][0] + at % 64, sizeof word);
+    store(mask + j, word >= keep.threshold ? broadcast(keep.scale) : Vec{});
+  }
+}
+
+static void drop_row(const AttentionShape& shape, int64_t row, int64_t key, KeyRange seen, float* probabilities) {
+  alignas(64) float mask[key_tile];
+  const int64_t begin = seen.begin / lanes * lanes, end = round_up(seen.end, lanes);
+  draw_mask(shape, row, key, begin, end, mask);
+  for (int64_t j = begin; j < end; j += lanes) store(probabilities + j, load(probabilities + j) * load(mask + j));
+}
+
 struct RunningSoftmax {
   float max, sum;
 };
@@ -240,6 +263,8 @@ static void attend(const float* q, const float* k, const float* v, float* o, flo
         const KeyRange own = visible_keys(shape, s, query, query + 1, key, key + keys);
         float* row = scores + (slot + r) * key_tile;
         if (own.begin < own.end) soften_row(row, own, softmax[slot + r], sums + (slot + r) * width, width);
+        if (own.begin < own.end && shape.dropout > 0)
+          drop_row(shape, (s.q_start + query) * shape.heads + head0 + (slot + r) / slots, key, own, row);
         for (int64_t j = begin; j < own.begin; j++) row[j] = 0.0f;
         for (int64_t j = larger(own.end, begin); j < end; j++) row[j] = 0.0f;
         Products::round_row(row, begin, end);
@@ -302,6 +327,7 @@ static void attention(const float* q, const float* k, const float* v, float* o, 
 
 // Backward. With P = exp(S − lse), dP = dO Vᵀ and dS = P ∘ (dP − rowsum(dO ∘ O)):
 //   dV = Pᵀ dO     dK = scale · dSᵀ Q     dQ = scale · dS K
+// With dropout, whose mask M holds 0 or 1 / (1 − p): dS = P ∘ (M ∘ dP − rowsum(dO ∘ O)), and M ∘ P takes the place of P in dV.
 // A segment is cut into chunks of queries and of keys. A task takes one chunk of each for one key/value head and adds to the gradients of
 // both; tasks run in rounds in which no chunk occurs twice, so sums have one order and need neither locks nor a second pass.
 
@@ -320,19 +346,28 @@ static void add_rows(const float* from, int64_t width, float* to, int64_t to_str
     for (int64_t d = 0; d < columns; d++) to[i * to_stride + d] += from[i * width + d];
 }
 
-/// Scores and dP of a tile become P and scale · dS.
+/// Scores and dP of a tile become P and scale · dS. The first row of scores is `row` among the rows of q by heads.
 static void score_gradients(const AttentionShape& shape, const Segment& s, int64_t query, int64_t queries, int64_t key, int64_t keys,
-                            const float* lse, const float* delta, int64_t stat_stride, float* p, float* ds) {
+                            const float* lse, const float* delta, int64_t stat_stride, int64_t row, float* p, float* ds) {
   const int64_t used = round_up(keys, lanes);
+  alignas(64) float mask[key_tile];
   for (int64_t i = 0; i < queries; i++, p += key_tile, ds += key_tile) {
     const KeyRange seen = visible_keys(shape, s, query + i, query + i + 1, key, key + keys);
     const int64_t begin = seen.begin / lanes * lanes, end = round_up(seen.end, lanes);
     const float row_lse = lse[i * stat_stride], row_delta = delta[i * stat_stride];
-    for (int64_t j = begin; j < end; j += lanes) {
-      const Vec probability = exp(load(p + j) - row_lse);
-      store(ds + j, probability * (load(ds + j) - row_delta) * shape.scale);
-      store(p + j, probability);
-    }
+    if (shape.dropout > 0 && begin < end) {
+      draw_mask(shape, row + i * shape.heads, key, begin, end, mask);
+      for (int64_t j = begin; j < end; j += lanes) {
+        const Vec probability = exp(load(p + j) - row_lse), kept = load(mask + j);
+        store(ds + j, probability * (load(ds + j) * kept - row_delta) * shape.scale);
+        store(p + j, probability * kept);
+      }
+    } else
+      for (int64_t j = begin; j < end; j += lanes) {
+        const Vec probability = exp(load(p + j) - row_lse);
+        store(ds + j, probability * (load(ds + j) - row_delta) * shape.scale);
+        store(p + j, probability);
+      }
     for (int64_t j = 0; j < seen.begin; j++) p[j] = ds[j] = 0.0f;
     for (int64_t j = seen.end; j < used; j++) p[j] = ds[j] = 0.0f;
   }
@@ -388,7 +423,7 @@ static void attend_grad(const AttentionGradients& g, const Segment& s, const Att
         score_tile<Products>(shape, s, q_lines, k_lines + j * units<Products>(D), D, shape.scale, query, rows, key, many, p);
         score_tile<Products>(shape, s, dout_lines, v_lines + j * units<Products>(D), D, 1.0f, query, rows, key, many, ds);
         score_gradients(shape, s, query, rows, key, many, g.lse + q_row * shape.heads + h, g.delta + q_row * shape.heads + h, shape.heads,
-                        p, ds);
+                        q_row * shape.heads + h, p, ds);
         const ScoreFactors factors = Products::factors(p, ds, spare, rows, round_up(many, lanes));
 
         for (int64_t c = 0; c < many; c += tile_rows) { // rows of dK and dV

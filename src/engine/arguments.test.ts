@@ -6,7 +6,7 @@ import { loadEngine } from "./load.js";
 /** A call's arguments by name: sizes, flags and so on as they are, blocks by the number of f32 that they must hold. */
 type Arguments = [
   name: string,
-  value: Block | number | boolean | string | bigint | Int32Array | Record<string, number | boolean>,
+  value: Block | number | boolean | string | bigint | Int32Array | Record<string, number | boolean | bigint>,
 ][];
 
 class Block {
@@ -17,7 +17,18 @@ class Block {
 }
 
 const f32s = (floats: number) => new Block(floats);
-const shape = { qRows: 6, kRows: 8, heads: 4, kvHeads: 2, headDim: 16, scale: 0.25, causal: true, window: 0 };
+const shape = {
+  qRows: 6,
+  kRows: 8,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 16,
+  scale: 0.25,
+  causal: true,
+  window: 0,
+  dropout: 0,
+  seed: 0n,
+};
 const segments = Int32Array.of(0, 2, 0, 3, 2, 4, 3, 5);
 const q = f32s(6 * 4 * 16);
 const k = f32s(8 * 2 * 16);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import type { AttentionShape, ComputeType } from "./kernels.js";
 import { loadEngine } from "./load.js";
-import { Blocks, randomFloats, sameBits, testKernel } from "./testing.js";
+import { Blocks, philoxWord, randomFloats, sameBits, testKernel } from "./testing.js";
 
 interface Setting {
   /** (qStart, qLength, kStart, kLength) of each sequence. */
@@ -12,12 +12,13 @@ interface Setting {
   headDim?: number;
   causal?: boolean;
   window?: number;
+  dropout?: number;
   /** Rows behind the last segment. */
   spare?: number;
 }
 
 function shapeOf(s: Setting): AttentionShape {
-  const { segments, heads = 2, kvHeads = 1, headDim = 16, causal = true, window = 0, spare = 0 } = s;
+  const { segments, heads = 2, kvHeads = 1, headDim = 16, causal = true, window = 0, dropout = 0, spare = 0 } = s;
   return {
     qRows: Math.max(...segments.map(([start, length]) => start + length)) + spare,
     kRows: Math.max(...segments.map(([, , start, length]) => start + length)) + spare,
@@ -27,6 +28,8 @@ function shapeOf(s: Setting): AttentionShape {
     scale: 1 / Math.sqrt(headDim),
     causal,
     window,
+    dropout,
+    seed: 0xfedc_ba98_7654_3210n,
   };
 }
 
@@ -38,7 +41,7 @@ function inputs(shape: AttentionShape): { q: Float32Array; k: Float32Array; v: F
 /** Attention and its gradients by their definition, in f64, with whole rows of scores. */
 function reference(s: Setting): Float64Array[] {
   const shape = shapeOf(s);
-  const { heads, kvHeads, headDim, scale, causal, window } = shape;
+  const { heads, kvHeads, headDim, scale, causal, window, dropout, seed } = shape;
   const { q, k, v, dout } = inputs(shape);
   const o = new Float64Array(q.length);
   const lse = new Float64Array(shape.qRows * heads).fill(Number.NEGATIVE_INFINITY);
@@ -59,16 +62,18 @@ function reference(s: Setting): Float64Array[] {
         const most = Math.max(...scores);
         const total = most + Math.log(scores.reduce((sum, x) => sum + Math.exp(x - most), 0));
         const p = scores.map((x) => Math.exp(x - total));
-        const dp = keys.map((j) => dot(dout, at, v, keyAt(j)));
+        const keeps = (j: number) => philoxWord(seed, j, (qStart + i) * heads + head) >= dropout * 2 ** 32;
+        const mask = keys.map((j) => (dropout === 0 ? 1 : keeps(j) ? 1 / (1 - dropout) : 0));
+        const dp = keys.map((j, n) => mask[n]! * dot(dout, at, v, keyAt(j)));
         const mean = p.reduce((sum, x, n) => sum + x * dp[n]!, 0);
         lse[(qStart + i) * heads + head] = total;
         for (const [n, j] of keys.entries()) {
           const ds = scale * p[n]! * (dp[n]! - mean);
           for (const d of features) {
-            o[at + d]! += p[n]! * v[keyAt(j) + d]!;
+            o[at + d]! += mask[n]! * p[n]! * v[keyAt(j) + d]!;
             dq[at + d]! += ds * k[keyAt(j) + d]!;
             dk[keyAt(j) + d]! += ds * q[at + d]!;
-            dv[keyAt(j) + d]! += p[n]! * dout[at + d]!;
+            dv[keyAt(j) + d]! += mask[n]! * p[n]! * dout[at + d]!;
           }
         }
       }
@@ -127,6 +132,19 @@ for (const [heads, kvHeads] of [
 }
 testAttention("over several chunks of keys and queries", { segments: [[0, 310, 0, 310]], heads: 1, headDim: 8 });
 testAttention("over several chunks with a window", { segments: [[0, 310, 0, 310]], heads: 1, headDim: 8, window: 33 });
+testAttention("with dropout", { segments: [[0, 70, 0, 70]], dropout: 0.3 });
+testAttention("with dropout over several chunks and heads", {
+  segments: [
+    [0, 110, 0, 110],
+    [110, 310, 110, 310],
+  ],
+  heads: 4,
+  kvHeads: 2,
+  headDim: 8,
+  dropout: 0.1,
+});
+testAttention("with dropout, a window and no order", { segments: [[0, 40, 0, 150]], causal: false, window: 60, dropout: 0.5 });
+testAttention("with dropout of few queries", { segments: [[0, 2, 0, 200]], heads: 6, kvHeads: 2, dropout: 0.2 });
 testAttention("without a mask", { segments: [[0, 110, 0, 60]], causal: false });
 testAttention("without a mask, over several chunks", { segments: [[0, 20, 0, 600]], heads: 1, headDim: 8, causal: false });
 testAttention("without a mask, with a window", { segments: [[0, 20, 0, 120]], causal: false, window: 30 });
@@ -213,7 +231,18 @@ for (const compute of ["f32", "bf16"] as const)
 test("scores far apart stay finite, and NaN comes through", async () => {
   const engine = loadEngine();
   const blocks = new Blocks(engine);
-  const shape: AttentionShape = { qRows: 2, kRows: 2, heads: 1, kvHeads: 1, headDim: 1, scale: 1, causal: true, window: 0 };
+  const shape: AttentionShape = {
+    qRows: 2,
+    kRows: 2,
+    heads: 1,
+    kvHeads: 1,
+    headDim: 1,
+    scale: 1,
+    causal: true,
+    window: 0,
+    dropout: 0,
+    seed: 0n,
+  };
   const attend = async (q: number[], k: number[]): Promise<number[]> => {
     const [o, lse] = [blocks.empty(8), blocks.empty(8)];
     const [qId, kId, vId] = [blocks.of(Float32Array.from(q)), blocks.of(Float32Array.from(k)), blocks.of(Float32Array.of(1, 2))];
@@ -231,7 +260,18 @@ test("attention refuses what does not fit", () => {
   const engine = loadEngine();
   const blocks = new Blocks(engine);
   const all = blocks.empty(4 * 2 * 8 * 4);
-  const shape: AttentionShape = { qRows: 4, kRows: 4, heads: 2, kvHeads: 1, headDim: 8, scale: 1, causal: true, window: 0 };
+  const shape: AttentionShape = {
+    qRows: 4,
+    kRows: 4,
+    heads: 2,
+    kvHeads: 1,
+    headDim: 8,
+    scale: 1,
+    causal: true,
+    window: 0,
+    dropout: 0,
+    seed: 0n,
+  };
   const attend = (segments: number[], changed: Partial<AttentionShape> = {}) =>
     engine.attention(all, all, all, all, all, Int32Array.from(segments), { ...shape, ...changed }, "f32");
   attend([0, 4, 0, 4]);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import type { Activation } from "./kernels.js";
 import { loadEngine } from "./load.js";
-import { Blocks, randomFloats, testKernel } from "./testing.js";
+import { Blocks, philox, philoxWord, randomFloats, testKernel } from "./testing.js";
 
 const counts = [0, 1, 7, 63, 65, 16385, 1000003];
 const roundoff = 2e-7;
@@ -136,39 +136,11 @@ for (const count of counts) {
       return [await blocks.read(c, count), await blocks.read(b, count)];
     },
     expected: () => {
-      const dropped = Array.from(x, (value, i) => (philoxWord(0x7654_3210, 0xfedc_ba98, i) >= 0.3 * 2 ** 32 ? value / 0.7 : 0));
+      const dropped = Array.from(x, (value, i) => (philoxWord(0xfedc_ba98_7654_3210n, i) >= 0.3 * 2 ** 32 ? value / 0.7 : 0));
       return [dropped, dropped.map((value, i) => value + y[i]!)];
     },
     tolerance: roundoff,
   });
-}
-
-/** The word of element i, as dropout.inl lays it out. Checked against the paper's known answer below. */
-function philoxWord(key0: number, key1: number, i: number): number {
-  const group = Math.floor(i / 64);
-  return philox([group * 16 + (i % 16), 0, 0, 0], [key0, key1])[Math.floor(i / 16) % 4]!;
-}
-
-function philox(counter: [number, number, number, number], key: [number, number]): [number, number, number, number] {
-  let [c0, c1, c2, c3] = counter;
-  let [k0, k1] = key;
-  for (let round = 0; round < 10; round++) {
-    const [high0, low0] = multiply(c0, 0xd2511f53);
-    const [high1, low1] = multiply(c2, 0xcd9e8d57);
-    [c0, c1, c2, c3] = [(high1 ^ c1 ^ k0) >>> 0, low1, (high0 ^ c3 ^ k1) >>> 0, low0];
-    k0 = (k0 + 0x9e3779b9) >>> 0;
-    k1 = (k1 + 0xbb67ae85) >>> 0;
-  }
-  return [c0, c1, c2, c3];
-}
-
-/** High and low word of a 32 × 32 bit product. */
-function multiply(a: number, b: number): [number, number] {
-  const low = Math.imul(a, b) >>> 0;
-  const carry = (a & 0xffff) * (b & 0xffff);
-  const middle = (a >>> 16) * (b & 0xffff) + Math.floor(carry / 65536);
-  const other = (a & 0xffff) * (b >>> 16) + (middle % 65536);
-  return [((a >>> 16) * (b >>> 16) + Math.floor(middle / 65536) + Math.floor(other / 65536)) >>> 0, low];
 }
 
 test("the reference Philox gives the known answers of Random123", () => {

@@ -103,7 +103,8 @@ export interface Layers {
    * `segments` lists (qStart, qLength, kStart, kLength) of each sequence; a query attends only inside its own segment. Causal: query i
    * sees keys j ≤ i + kLength − qLength. `window` > 0 lets it see only the last `window` of these. Segments never share rows of q; they
    * may share rows of k (a common prefix), but not where a gradient is wanted. With `compute` bf16, products round their operands where
-   * the machine multiplies bf16 in hardware, but for a few queries; elsewhere they are exact.
+   * the machine multiplies bf16 in hardware, but for a few queries; elsewhere they are exact. `dropout` is applied to the probabilities, by
+   * masks that follow from `seed`, the row of q, the head and the key's place in its segment.
    */
   attention(q: Id, k: Id, v: Id, o: Id, lse: Id, segments: Int32Array, shape: AttentionShape, compute: ComputeType): void;
   /** dq, dk, dv are replaced, not accumulated; rows in no segment become 0. */
@@ -136,6 +137,9 @@ export interface AttentionShape {
   readonly causal: boolean;
   /** Number of keys that a query sees at most; 0 for all. */
   readonly window: number;
+  /** The chance of a probability to be dropped, less than 1; the seed says which are. */
+  readonly dropout: number;
+  readonly seed: bigint;
 }
 
 /** An element-wise function: gelu is x · Φ(x), gelu_tanh its approximation by tanh, silu is x / (1 + e⁻ˣ). */

@@ -117,3 +117,33 @@ export function assertClose(got: ArrayLike<number>, wanted: ArrayLike<number>, t
     }
   }
 }
+
+/** The word of element i, as philox.inl lays it out; `row` stands above the element's number. */
+export function philoxWord(seed: bigint, i: number, row = 0): number {
+  const counter = ((BigInt(row) << 26n) | BigInt(Math.floor(i / 64))) * 16n + BigInt(i % 16);
+  const [low, high] = [(x: bigint) => Number(x & 0xffff_ffffn), (x: bigint) => Number(x >> 32n)];
+  return philox([low(counter), high(counter), 0, 0], [low(seed), high(seed)])[Math.floor(i / 16) % 4]!;
+}
+
+/** Philox4x32-10 (Salmon et al. 2011). */
+export function philox(counter: [number, number, number, number], key: [number, number]): [number, number, number, number] {
+  let [c0, c1, c2, c3] = counter;
+  let [k0, k1] = key;
+  for (let round = 0; round < 10; round++) {
+    const [high0, low0] = multiply(c0, 0xd2511f53);
+    const [high1, low1] = multiply(c2, 0xcd9e8d57);
+    [c0, c1, c2, c3] = [(high1 ^ c1 ^ k0) >>> 0, low1, (high0 ^ c3 ^ k1) >>> 0, low0];
+    k0 = (k0 + 0x9e3779b9) >>> 0;
+    k1 = (k1 + 0xbb67ae85) >>> 0;
+  }
+  return [c0, c1, c2, c3];
+}
+
+/** High and low word of a 32 × 32 bit product. */
+function multiply(a: number, b: number): [number, number] {
+  const low = Math.imul(a, b) >>> 0;
+  const carry = (a & 0xffff) * (b & 0xffff);
+  const middle = (a >>> 16) * (b & 0xffff) + Math.floor(carry / 65536);
+  const other = (a & 0xffff) * (b >>> 16) + (middle % 65536);
+  return [((a >>> 16) * (b >>> 16) + Math.floor(middle / 65536) + Math.floor(other / 65536)) >>> 0, low];
+}

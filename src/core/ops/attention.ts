@@ -1,6 +1,6 @@
 import type { Id } from "../../engine/kernels.js";
 import { ShapeError } from "../../errors.js";
-import { record } from "../tape.js";
+import { dropoutRng, record } from "../tape.js";
 import { checkFloat, Tensor } from "../tensor.js";
 
 /** Where the queries and the keys of one sequence lie among all rows. */
@@ -21,16 +21,20 @@ export interface AttentionOptions {
   readonly causal?: boolean;
   /** How many of the last keys a query sees; 0, the default, for all. */
   readonly window?: number;
+  /** The chance with which a probability is dropped in training, and the others divided by what is left of 1. Default 0. */
+  readonly dropout?: number;
 }
 
 /**
- * o = softmax(scale · q kᵀ) v, each sequence for itself, in tiles: no T × T array is ever held.
+ * o = dropout(softmax(scale · q kᵀ)) v, each sequence for itself, in tiles: no T × T array is ever held, nor any mask.
  * Source: Dao 2023, arXiv:2307.08691 (tiles, online softmax, recomputation in backward); grouped heads of Ainslie et al. 2023,
  * arXiv:2305.13245: query head h reads key/value head ⌊h · G / H⌋.
  * q (Tq, H · D), k and v (Tk, G · D) f32 → o (Tq, H · D). Throws ShapeError.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, segments: readonly Segment[], options: AttentionOptions): Tensor {
   const { heads, kvHeads, headDim, scale = headDim ** -0.5, causal = true, window = 0 } = options;
+  const rng = options.dropout ? dropoutRng() : null;
+  const drop = { dropout: rng === null ? 0 : options.dropout!, seed: rng?.uint64() ?? 0n };
   checkFloat("attention", { q, k, v });
   if (heads % kvHeads !== 0) throw new ShapeError(`attention: ${heads} heads are not a multiple of ${kvHeads} key/value heads`);
   for (const [name, tensor, width] of [
@@ -42,7 +46,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, segments: readonly Se
       throw new ShapeError(`attention: expected ${name} with ${width} columns, got [${tensor.shape.join(", ")}]`);
   if (k.rows !== v.rows) throw new ShapeError(`attention: expected as many keys as values, got ${k.rows} and ${v.rows}`);
 
-  const shape = { qRows: q.rows, kRows: k.rows, heads, kvHeads, headDim, scale, causal, window };
+  const shape = { qRows: q.rows, kRows: k.rows, heads, kvHeads, headDim, scale, causal, window, ...drop };
   const flat = Int32Array.from(segments.flatMap((s) => [s.qStart, s.qLength, s.kStart, s.kLength]));
   const { kernels, compute } = q.device;
 
