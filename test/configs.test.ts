@@ -94,7 +94,7 @@ test("what a config says for nothing, and a head that it ties wrongly, is told",
       rope_scaling: { type: "default", rope_theta: 8, factor: 2 },
       rope_parameters: { a: 1 },
     }),
-    [`${effect} rope_parameters, beside rope_scaling, rope_theta, beside that of the scaling, factor of the rotary positions`],
+    [`${effect} rope_parameters, beside rope_scaling, rope_theta, beside that of the scaling, "factor" of the rotary positions`],
   );
   assert.deepEqual(await told("llama", {}, "embedding"), []);
   for (const family of ["llama", "gpt2", "gemma3_text", "qwen2", "phi3"]) {

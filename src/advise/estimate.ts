@@ -18,6 +18,8 @@ export interface StepWork {
   readonly tunerConfig: unknown;
   readonly task: Task;
   readonly gradientCheckpointing: boolean;
+  /** Whether the base's own dropout is left out. */
+  readonly disableDropout?: boolean;
   /** Of the optimizer's state. */
   readonly momentBits: 8 | 32;
   /** The rows of the micro-batch with the most tokens. */
@@ -35,6 +37,7 @@ export function estimateStep({
   tunerConfig,
   task,
   gradientCheckpointing,
+  disableDropout = false,
   momentBits,
   rows,
   compute,
@@ -47,6 +50,7 @@ export function estimateStep({
     tuner.keeping?.(model, tunerConfig, () => {}),
   );
   model.gradientCheckpointing = gradientCheckpointing;
+  if (disableDropout) model.disableDropout();
   tuner.apply(model, tunerConfig, new Rng(0));
   trainModules(model, model.headModules);
   const parameters = model.trainableParameters();

@@ -82,6 +82,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     tunerConfig,
     task: data.task,
     gradientCheckpointing: recipe.gradient_checkpointing,
+    disableDropout: recipe.disable_dropout,
     momentBits: momentBits[recipe.optim],
     rows: data.largestBatch,
     compute,
@@ -96,6 +97,8 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     ),
   );
   for (const message of model.notices) yield info(message);
+  if (recipe.disable_dropout) model.disableDropout();
+  if (model.ownDropout.size > 0) yield info(dropoutNotice(model));
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
   const prepared = { recipe, files, tuner, tunerConfig, objective, output, startedAt, data, fit, machine, signal, folder };
   try {
@@ -232,6 +235,11 @@ async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGener
 
 const info = (message: string): RunEvent => ({ type: "notice", level: "info", message });
 const warning = (message: string): RunEvent => ({ type: "notice", level: "warning", message });
+
+function dropoutNotice({ ownDropout }: LanguageModel): string {
+  const places = [...ownDropout].map(([key, p]) => `${key} ${p}`).join(", ");
+  return `the model trains with the dropout of its own config.json (${places}), as in transformers; disable_dropout=true leaves it out`;
+}
 
 type Emit = (event: RunEvent) => void;
 

@@ -216,7 +216,7 @@ function drifted({ maxLogitDifference, lossBefore, lossAfter }: Drift, type: Num
 }
 
 function warnOfWindow({ config }: ModelFiles, onNotice: (message: string) => void): void {
-  const { model_type, sliding_window: window, max_position_embeddings: positions } = config;
+  const { model_type, sliding_window: window = 4096, max_position_embeddings: positions = 131072 } = config;
   if (model_type === "mistral" && typeof window === "number" && window < Number(positions))
     onNotice(`llama.cpp gives Mistral no sliding window: texts of more than ${window} tokens are computed differently there.`);
 }

@@ -1,6 +1,7 @@
 import { ModelError } from "../errors.js";
 import { ggufArchitectures } from "./gguf-names.js";
 import type { GgufMetadata, GgufValue } from "./gguf-writer.js";
+import { ropeSettings } from "./rope-settings.js";
 
 type Config = Readonly<Record<string, unknown>>;
 
@@ -34,8 +35,8 @@ export function ggufShape(config: Config, rows: number, where: string): GgufShap
   const optional = (name: string): number | undefined => (typeof config[name] === "number" ? config[name] : undefined);
   const heads = number("num_attention_heads");
   const headDim = optional("head_dim") ?? number("hidden_size") / heads;
-  const rope = { ...asObject(config.rope_scaling), ...asObject(config.rope_parameters) };
-  const theta = optional("rope_theta") ?? rope.rope_theta ?? 10000;
+  const { settings: rope } = ropeSettings(config);
+  const theta = rope.rope_theta;
   const maxPositions = optional("max_position_embeddings") ?? 2048;
   const scaling = ropeScaling(rope, maxPositions, where);
 
@@ -63,16 +64,8 @@ export function ggufShape(config: Config, rows: number, where: string): GgufShap
   };
 }
 
-function asObject(value: unknown): Config {
-  return typeof value === "object" && value !== null ? (value as Config) : {};
-}
-
-function typeOf(rope: Config): unknown {
-  return rope.rope_type ?? rope.type ?? "default";
-}
-
 function ropeScaling(rope: Config, maxPositions: number, where: string): Record<string, GgufValue> {
-  const type = typeOf(rope);
+  const type = rope.rope_type;
   if (type === "default" || type === "llama3") return {};
   const factor = Number(rope.factor);
   if (type === "linear") return { "rope.scaling.type": { string: "linear" }, "rope.scaling.factor": { f32: factor } };
@@ -96,7 +89,7 @@ function ropeScaling(rope: Config, maxPositions: number, where: string): Record<
 
 /** What llama3's scaling divides each frequency by: short waves by 1, long ones by the factor, smoothly between. */
 function llama3Factors(rope: Config, theta: number, headDim: number): Float32Array | undefined {
-  if (typeOf(rope) !== "llama3") return undefined;
+  if (rope.rope_type !== "llama3") return undefined;
   const [factor, low, high, context] = [
     rope.factor,
     rope.low_freq_factor,

@@ -181,13 +181,64 @@ test("RoPE scalings and an untied head are told in the config", async (t) => {
     scaling({ [key("type")]: { string: "longrope" }, [key("factor")]: { f32: 4 } }),
     /"longrope" is not supported/,
   );
-  await assert.rejects(scaling({ [key("type")]: { string: "linear" } }), /factor" is missing/);
   await assert.rejects(configOf({}, [factors([1, Number.NaN])]), /not a positive number/);
   await assert.rejects(configOf({}, [factors([1, 2, 3])]), /3 numbers, expected 2/);
 
   const untied = await openGguf(write(t, buildGguf(smallMetadata, [...smallTensors, floats("output.weight", [8, 3])])));
   assert.equal(untied.config.tie_word_embeddings, false);
   assert(untied.tensors.has("lm_head.weight"));
+});
+
+test("a factor is read as llama.cpp reads it: linear without a type, older name last, none of 1 or 0", async (t) => {
+  const scaling = async (extra: Record<string, GgufValue>) =>
+    (await openGguf(write(t, buildGguf({ ...smallMetadata, ...extra }, smallTensors)))).config.rope_scaling;
+  const [type, factor] = ["llama.rope.scaling.type", "llama.rope.scaling.factor"];
+  const older = { "llama.rope.scale_linear": { f32: 4 } };
+  const linear = (factor: number) => ({ rope_type: "linear", factor });
+  assert.deepEqual(await scaling(older), linear(4));
+  assert.deepEqual(await scaling({ ...older, [factor]: { f32: 2 } }), linear(2));
+  assert.deepEqual(await scaling({ ...older, [factor]: { f32: 0 } }), linear(4));
+  assert.deepEqual(await scaling({ [factor]: { f32: 8 } }), linear(8));
+  assert.deepEqual(await scaling({ ...older, [type]: { string: "linear" } }), linear(4));
+  assert.equal(await scaling({ ...older, [type]: { string: "none" } }), null);
+  assert.equal(await scaling({ [type]: { string: "linear" } }), null);
+  assert.equal(await scaling({ "llama.rope.scale_linear": { f32: 1 } }), null);
+  await assert.rejects(
+    scaling({ "llama.rope.scale_linear": { f32: -4 } }),
+    /scale_linear" is -4, expected a number of 0 or more/,
+  );
+  await assert.rejects(scaling({ "llama.rope.scaling.attn_factor": { f32: 2 } }), /attn_factor" is 2, which is not supported/);
+});
+
+test("metadata that would change the model is refused, and what has no effect is named", async (t) => {
+  const noticesOf = async (extra: Record<string, GgufValue>) => {
+    const path = write(t, buildGguf({ ...smallMetadata, ...extra }, smallTensors));
+    return (await openGguf(path)).notices!.map((notice) => notice.replace(path, "FILE"));
+  };
+  assert.deepEqual(await noticesOf({}), []);
+  assert.deepEqual(
+    await noticesOf({
+      "llama.attention.sliding_window": { u32: 64 },
+      "llama.novel": { string: "x" },
+      "llama.vocab_size": { u32: 3 },
+      "llama.expert_used_count": { u32: 0 },
+      "llama.attention.causal": { bool: true },
+      "llama.logit_scale": { f32: 1 },
+      "someone.quantized": { string: "x" },
+      "general.name": { string: "x" },
+    }),
+    ["FILE: metadata has no effect here, as in llama.cpp: llama.attention.sliding_window, llama.novel"],
+  );
+  for (const [key, value] of Object.entries({
+    "attention.causal": { bool: false },
+    "attention.clamp_kqv": { f32: 8 },
+    "attention.scale": { f32: 0.5 },
+    final_logit_softcapping: { f32: 30 },
+    logit_scale: { f32: 0.1 },
+    "rope.scaling.yarn_log_multiplier": { f32: 0.1 },
+    use_parallel_residual: { bool: true },
+  }))
+    await assert.rejects(noticesOf({ [`llama.${key}`]: value }), new RegExp(`"llama.${key}" is .*, which is not supported`));
 });
 
 test("metadata that makes no usable model is refused by name", async (t) => {

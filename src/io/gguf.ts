@@ -23,6 +23,7 @@ export async function openGguf(path: string): Promise<ModelFiles> {
   const ropeFactors = tensors.get(ropeFactorsName);
   tensors.delete(ropeFactorsName);
   const config = makeConfig(path, metadata, tensors, ropeFactors && (await readFactors(ropeFactors)));
+  const unread = metadata.unread(`${config.model_type}.`);
 
   return {
     path,
@@ -30,6 +31,7 @@ export async function openGguf(path: string): Promise<ModelFiles> {
     config,
     tensors,
     ggufMetadata: header.metadata,
+    notices: unread.length === 0 ? [] : [`${path}: metadata has no effect here, as in llama.cpp: ${unread.join(", ")}`],
     fingerprint: fingerprintOf(config, tensors.values()),
     async readTensor(name) {
       const entry = tensors.get(name);
@@ -113,12 +115,17 @@ function makeConfig(
   return config;
 }
 
-/** As in config.json of transformers; null for none. */
+/**
+ * As in config.json of transformers; null for none. A factor without a type is linear, and older files call it `rope.scale_linear`.
+ * Source: llama.cpp, llama-model.cpp, load_hparams.
+ */
 function ropeScaling(path: string, metadata: Metadata, modelType: string, maxPositions: number) {
   const key = (name: string) => `${modelType}.rope.scaling.${name}`;
-  const type = metadata.optionalString(key("type")) ?? "none";
-  if (type === "none") return null;
-  const factor = metadata.positive(key("factor"));
+  const type = metadata.optionalString(key("type")) ?? "linear";
+  const older = metadata.optionalFactor(`${modelType}.rope.scale_linear`);
+  const factor = metadata.optionalFactor(key("factor")) ?? older ?? 1;
+  if (type !== "yarn") metadata.refuseUnless(key("attn_factor"), (value) => value === 1);
+  if (type === "none" || (type === "linear" && factor === 1)) return null;
   if (type === "linear") return { rope_type: "linear", factor };
   if (type !== "yarn") {
     throw new ModelError(`${path}: RoPE scaling "${type}" is not supported; attune knows linear, llama3 and yarn.`);
@@ -158,10 +165,38 @@ function shortestDecimal(value: number): number {
 
 const maxCount = 2 ** 31 - 1;
 
+/** Keys of an architecture that change nothing of what a model computes here. */
+const inertKeys: ReadonlySet<string> = new Set(["vocab_size", "tensor_data_layout", "rope.scaling.finetuned"]);
+
+const isNothing = (value: unknown) => value === 0 || value === false;
+const isNothingOrOne = (value: unknown) => value === 0 || value === 1;
+
+/** Keys that would change what a model computes, and the values under which they do not. */
+const changingKeys: Readonly<Record<string, (value: unknown) => boolean>> = {
+  "attention.causal": (value) => value === true,
+  "attention.clamp_kqv": isNothing,
+  "attention.max_alibi_bias": isNothing,
+  "attention.output_scale": isNothingOrOne,
+  "attention.scale": isNothing,
+  "attention.shared_kv_layers": isNothing,
+  attn_logit_softcapping: isNothing,
+  embedding_scale: isNothingOrOne,
+  final_logit_softcapping: isNothing,
+  logit_scale: isNothingOrOne,
+  nextn_predict_layers: isNothing,
+  residual_scale: isNothingOrOne,
+  "rope.scaling.alpha": isNothingOrOne,
+  "rope.scaling.yarn_ext_factor": (value) => value === 1 || value === -1,
+  "rope.scaling.yarn_log_multiplier": isNothing,
+  swin_norm: isNothing,
+  use_parallel_residual: isNothing,
+};
+
 /** Metadata of an untrusted file, by key and expected kind. */
 class Metadata {
   readonly #path: string;
   readonly #values: Readonly<Record<string, unknown>>;
+  readonly #read = new Set<string>();
 
   constructor(path: string, values: Readonly<Record<string, unknown>>) {
     this.#path = path;
@@ -170,9 +205,25 @@ class Metadata {
 
   #get<T>(key: string, expected: string, accepts: (value: unknown) => value is T): T | undefined {
     const value = this.#values[key];
+    this.#read.add(key);
     if (value === undefined || accepts(value)) return value;
     const shown = Array.isArray(value) ? "an array" : String(value).slice(0, 100);
     throw new ModelError(`${this.#path}: metadata "${key}" is ${shown}, expected ${expected}.`);
+  }
+
+  /** Throws ModelError if a key has a value that would change the model in a way that attune does not know. */
+  refuseUnless(key: string, isNeutral: (value: unknown) => boolean): void {
+    this.#read.add(key);
+    const value = this.#values[key];
+    if (value !== undefined && !isNeutral(value))
+      throw new ModelError(`${this.#path}: metadata "${key}" is ${String(value).slice(0, 100)}, which is not supported.`);
+  }
+
+  /** The keys that begin so and that nobody has asked for. Throws ModelError for one that would change the model. */
+  unread(prefix: string): string[] {
+    for (const [name, isNeutral] of Object.entries(changingKeys)) this.refuseUnless(prefix + name, isNeutral);
+    const own = Object.keys(this.#values).filter((key) => key.startsWith(prefix) && !this.#read.has(key));
+    return own.filter((key) => !inertKeys.has(key.slice(prefix.length)) && !isNothing(this.#values[key]));
   }
 
   #require<T>(key: string, value: T | undefined): T {
@@ -202,6 +253,12 @@ class Metadata {
   optionalPositive(key: string): number | undefined {
     const isPositive = (value: unknown): value is number => Number.isFinite(value) && (value as number) > 0;
     return this.#get(key, "a positive number", isPositive);
+  }
+
+  /** A factor that may be 0 for none. */
+  optionalFactor(key: string): number | undefined {
+    const isFactor = (value: unknown): value is number => Number.isFinite(value) && (value as number) >= 0;
+    return this.#get(key, "a number of 0 or more", isFactor) || undefined;
   }
 
   positive(key: string): number {

@@ -5,6 +5,7 @@ import { add } from "../core/ops/add.js";
 import { attention } from "../core/ops/attention.js";
 import type { Tensor } from "../core/tensor.js";
 import { ModelError } from "../errors.js";
+import { Dropout } from "../nn/dropout.js";
 import { Embedding } from "../nn/embedding.js";
 import { LayerNorm } from "../nn/layer-norm.js";
 import { Linear, type Projection } from "../nn/linear.js";
@@ -44,13 +45,14 @@ export type BertConfig = z.output<typeof BertConfig>;
 
 /**
  * BERT and what has its architecture (MiniLM …): an encoder, whose tokens see each other both ways. Learned positions, LayerNorm after each
- * sub-layer. All tokens are of type 0, those of a single text. Its dropout is left out: what is trained here decides on its own.
+ * sub-layer. All tokens are of type 0, those of a single text.
  *
  * Source: Devlin et al. 2019, arXiv:1810.04805; transformers `modeling_bert.py`, whose names the weights keep.
  */
 export class Bert extends LanguageModel {
   readonly bert: BertModel;
   classifier: Linear | null = null;
+  readonly dropout: Dropout;
   readonly shape: ModelShape;
   override readonly optionalModules: readonly string[] = ["bert.pooler"];
 
@@ -60,6 +62,11 @@ export class Bert extends LanguageModel {
   ) {
     super();
     this.bert = new BertModel(config);
+    const { classifier_dropout, hidden_dropout_prob } = config;
+    this.dropout = new Dropout(
+      typeof classifier_dropout === "number" ? "classifier_dropout" : "hidden_dropout_prob",
+      classifier_dropout ?? hidden_dropout_prob,
+    );
     this.shape = {
       vocabSize: config.vocab_size,
       width: config.hidden_size,
@@ -84,7 +91,7 @@ export class Bert extends LanguageModel {
   summary(batch: TokenBatch): Tensor {
     const { pooler } = this.bert;
     if (pooler === null) throw new ModelError("BERT: a summary needs a head");
-    return pooler.forward(this.firstHidden(batch));
+    return this.dropout.forward(pooler.forward(this.firstHidden(batch)));
   }
 
   protected embed(ids: Int32Array): Tensor {
@@ -127,6 +134,7 @@ class BertEmbeddings extends Module {
   readonly position_embeddings: Embedding;
   readonly token_type_embeddings: Embedding;
   readonly LayerNorm: LayerNorm;
+  readonly dropout: Dropout;
 
   constructor(config: BertConfig) {
     super();
@@ -135,12 +143,14 @@ class BertEmbeddings extends Module {
     this.position_embeddings = new Embedding(config.max_position_embeddings, width);
     this.token_type_embeddings = new Embedding(config.type_vocab_size, width);
     this.LayerNorm = new LayerNorm(width, config.layer_norm_eps);
+    this.dropout = new Dropout("hidden_dropout_prob", config.hidden_dropout_prob);
   }
 
   /** Words (T, C) with their places and their type. */
   forward(words: Tensor, positions: Int32Array): Tensor {
     const types = this.token_type_embeddings.forward(new Int32Array(positions.length));
-    return this.LayerNorm.forward(add(add(words, types), this.position_embeddings.forward(positions)));
+    const placed = add(add(words, types), this.position_embeddings.forward(positions));
+    return this.dropout.forward(this.LayerNorm.forward(placed));
   }
 }
 
@@ -162,19 +172,18 @@ class BertLayer extends Module implements Block {
 
   constructor(config: BertConfig, index: number) {
     super();
-    const { hidden_size: width, intermediate_size: inner } = config;
     this.attention = new BertAttention(config, index);
     this.intermediate = new BertIntermediate(config);
-    this.output = new BertOutput(inner, width, config.layer_norm_eps);
+    this.output = new BertOutput(config.intermediate_size, config);
     this.attention_residual = new Residual({ after: this.attention.output.LayerNorm });
     this.mlp_residual = new Residual({ after: this.output.LayerNorm });
   }
 
   forward(x: Tensor, input: LayerInput): Tensor {
     const { self, output } = this.attention;
-    const attended = output.LayerNorm.forward(this.attention_residual.forward(x, output.dense.forward(self.forward(x, input))));
-    const widened = this.output.dense.forward(this.intermediate.forward(attended));
-    return this.output.LayerNorm.forward(this.mlp_residual.forward(attended, widened));
+    const attended = output.LayerNorm.forward(this.attention_residual.forward(x, output.narrow(self.forward(x, input))));
+    const narrowed = this.output.narrow(this.intermediate.forward(attended));
+    return this.output.LayerNorm.forward(this.mlp_residual.forward(attended, narrowed));
   }
 }
 
@@ -185,7 +194,7 @@ class BertAttention extends Module {
   constructor(config: BertConfig, index: number) {
     super();
     this.self = new BertSelfAttention(config, index);
-    this.output = new BertOutput(config.hidden_size, config.hidden_size, config.layer_norm_eps);
+    this.output = new BertOutput(config.hidden_size, config);
   }
 }
 
@@ -193,14 +202,16 @@ class BertSelfAttention extends Module {
   readonly query: Projection;
   readonly key: Projection;
   readonly value: Projection;
+  readonly dropout: Dropout;
   readonly #heads: number;
   readonly #index: number;
 
-  constructor({ hidden_size: width, num_attention_heads: heads }: BertConfig, index: number) {
+  constructor({ hidden_size: width, num_attention_heads: heads, attention_probs_dropout_prob }: BertConfig, index: number) {
     super();
     this.query = new Linear(width, width, { bias: true });
     this.key = new Linear(width, width, { bias: true });
     this.value = new Linear(width, width, { bias: true });
+    this.dropout = new Dropout("attention_probs_dropout_prob", attention_probs_dropout_prob);
     this.#heads = heads;
     this.#index = index;
   }
@@ -208,7 +219,7 @@ class BertSelfAttention extends Module {
   forward(x: Tensor, { segments, keysAndValues }: LayerInput): Tensor {
     const [k, v] = keysAndValues(this.#index, this.key.forward(x), this.value.forward(x));
     const heads = { heads: this.#heads, kvHeads: this.#heads, headDim: x.columns / this.#heads };
-    return attention(this.query.forward(x), k, v, segments, { ...heads, causal: false });
+    return attention(this.query.forward(x), k, v, segments, { ...heads, causal: false, dropout: this.dropout.p });
   }
 }
 
@@ -231,11 +242,18 @@ class BertIntermediate extends Module {
 class BertOutput extends Module {
   readonly dense: Projection;
   readonly LayerNorm: LayerNorm;
+  readonly dropout: Dropout;
 
-  constructor(inner: number, width: number, eps: number) {
+  constructor(inner: number, { hidden_size: width, layer_norm_eps, hidden_dropout_prob }: BertConfig) {
     super();
     this.dense = new Linear(inner, width, { bias: true });
-    this.LayerNorm = new LayerNorm(width, eps);
+    this.LayerNorm = new LayerNorm(width, layer_norm_eps);
+    this.dropout = new Dropout("hidden_dropout_prob", hidden_dropout_prob);
+  }
+
+  /** What goes into the residual: (T, inner) → (T, C). */
+  narrow(x: Tensor): Tensor {
+    return this.dropout.forward(this.dense.forward(x));
   }
 }
 

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { activations } from "../core/ops/activation.js";
 import type { Activation } from "../engine/kernels.js";
+import { ropeSettings } from "../io/rope-settings.js";
 import { RopeScaling } from "../nn/rotary.js";
 
 /** What several families read from config.json in the same way. Where it says something twice, transformers 5 decides which counts. */
@@ -82,70 +83,43 @@ export interface Rope {
   readonly passedOver: readonly string[];
 }
 
-/** `rope_scaling` counts before `rope_parameters`, and what stands in there before what stands beside it. Adds an issue where attune cannot rotate so. */
+/** RoPE of a family whose layers all rotate alike. Adds an issue where attune cannot rotate so. */
 export function readRope(
   config: z.output<z.ZodObject<typeof ropeKeys>> & { readonly max_position_embeddings: number },
   context: z.RefinementCtx,
 ): Rope {
-  const { rope_scaling, rope_parameters, original_max_position_embeddings: original, max_position_embeddings } = config;
-  const older = rope_scaling && Object.keys(rope_scaling).length > 0 ? rope_scaling : null;
-  const rope = older ?? rope_parameters ?? {};
-  if ("full_attention" in rope || "sliding_attention" in rope)
+  const { settings, passedOver } = ropeSettings(config);
+  if ("full_attention" in settings || "sliding_attention" in settings)
     context.addIssue("rotary positions of their own for layers of each type are not supported in this family");
-  const passedOver: string[] = [];
-  if (older && rope_parameters && !isSubset(rope_parameters, older)) passedOver.push("rope_parameters, beside rope_scaling");
-  if (typeof config.rope_theta === "number" && "rope_theta" in rope && rope.rope_theta !== config.rope_theta)
-    passedOver.push("rope_theta, beside that of the scaling");
-  const read = readRopeIn(
-    { rope_theta: config.rope_theta ?? 10000, partial_rotary_factor: config.partial_rotary_factor ?? 1, ...rope },
-    { original, maxPositions: max_position_embeddings },
-    context,
-  );
+  const read = readRopeIn(settings, config.max_position_embeddings, context);
   return { ...read, passedOver: [...passedOver, ...read.passedOver] };
 }
 
-/** One set of RoPE's settings. `original` is the trained context where the config has it apart, which counts first. */
-export function readRopeIn(
-  rope: Readonly<Record<string, unknown>>,
-  { original, maxPositions }: { original?: number | null | undefined; maxPositions: number },
-  context: z.RefinementCtx,
-): Rope {
+/** One set of RoPE's settings. */
+export function readRopeIn(rope: Readonly<Record<string, unknown>>, maxPositions: number, context: z.RefinementCtx): Rope {
   const type = rope.rope_type ?? rope.type ?? "default";
-  const scaling = RopeScaling.safeParse({
-    original_max_position_embeddings: maxPositions,
-    ...rope,
-    ...(original && { original_max_position_embeddings: original }),
-    rope_type: type,
-  });
-  const { rope_theta: theta, partial_rotary_factor: rotated } = rope;
-  if (rotated !== undefined && rotated !== 1)
-    context.addIssue(`partial_rotary_factor ${shown(rotated)}: only whole heads are rotated here`);
+  const scaling = RopeScaling.safeParse({ original_max_position_embeddings: maxPositions, ...rope, rope_type: type });
+  const { rope_theta: theta, partial_rotary_factor: rotated = 1 } = rope;
+  if (rotated !== 1) context.addIssue(`partial_rotary_factor ${shown(rotated)}: only whole heads are rotated here`);
   if (typeof theta !== "number" || !(theta > 0) || !Number.isFinite(theta))
     context.addIssue(`rope_theta: expected a positive number, got ${shown(theta)}`);
   if (!scaling.success)
     context.addIssue(`rope_scaling: expected type default, linear, llama3 or yarn with its settings, got ${shown(rope)}`);
-  const read = new Set([
-    "rope_theta",
-    "partial_rotary_factor",
-    "type",
-    ...(keysOfScaling.get(String(scaling.data?.rope_type)) ?? []),
-  ]);
+  const read = new Set([...settingsOfAnyType, ...(keysOfScaling.get(String(scaling.data?.rope_type)) ?? [])]);
   return {
     theta: Number(theta),
     ropeScaling: scaling.data ?? { rope_type: "default" },
     passedOver: Object.keys(rope)
       .filter((key) => !read.has(key) && rope[key] !== null)
-      .map((key) => `${key} of the rotary positions`),
+      .map((key) => `${shown(key)} of the rotary positions`),
   };
 }
+
+const settingsOfAnyType = ["rope_theta", "partial_rotary_factor", "type", "original_max_position_embeddings"];
 
 const keysOfScaling = new Map(
   RopeScaling.options.map((option) => [option.shape.rope_type.value as string, Object.keys(option.shape)]),
 );
-
-function isSubset(part: Readonly<Record<string, unknown>>, whole: Readonly<Record<string, unknown>>): boolean {
-  return Object.keys(part).every((key) => JSON.stringify(part[key]) === JSON.stringify(whole[key]));
-}
 
 /** A value from a file, in a message. */
 export function shown(value: unknown): string {

@@ -4,6 +4,7 @@ import { attention } from "../core/ops/attention.js";
 import { scale } from "../core/ops/scale.js";
 import type { Tensor } from "../core/tensor.js";
 import type { DType } from "../engine/dtype.js";
+import type { Dropout } from "../nn/dropout.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
@@ -26,7 +27,7 @@ import {
   windowsOf,
 } from "./config-keys.js";
 import type { Block, LayerInput, ModelShape } from "./language-model.js";
-import { LlamaMLP } from "./llama.js";
+import { attentionDropout, LlamaMLP } from "./llama.js";
 
 /** The keys of config.json that Gemma 3 reads, with the defaults of transformers: Gemma's own files leave many out. */
 export const gemma3Keys = z.object({
@@ -60,9 +61,9 @@ export const gemma3Keys = z.object({
 /** `rope_scaling` stretches the layers that see everything, over what `rope_parameters` says of them. */
 export const Gemma3Config = gemma3Keys.transform((config, context) => {
   const { rope_parameters: rope, rope_scaling, rope_theta, rope_local_base_freq } = config;
-  const context_ = { maxPositions: config.max_position_embeddings };
-  const globalRope = readRopeIn({ rope_theta, ...rope?.full_attention, ...rope_scaling }, context_, context);
-  const localRope = readRopeIn({ rope_theta: rope_local_base_freq, ...rope?.sliding_attention }, context_, context);
+  const readWith = (settings: Readonly<Record<string, unknown>>) => readRopeIn(settings, config.max_position_embeddings, context);
+  const globalRope = readWith({ rope_theta, ...rope?.full_attention, ...rope_scaling });
+  const localRope = readWith({ rope_theta: rope_local_base_freq, ...rope?.sliding_attention });
   return {
     ...config,
     ...readHeads(config, context),
@@ -178,6 +179,7 @@ class Gemma3Attention extends Module {
   readonly o_proj: Projection;
   readonly q_norm: RMSNorm;
   readonly k_norm: RMSNorm;
+  readonly attention_dropout: Dropout;
   readonly #config: Gemma3Config;
   readonly #rotary: RotaryEmbedding;
   readonly #window: number;
@@ -193,6 +195,7 @@ class Gemma3Attention extends Module {
     this.o_proj = new Linear(heads * headDim, width, options);
     this.q_norm = norm(headDim, config, heads);
     this.k_norm = norm(headDim, config, kvHeads);
+    this.attention_dropout = attentionDropout(config);
     this.#config = config;
     this.#rotary = rotary;
     this.#window = window;
@@ -205,7 +208,9 @@ class Gemma3Attention extends Module {
     const rotated = this.#rotary.forward(this.k_norm.forward(this.k_proj.forward(x)), positions);
     const [k, v] = keysAndValues(this.#index, rotated, this.v_proj.forward(x));
     const scale = query_pre_attn_scalar ** -0.5;
-    return this.o_proj.forward(attention(q, k, v, segments, { heads, kvHeads, headDim, scale, window: this.#window }));
+    const dropout = this.attention_dropout.p;
+    const o = attention(q, k, v, segments, { heads, kvHeads, headDim, scale, window: this.#window, dropout });
+    return this.o_proj.forward(o);
   }
 }
 

@@ -6,6 +6,7 @@ import { attention } from "../core/ops/attention.js";
 import { splitColumns } from "../core/ops/columns.js";
 import type { Tensor } from "../core/tensor.js";
 import { ModelError } from "../errors.js";
+import { Dropout } from "../nn/dropout.js";
 import { Embedding } from "../nn/embedding.js";
 import { LayerNorm } from "../nn/layer-norm.js";
 import { Linear, type Projection } from "../nn/linear.js";
@@ -60,8 +61,8 @@ export const Gpt2Config = z.preprocess(
 export type Gpt2Config = z.output<typeof Gpt2Config>;
 
 /**
- * GPT-2: learned positions, LayerNorm before each sub-layer, one product for queries, keys and values. Its dropout is left out: what is
- * trained here decides on its own. Files hold the weights of its products transposed, (in, out).
+ * GPT-2: learned positions, LayerNorm before each sub-layer, one product for queries, keys and values. Files hold the weights of its products
+ * transposed, (in, out).
  *
  * Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; transformers `modeling_gpt2.py`, whose names the weights
  * keep.
@@ -100,7 +101,7 @@ export class Gpt2 extends CausalLM {
         `this model has learned ${this.config.n_positions} positions, and a sequence of ${last + 1} tokens needs more, virtual ones counted. ` +
           "Use a smaller cutoff_len.",
       );
-    return add(x, this.transformer.wpe.forward(positions));
+    return this.transformer.drop.forward(add(x, this.transformer.wpe.forward(positions)));
   }
 
   protected get blocks(): readonly Block[] {
@@ -119,6 +120,7 @@ export class Gpt2 extends CausalLM {
 class Gpt2Model extends Module {
   readonly wte: Embedding;
   readonly wpe: Embedding;
+  readonly drop: Dropout;
   readonly h: Gpt2Layer[];
   readonly ln_f: LayerNorm;
 
@@ -126,6 +128,7 @@ class Gpt2Model extends Module {
     super();
     this.wte = new Embedding(config.vocab_size, config.n_embd);
     this.wpe = new Embedding(config.n_positions, config.n_embd);
+    this.drop = new Dropout("embd_pdrop", config.embd_pdrop);
     this.h = Array.from({ length: config.n_layer }, (_, i) => new Gpt2Layer(config, i));
     this.ln_f = new LayerNorm(config.n_embd, config.layer_norm_epsilon);
   }
@@ -156,6 +159,8 @@ class Gpt2Layer extends Module implements Block {
 class Gpt2Attention extends Module {
   readonly c_attn: Projection;
   readonly c_proj: Projection;
+  readonly attn_dropout: Dropout;
+  readonly resid_dropout: Dropout;
   readonly #heads: number;
   readonly #scale: number;
   readonly #index: number;
@@ -165,6 +170,8 @@ class Gpt2Attention extends Module {
     const { n_embd: width, n_head: heads } = config;
     this.c_attn = conv1d(width, 3 * width);
     this.c_proj = conv1d(width, width);
+    this.attn_dropout = new Dropout("attn_pdrop", config.attn_pdrop);
+    this.resid_dropout = new Dropout("resid_pdrop", config.resid_pdrop);
     this.#heads = heads;
     const scale = config.scale_attn_weights ? (width / heads) ** -0.5 : 1;
     this.#scale = config.scale_attn_by_inverse_layer_idx ? scale / (index + 1) : scale;
@@ -176,13 +183,15 @@ class Gpt2Attention extends Module {
     const [q, keys, values] = splitColumns(this.c_attn.forward(x), [width, width, width]) as [Tensor, Tensor, Tensor];
     const [k, v] = keysAndValues(this.#index, keys, values);
     const heads = { heads: this.#heads, kvHeads: this.#heads, headDim: width / this.#heads };
-    return this.c_proj.forward(attention(q, k, v, segments, { ...heads, scale: this.#scale }));
+    const o = attention(q, k, v, segments, { ...heads, scale: this.#scale, dropout: this.attn_dropout.p });
+    return this.resid_dropout.forward(this.c_proj.forward(o));
   }
 }
 
 class Gpt2MLP extends Module {
   readonly c_fc: Projection;
   readonly c_proj: Projection;
+  readonly dropout: Dropout;
   readonly #config: Gpt2Config;
 
   constructor(config: Gpt2Config) {
@@ -191,11 +200,12 @@ class Gpt2MLP extends Module {
     const inner = config.n_inner ?? 4 * width;
     this.c_fc = conv1d(width, inner);
     this.c_proj = conv1d(inner, width);
+    this.dropout = new Dropout("resid_pdrop", config.resid_pdrop);
     this.#config = config;
   }
 
   forward(x: Tensor): Tensor {
-    return this.c_proj.forward(activation(this.c_fc.forward(x), this.#config.activation_function));
+    return this.dropout.forward(this.c_proj.forward(activation(this.c_fc.forward(x), this.#config.activation_function)));
   }
 }
 

@@ -4,6 +4,7 @@ import { gatherRows, mergeRows } from "../core/ops/rows.js";
 import { checkpoint } from "../core/tape.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { ModelError } from "../errors.js";
+import { Dropout } from "../nn/dropout.js";
 import { KVCache } from "../nn/kv-cache.js";
 import type { Linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
@@ -101,6 +102,19 @@ export abstract class LanguageModel extends Module {
   /** Why a checkpoint's tensor that belongs to no layer may be left where it is: what it is, in words. Null: it may not. */
   reasonToLeave(_name: string): string | null {
     return null;
+  }
+
+  /** The chances with which the model itself drops numbers in training, by the keys of its config; empty if it drops none. */
+  get ownDropout(): ReadonlyMap<string, number> {
+    return new Map(this.#dropouts().flatMap(({ key, p }) => (p > 0 ? [[key, p]] : [])));
+  }
+
+  disableDropout(): void {
+    for (const place of this.#dropouts()) place.p = 0;
+  }
+
+  #dropouts(): Dropout[] {
+    return [...this.namedModules()].flatMap(([, module]) => (module instanceof Dropout ? [module] : []));
   }
 
   /** P: how many rows of each sequence `prompt` or `prefix` takes. */

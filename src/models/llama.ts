@@ -4,6 +4,7 @@ import { attention } from "../core/ops/attention.js";
 import { gated } from "../core/ops/gated.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Activation } from "../engine/kernels.js";
+import { Dropout } from "../nn/dropout.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
@@ -197,6 +198,7 @@ class LlamaAttention extends Module implements SelfAttention {
   readonly k_proj: Projection;
   readonly v_proj: Projection;
   readonly o_proj: Projection;
+  readonly attention_dropout: Dropout;
   readonly #config: LlamaConfig;
   readonly #rotary: RotaryEmbedding;
   readonly #index: number;
@@ -209,6 +211,7 @@ class LlamaAttention extends Module implements SelfAttention {
     this.k_proj = new Linear(width, kvHeads * headDim, options);
     this.v_proj = new Linear(width, kvHeads * headDim, options);
     this.o_proj = new Linear(heads * headDim, width, options);
+    this.attention_dropout = attentionDropout(config);
     this.#config = config;
     this.#rotary = rotary;
     this.#index = index;
@@ -219,9 +222,15 @@ class LlamaAttention extends Module implements SelfAttention {
     const q = this.#rotary.forward(this.q_proj.forward(x), positions);
     const rotated = this.#rotary.forward(this.k_proj.forward(x), positions);
     const [k, v] = keysAndValues(this.#index, rotated, this.v_proj.forward(x));
-    const o = attention(q, k, v, segments, { heads, kvHeads, headDim, window: windows[this.#index]! });
+    const dropout = this.attention_dropout.p;
+    const o = attention(q, k, v, segments, { heads, kvHeads, headDim, window: windows[this.#index]!, dropout });
     return this.o_proj.forward(o);
   }
+}
+
+/** Of the probabilities of attention. */
+export function attentionDropout({ attention_dropout: p }: { readonly attention_dropout?: number | null | undefined }): Dropout {
+  return new Dropout("attention_dropout", p ?? 0);
 }
 
 /** down(f(gate(x)) · up(x)); f is silu in SwiGLU, gelu in GeGLU. */

@@ -2,13 +2,14 @@ import { z } from "zod";
 import type { Device } from "../core/device.js";
 import { attention } from "../core/ops/attention.js";
 import type { Tensor } from "../core/tensor.js";
+import type { Dropout } from "../nn/dropout.js";
 import { Linear, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/rms-norm.js";
 import type { RotaryEmbedding } from "../nn/rotary.js";
 import { headCount, headWidth, layerTypesKey, positionCount, windowsOf } from "./config-keys.js";
 import type { LayerInput } from "./language-model.js";
-import { Llama, LlamaMLP, llamaKeys, readLlama, type SelfAttention } from "./llama.js";
+import { attentionDropout, Llama, LlamaMLP, llamaKeys, readLlama, type SelfAttention } from "./llama.js";
 
 export const qwenKeys = llamaKeys.extend({
   model_type: z.enum(["qwen2", "qwen3"]),
@@ -56,6 +57,7 @@ class QwenAttention extends Module implements SelfAttention {
   readonly o_proj: Projection;
   readonly q_norm: RMSNorm | null = null;
   readonly k_norm: RMSNorm | null = null;
+  readonly attention_dropout: Dropout;
   readonly #config: QwenConfig;
   readonly #rotary: RotaryEmbedding;
   readonly #index: number;
@@ -73,6 +75,7 @@ class QwenAttention extends Module implements SelfAttention {
       this.q_norm = new RMSNorm(headDim, eps, { heads });
       this.k_norm = new RMSNorm(headDim, eps, { heads: kvHeads });
     }
+    this.attention_dropout = attentionDropout(config);
     this.#config = config;
     this.#rotary = rotary;
     this.#index = index;
@@ -85,7 +88,8 @@ class QwenAttention extends Module implements SelfAttention {
     const q = placed(this.q_proj.forward(x), this.q_norm);
     const rotated = placed(this.k_proj.forward(x), this.k_norm);
     const [k, v] = keysAndValues(this.#index, rotated, this.v_proj.forward(x));
-    const o = attention(q, k, v, segments, { heads, kvHeads, headDim, window: windows[this.#index]! });
+    const dropout = this.attention_dropout.p;
+    const o = attention(q, k, v, segments, { heads, kvHeads, headDim, window: windows[this.#index]!, dropout });
     return this.o_proj.forward(o);
   }
 }

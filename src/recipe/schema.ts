@@ -84,6 +84,10 @@ const steps = {
   adam_beta2: z.number().min(0).lt(1).default(0.999).describe("decay of AdamW's second moment"),
   adam_epsilon: z.number().gt(0).default(1e-8).describe("added to the root of AdamW's second moment"),
   max_grad_norm: z.number().min(0).default(1).describe("gradients are scaled down to this norm; 0: never"),
+  disable_dropout: z
+    .boolean()
+    .default(false)
+    .describe("leave out the dropout that the base's own config.json asks for (TRL's name; the adapter's own stays)"),
   seed: z.int().min(0).default(42).describe("of initialisation, data order and dropout"),
   do_train: z.literal(true).default(true).describe("accepted for LLaMA-Factory's recipes; `attune train` trains"),
 };
