@@ -1,15 +1,19 @@
 /** Classifiers: against transformers (test/fixtures/make_classifiers.py), and what every tuner promises for them on every family. */
 import assert from "node:assert/strict";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import test from "node:test";
+import test, { type TestContext } from "node:test";
 import { estimateStep } from "../src/advise/estimate.js";
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
 import { scope } from "../src/core/tensor.js";
 import { ModelError } from "../src/errors.js";
+import { type Classification, Classifier } from "../src/generate/classifier.js";
 import { openModelFolder } from "../src/io/hf-folder.js";
+import { temporaryFolder } from "../src/io/test-support.js";
+import { scoringOf } from "../src/models/classes.js";
 import type { LanguageModel } from "../src/models/language-model.js";
 import { loadModel } from "../src/models/load.js";
 import { packSequences } from "../src/models/token-batch.js";
@@ -120,6 +124,40 @@ test("what predicts tokens refuses encoders and classifiers", async () => {
   const { model } = await classifierOn(bases.llama!, examplesOf(references.llama));
   assert.throws(() => pt.check!(model), /stage pt needs .* this is a classifier/);
   model.dispose();
+});
+
+/** A copy of a classifier whose config.json is changed. */
+function changedClassifier(t: TestContext, name: "bert" | "llama", changes: Readonly<Record<string, unknown>>): string {
+  const folder = temporaryFolder(t);
+  cpSync(classifierFolder(name), folder, { recursive: true });
+  const path = join(folder, "config.json");
+  const config = JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
+  writeFileSync(path, JSON.stringify({ ...config, ...changes }));
+  return folder;
+}
+
+test("a classifier's scores are those of transformers' pipeline: by problem_type", async (t) => {
+  const { text, logits } = references.llama.rows[0]!;
+  const sigmoid = logits.map((x) => 1 / (1 + Math.exp(-x)));
+  const weights = logits.map(Math.exp);
+  const softmax = weights.map((weight) => weight / weights.reduce((a, b) => a + b));
+  for (const [problem_type, expected] of [
+    ["regression", logits],
+    ["multi_label_classification", sigmoid],
+    ["single_label_classification", softmax],
+    [null, softmax],
+  ] as const) {
+    const classifier = await Classifier.open({ model: changedClassifier(t, "llama", { problem_type }), compute: "f32" });
+    const [{ label, probabilities }] = (await classifier.classify([text])) as [Classification];
+    assertClose(Float32Array.from(Object.values(probabilities)), Float32Array.from(expected), 1e-4, String(problem_type));
+    assert.equal(label, classifier.classes[logits.indexOf(Math.max(...logits))]);
+    classifier.close();
+  }
+  await assert.rejects(Classifier.open({ model: changedClassifier(t, "llama", { problem_type: "sorting" }) }), {
+    code: "MODEL",
+    message: /problem_type: expected regression, .*, got "sorting"/,
+  });
+  assert.deepEqual([scoringOf({}, 1), scoringOf({ problem_type: "regression" }, 1)], ["sigmoid", "none"]);
 });
 
 const settings = { learning_rate: 1e-2, schedule: "constant", warmup_steps: 0, weight_decay: 0, max_grad_norm: 1 } as const;

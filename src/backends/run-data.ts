@@ -77,7 +77,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     for (const key of ["template", "tool_format", "train_on_prompt", "mask_history"] as const)
       if (recipe[key]) warn(`${key} changes nothing: stage ${objective.name} reads no conversations`);
   if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
-  const task = objective.task([...trainRows, ...evalRows], recipe.objective, files.config);
+  const task = objective.task(trainRows, recipe.objective, { base: files.config, heldOut: evalRows, warn });
 
   const isPacked = recipe.packing || objective.packs === true;
   const shape = { batchSize: recipe.per_device_train_batch_size, packing: isPacked, cutoffLen, seed: recipe.seed };

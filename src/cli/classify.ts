@@ -6,7 +6,7 @@ import { escapeControls, type Io, styleFor } from "./terminal.js";
 
 const linesAtOnce = 16;
 
-/** `attune classify`: the class of each text, or of each line of the input, with its probability. */
+/** `attune classify`: the class of each text, or of each line of the input, with its score. */
 export async function classify(texts: readonly string[], options: Record<string, string>, parts: Parts, io: Io): Promise<number> {
   const model = requiredOption("model", options.model);
   const bar = new ProgressBar(io);

@@ -176,12 +176,12 @@ Examples:
   program
     .command("classify")
     .summary("tell which class texts belong to")
-    .description("Print the class of each text, or of each line of the input, its probability and the text.")
+    .description("Print the class of each text, or of each line of the input, its score and the text.")
     .usage("--model MODEL [--adapter FOLDER] [text ...]")
     .argument("[texts...]")
     .option("-m, --model <model>", "a classifier, or the base of the adapter: a folder, a GGUF file, or a name on the hub")
     .option("-a, --adapter <folder>", "the output_dir of a run of stage classification, or such an adapter of PEFT's")
-    .option("--json", "a JSON object a line, with the probability of every class")
+    .option("--json", "a JSON object a line, with the score of every class")
     .addHelpText(
       "after",
       `

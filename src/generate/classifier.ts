@@ -4,7 +4,7 @@ import type { ComputeType } from "../engine/kernels.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
 import { ConfigError, ModelError } from "../errors.js";
 import { resolveModel } from "../io/resolve.js";
-import { classesOf, classifierConfig, readClasses } from "../models/classes.js";
+import { classesOf, classifierConfig, readClasses, type Scoring, scoringOf } from "../models/classes.js";
 import type { LanguageModel } from "../models/language-model.js";
 import { loadModel } from "../models/load.js";
 import { packSequences } from "../models/token-batch.js";
@@ -25,11 +25,14 @@ export interface ClassifierOptions {
   readonly signal?: AbortSignal;
 }
 
-/** What a classifier says of a text. */
+/** What a classifier says of a text, as transformers' text-classification pipeline does. */
 export interface Classification {
-  /** The likeliest class. */
+  /** The class with the largest score. */
   readonly label: string;
-  /** Of every class, in the order of the model's outputs. */
+  /**
+   * The score of every class, in the order of the model's outputs. They are probabilities that sum to 1; where a text may have several classes, or there
+   * is but one, each is the probability of that class alone; a regression's are its numbers as they are.
+   */
   readonly probabilities: Readonly<Record<string, number>>;
 }
 
@@ -40,9 +43,11 @@ export class Classifier {
   readonly classes: readonly string[];
   readonly #model: LanguageModel;
   readonly #tokenizer: Tokenizer;
+  readonly #scoring: Scoring;
 
-  private constructor(model: LanguageModel, tokenizer: Tokenizer, classes: readonly string[]) {
+  private constructor(model: LanguageModel, tokenizer: Tokenizer, classes: readonly string[], scoring: Scoring) {
     this.classes = classes;
+    this.#scoring = scoring;
     this.#model = model;
     this.#tokenizer = tokenizer;
   }
@@ -59,6 +64,7 @@ export class Classifier {
       throw new ConfigError(
         `${adapter ?? name}: is no classifier. Train one with stage: classification, or talk to it with attune chat`,
       );
+    const scoring = scoringOf(own === null ? {} : base.config, classes.length);
     const tokenizer = await loadTokenizer(base);
     for (const message of tokenizer.notices) onNotice(message);
 
@@ -69,7 +75,7 @@ export class Classifier {
     try {
       for (const message of model.notices) onNotice(message);
       if (opened !== null) await readInto(placeAdapter(model, opened, new Rng(0)), opened.files);
-      return new Classifier(model, tokenizer, classes);
+      return new Classifier(model, tokenizer, classes, scoring);
     } catch (error) {
       model.dispose();
       throw error;
@@ -100,14 +106,21 @@ export class Classifier {
   }
 
   #describe(logits: Float32Array): Classification {
-    const largest = logits.reduce((a, b) => Math.max(a, b));
-    const weights = Array.from(logits, (logit) => Math.exp(logit - largest));
-    const total = weights.reduce((a, b) => a + b);
+    const scores = scored(logits, this.#scoring);
     return {
-      label: this.classes[logits.indexOf(largest)]!,
-      probabilities: Object.fromEntries(this.classes.map((label, i) => [label, weights[i]! / total])),
+      label: this.classes[scores.reduce((best, score, i) => (score > scores[best]! ? i : best), 0)]!,
+      probabilities: Object.fromEntries(this.classes.map((label, i) => [label, scores[i]!])),
     };
   }
+}
+
+function scored(logits: Float32Array, scoring: Scoring): number[] {
+  if (scoring === "none") return [...logits];
+  if (scoring === "sigmoid") return Array.from(logits, (logit) => 1 / (1 + Math.exp(-logit)));
+  const largest = logits.reduce((a, b) => Math.max(a, b));
+  const weights = Array.from(logits, (logit) => Math.exp(logit - largest));
+  const total = weights.reduce((a, b) => a + b);
+  return weights.map((weight) => weight / total);
 }
 
 /** PEFT's adapters do not say how their classes are called: as many as the head has outputs, under transformers' names. */

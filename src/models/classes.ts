@@ -30,6 +30,30 @@ export function classesOf({ architectures, id2label, num_labels }: Config): read
   return classes;
 }
 
+/** How outputs become scores: each text has one class, each class is there or not, or an output is a number as it is. */
+export type Scoring = "softmax" | "sigmoid" | "none";
+
+/**
+ * What a classifier of so many outputs says with them. Source: transformers 5.24, pipelines/text_classification.py `postprocess`. Throws ModelError
+ * for a problem_type that transformers does not know.
+ */
+export function scoringOf({ problem_type: problem }: Config, outputs: number): Scoring {
+  switch (problem ?? null) {
+    case null:
+      return outputs === 1 ? "sigmoid" : "softmax";
+    case "regression":
+      return "none";
+    case "multi_label_classification":
+      return "sigmoid";
+    case "single_label_classification":
+      return outputs === 1 ? "sigmoid" : "softmax";
+    default:
+      throw new ModelError(
+        `config.json: problem_type: expected regression, single_label_classification or multi_label_classification, got ${JSON.stringify(problem).slice(0, 100)}`,
+      );
+  }
+}
+
 const fileName = "labels.json";
 
 /** The names of classes for a folder that has no config.json of its own, an adapter's: PEFT keeps them nowhere. */

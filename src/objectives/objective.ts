@@ -25,8 +25,17 @@ export interface Objective<Row extends TokenizedRow = TokenizedRow, Config = unk
   check?(model: LanguageModel): void;
   /** The examples of some data sets. Throws DataError, ConfigError. */
   read(dataset: readonly string[], source: DataSource, config: Config): Promise<Row[]>;
-  /** What is minimised on these examples, held-out ones among them. `base` is config.json of the base model. Throws DataError, ConfigError. */
-  task(examples: readonly Row[], config: Config, base: Readonly<Record<string, unknown>>): Task<Row>;
+  /** What is minimised on these examples. Throws DataError, ConfigError. */
+  task(examples: readonly Row[], config: Config, circumstances: Circumstances<Row>): Task<Row>;
+}
+
+/** What a task is made for, beside the rows that train. */
+export interface Circumstances<Row extends TokenizedRow = TokenizedRow> {
+  /** config.json of the base model. */
+  readonly base: Readonly<Record<string, unknown>>;
+  readonly heldOut: readonly Row[];
+  /** Tells the user what they should know. */
+  warn(message: string): void;
 }
 
 /** What examples are made with: the common settings of a recipe and the model's way to write text. */

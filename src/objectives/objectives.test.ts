@@ -3,6 +3,7 @@ import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
+import type { LabelledExample } from "../data/example.js";
 import { classesOf } from "../models/classes.js";
 import { byteTokenizer } from "../text/byte-tokenizer.js";
 import { classification } from "./classification/classification.js";
@@ -55,17 +56,22 @@ test("pt reads documents from files without a chat template", async () => {
 
 const base = { model_type: "llama", architectures: ["LlamaForCausalLM"], hidden_size: 8 };
 const rowsOf = (...labels: string[]) => labels.map((label, i) => ({ ids: Int32Array.of(1), label, where: `row ${i + 1}` }));
+const on = (base: Readonly<Record<string, unknown>>, heldOut: LabelledExample[] = [], said: string[] = []) => ({
+  base,
+  heldOut,
+  warn: (message: string) => said.push(message),
+});
 const configOf = (values: object = {}) => classification.config.parse(values);
 
 test("classes: those of the data in a stable order, numbers by size; or those that the recipe names; or the base's own", () => {
-  const classes = (labels: string[], config = {}, on: Record<string, unknown> = base) =>
-    classesOf(classification.task(rowsOf(...labels), configOf(config), on).modelConfig!);
+  const classes = (labels: string[], config = {}, model: Record<string, unknown> = base) =>
+    classesOf(classification.task(rowsOf(...labels), configOf(config), on(model)).modelConfig!);
   assert.deepEqual(classes(["10", "9", "10", "other", "-1"]), ["-1", "9", "10", "other"]);
   assert.deepEqual(classes(["b", "a"], { labels: "b, a ,c" }), ["b", "a", "c"]);
   assert.deepEqual(classes(["1"], { labels: [1, 0] }), ["1", "0"]);
   const own = { ...base, architectures: ["LlamaForSequenceClassification"], id2label: { 0: "no", 1: "yes" } };
   assert.deepEqual(classes(["yes"], {}, own), ["no", "yes"]);
-  const { modelConfig } = classification.task(rowsOf("a", "b"), configOf(), { model_type: "gemma3_text", num_labels: 5 });
+  const { modelConfig } = classification.task(rowsOf("a", "b"), configOf(), on({ model_type: "gemma3_text", num_labels: 5 }));
   assert.deepEqual(modelConfig, {
     model_type: "gemma3_text",
     architectures: ["Gemma3TextForSequenceClassification"],
@@ -83,10 +89,45 @@ test("classes that do not fit are refused", () => {
     [["a"], { labels: "a,a" }, base, "CONFIG", /a class is named twice/],
     [["yes", "maybe"], {}, own, "DATA", /row 2: the label "maybe" is none of the model's: no, yes/],
     [["yes"], { labels: "yes,no" }, own, "CONFIG", /the model is a classifier of no, yes/],
+    [["1"], {}, { ...own, id2label: { 0: "1" } }, "CONFIG", /by its config\.json the model does not: it has 1 output\./],
+    [
+      ["no"],
+      {},
+      { ...own, problem_type: "regression" },
+      "CONFIG",
+      /problem_type is "regression", with 2 outputs\. Start from a base/,
+    ],
+    [
+      ["no"],
+      {},
+      { ...own, problem_type: "multi_label_classification" },
+      "CONFIG",
+      /problem_type is "multi_label_classification"/,
+    ],
+    [["no"], {}, { ...own, problem_type: { a: 1 } }, "MODEL", /problem_type: expected regression, .*, got \{"a":1\}/],
   ] as const;
-  for (const [labels, config, on, code, message] of cases)
-    assert.throws(() => classification.task(rowsOf(...labels), configOf(config), on), { code, message });
+  for (const [labels, config, model, code, message] of cases)
+    assert.throws(() => classification.task(rowsOf(...labels), configOf(config), on(model)), { code, message });
   assert.throws(() => classesOf({ ...own, id2label: { 1: "a" } }), { code: "MODEL", message: /id2label/ });
+});
+
+test("labels that nothing trains, or nothing measures, are told by name", () => {
+  const said = (labels: string[], heldOut: string[], config = {}, model: Record<string, unknown> = base) => {
+    const messages: string[] = [];
+    classification.task(rowsOf(...labels), configOf(config), on(model, rowsOf(...heldOut), messages));
+    return messages;
+  };
+  assert.deepEqual(said(["a", "b"], ["a", "b"]), []);
+  assert.deepEqual(said(["a", "b"], []), []);
+  assert.deepEqual(said(["a", "b"], ["a", "c", "b"]), [
+    'only held-out rows have the label "c": no row that trains does, so the model learns never to answer so',
+  ]);
+  assert.deepEqual(said(["a", "b"], ["b"]), ['no held-out row has the label "a": evaluation says nothing of it']);
+  assert.deepEqual(said(["a"], [], { labels: "a,b,c" }), ['no row has the labels "b", "c": the model learns never to answer so']);
+  const own = { ...base, architectures: ["LlamaForSequenceClassification"], id2label: { 0: "no", 1: "yes" } };
+  assert.deepEqual(said(["no"], ["no"], {}, own), ['no row has the label "yes": the model learns never to answer so']);
+  const many = Array.from({ length: 9 }, (_, i) => String(i));
+  assert.match(said(["0", "1"], many).join(), /the labels "2", "3", "4", "5", "6", … \(7 in all\)/);
 });
 
 test("classification cuts long texts with a word, and refuses one without tokens", async () => {

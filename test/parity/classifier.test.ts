@@ -1,6 +1,6 @@
 /** Encoders and classifiers against transformers and PEFT. */
 import assert from "node:assert/strict";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
@@ -8,6 +8,7 @@ import { Rng } from "../../src/core/rng.js";
 import { scope } from "../../src/core/tensor.js";
 import { Classifier } from "../../src/generate/classifier.js";
 import { openModelFolder } from "../../src/io/hf-folder.js";
+import { type PlainDType, readEntry, type TensorSource, writeSafetensors } from "../../src/io/safetensors.js";
 import { loadModel } from "../../src/models/load.js";
 import { packSequences } from "../../src/models/token-batch.js";
 import { loadTokenizer } from "../../src/text/load-tokenizer.js";
@@ -15,7 +16,7 @@ import { tuners } from "../../src/tuners/index.js";
 import { trainModules } from "../../src/tuners/train-whole.js";
 import { applyAdapter, saveTuned } from "../../src/tuners/tuned-files.js";
 import { assertClose } from "../support/assert-close.js";
-import { bases, classifierOn, examplesOf, readReference } from "../support/classifiers.js";
+import { bases, classifierFolder, classifierOn, examplesOf, readReference } from "../support/classifiers.js";
 import { device } from "../support/gradient-check.js";
 import { runPython, skipWithoutPeers } from "../support/peers.js";
 import { readTensorFile } from "../support/tensors.js";
@@ -169,3 +170,50 @@ for (const family of ["bert", "llama"] as const)
     assert.equal(first!.label, `LABEL_${best}`);
     classifier.close();
   });
+
+for (const problem of ["regression", "multi_label_classification", "single_label_classification", null])
+  for (const outputs of [1, 3])
+    test(`scores are those of the text-classification pipeline: ${problem}, ${outputs} outputs`, {
+      skip,
+      timeout: 600_000,
+    }, async () => {
+      const work = folder();
+      cpSync(classifierFolder("bert"), work, { recursive: true });
+      const names = ["one", "two", "three"].slice(0, outputs);
+      const config = {
+        ...JSON.parse(readFileSync(join(work, "config.json"), "utf8")),
+        ...{ problem_type: problem, id2label: { ...names }, label2id: Object.fromEntries(names.map((name, i) => [name, i])) },
+      };
+      const rng = new Rng(outputs);
+      const head = (name: string, shape: number[]): TensorSource => {
+        const values = Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => rng.normal());
+        return { name: `classifier.${name}`, dtype: "f32", shape, data: () => new Uint8Array(values.buffer) };
+      };
+      const base = await openModelFolder(work);
+      const kept = [...base.tensors.values()].filter(({ name }) => !name.startsWith("classifier."));
+      const weights = kept.map(
+        (entry): TensorSource => ({ ...entry, dtype: entry.dtype as PlainDType, data: () => readEntry(entry) }),
+      );
+      const sources = [...weights, head("weight", [outputs, config.hidden_size]), head("bias", [outputs])];
+      const values = await Promise.all(sources.map(async (source) => [source, await source.data()] as const));
+      writeFileSync(join(work, "config.json"), JSON.stringify(config));
+      await writeSafetensors(
+        join(work, "model.safetensors"),
+        values.map(([source, data]) => ({ ...source, data: () => data })),
+        { metadata: { format: "pt" } },
+      );
+      const texts = readReference("bert").rows.map(({ text }) => text);
+      writeFileSync(join(work, "texts.json"), JSON.stringify(texts));
+      const theirs = JSON.parse(runPython("classifier.py", ["scores", "--model", work, "--texts", join(work, "texts.json")])) as {
+        first: { label: string; score: number }[];
+        all: { label: string; score: number }[][];
+      };
+      const classifier = await Classifier.open({ model: work, compute: "f32" });
+      const ours = await classifier.classify(texts);
+      for (const [i, { label, probabilities }] of ours.entries()) {
+        assert.equal(label, theirs.first[i]!.label);
+        for (const { label: name, score } of theirs.all[i]!)
+          assert.ok(Math.abs(probabilities[name]! - score) < 1e-5, `${name}: ${probabilities[name]} for ${score}`);
+      }
+      classifier.close();
+    });

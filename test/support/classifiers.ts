@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Rng } from "../../src/core/rng.js";
@@ -51,7 +52,11 @@ export async function classifierOn(
   compute: ComputeType = "f32",
 ): Promise<{ model: LanguageModel; task: Task<LabelledExample>; files: ModelFiles }> {
   const base = await openModelFolder(folder);
-  const task = classification.task(examples, classification.config.parse({}), base.config);
+  const task = classification.task(examples, classification.config.parse({}), {
+    base: base.config,
+    heldOut: [],
+    warn: assert.fail,
+  });
   const files = { ...base, config: task.modelConfig! };
   const hasHead = classesOf(base.config) !== null;
   const model = await loadModel({ ...device, compute }, files, hasHead ? undefined : new Rng(3));

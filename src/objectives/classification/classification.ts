@@ -5,7 +5,7 @@ import { loadRows } from "../../data/dataset.js";
 import type { LabelledExample } from "../../data/example.js";
 import { labelledTexts } from "../../data/labelled-texts.js";
 import { ConfigError, DataError } from "../../errors.js";
-import { classesFile, classesOf, classifierConfig } from "../../models/classes.js";
+import { classesFile, classesOf, classifierConfig, scoringOf } from "../../models/classes.js";
 import { packSequences, type TokenBatch } from "../../models/token-batch.js";
 import { type Batch, defineObjective, type Evaluation, type Task } from "../objective.js";
 import { ConfusionMatrix } from "./confusion-matrix.js";
@@ -53,11 +53,23 @@ export const classification = defineObjective<LabelledExample, ClassificationCon
     return examples;
   },
 
-  task(examples, { labels }, base) {
-    const classes = chooseClasses(examples, labels, classesOf(base));
+  task(examples, { labels }, { base, heldOut, warn }) {
+    const own = classesOf(base);
+    if (own !== null && scoringOf(base, own.length) !== "softmax")
+      throw new ConfigError(
+        `stage classification tells classes apart, of which a text has one; by its config.json the model does not: ${kindOfClassifier(base, own)}. ` +
+          "Start from a base without a head, or from a classifier of one class for each text",
+      );
+    const classes = chooseClasses([...examples, ...heldOut], labels, own);
+    tellOfMissing(classes, examples, heldOut, warn);
     return classificationTask(classes, classifierConfig(base, classes));
   },
 });
+
+function kindOfClassifier({ problem_type }: Readonly<Record<string, unknown>>, classes: readonly string[]): string {
+  const outputs = `${classes.length} ${classes.length === 1 ? "output" : "outputs"}`;
+  return typeof problem_type === "string" ? `problem_type is "${problem_type}", with ${outputs}` : `it has ${outputs}`;
+}
 
 /** Those that the recipe names, or the base's own if it is a classifier of them, or those of the data. */
 function chooseClasses(
@@ -78,6 +90,32 @@ function chooseClasses(
   if (classes.length < 2)
     throw new DataError(`every row has the label ${JSON.stringify(classes[0])}: there is nothing to tell apart`);
   return classes;
+}
+
+/** Says which classes nothing trains, and which nothing measures. */
+function tellOfMissing(
+  classes: readonly string[],
+  examples: readonly LabelledExample[],
+  heldOut: readonly LabelledExample[],
+  warn: (message: string) => void,
+): void {
+  const [trained, measured] = [examples, heldOut].map((rows) => new Set(rows.map(({ label }) => label)));
+  const untrained = classes.filter((label) => !trained!.has(label));
+  const onlyHeldOut = untrained.filter((label) => measured!.has(label));
+  const nowhere = untrained.filter((label) => !measured!.has(label));
+  const unmeasured = heldOut.length === 0 ? [] : classes.filter((label) => trained!.has(label) && !measured!.has(label));
+  if (onlyHeldOut.length > 0)
+    warn(`only held-out rows have ${labelsIn(onlyHeldOut)}: no row that trains does, so the model learns never to answer so`);
+  if (nowhere.length > 0) warn(`no row has ${labelsIn(nowhere)}: the model learns never to answer so`);
+  if (unmeasured.length > 0) warn(`no held-out row has ${labelsIn(unmeasured)}: evaluation says nothing of it`);
+}
+
+const maxShown = 5;
+
+function labelsIn(labels: readonly string[]): string {
+  const shown = labels.slice(0, maxShown).map((label) => JSON.stringify(label));
+  const more = labels.length > maxShown ? `, … (${labels.length} in all)` : "";
+  return `${labels.length === 1 ? "the label" : "the labels"} ${shown.join(", ")}${more}`;
 }
 
 /** Numbers by size, before names by their characters. */
