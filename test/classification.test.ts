@@ -157,6 +157,7 @@ test("a classifier's scores are those of transformers' pipeline: by problem_type
     code: "MODEL",
     message: /problem_type: expected regression, .*, got "sorting"/,
   });
+  assert.throws(() => scoringOf({ problem_type: "single_label_classification" }, 1), /needs several classes/);
   assert.deepEqual([scoringOf({}, 1), scoringOf({ problem_type: "regression" }, 1)], ["sigmoid", "none"]);
 });
 

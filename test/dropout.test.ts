@@ -51,7 +51,8 @@ async function load(family: string, chances: Readonly<Record<string, number>>): 
   full.apply(model, {}, new Rng(0));
   if (family !== "bert") return { model, files, task: nextToken as Task, rows: reference.sequences.map((s) => exampleOf(s)) };
   const rows = examplesOf(readReference("bert"));
-  return { model, files, task: classification.task(rows, classification.config.parse({}), files.config) as Task, rows };
+  const circumstances = { base: files.config, heldOut: [], warn: assert.fail };
+  return { model, files, task: classification.task(rows, classification.config.parse({}), circumstances) as Task, rows };
 }
 
 const meanLoss = async ({ model, task, rows }: Work, rng: Rng | null): Promise<number> => {

@@ -35,7 +35,7 @@ export type Scoring = "softmax" | "sigmoid" | "none";
 
 /**
  * What a classifier of so many outputs says with them. Source: transformers 5.24, pipelines/text_classification.py `postprocess`. Throws ModelError
- * for a problem_type that transformers does not know.
+ * for a problem_type that transformers refuses.
  */
 export function scoringOf({ problem_type: problem }: Config, outputs: number): Scoring {
   switch (problem ?? null) {
@@ -46,7 +46,8 @@ export function scoringOf({ problem_type: problem }: Config, outputs: number): S
     case "multi_label_classification":
       return "sigmoid";
     case "single_label_classification":
-      return outputs === 1 ? "sigmoid" : "softmax";
+      if (outputs > 1) return "softmax";
+      throw new ModelError("config.json: problem_type: single_label_classification needs several classes, and there is one");
     default:
       throw new ModelError(
         `config.json: problem_type: expected regression, single_label_classification or multi_label_classification, got ${JSON.stringify(problem).slice(0, 100)}`,
