@@ -3,10 +3,13 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdio>
-#include <cstdlib>
+#include <exception>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "relax.h"
@@ -33,9 +36,9 @@ struct Scratch {
       const size_t unit = wanted >= huge_page ? huge_page : size_t(4096);
       bytes = (wanted + unit - 1) / unit * unit;
       memory = system_alloc(bytes);
-      if (!memory) { // inside a kernel, perhaps on a worker: nobody is there to catch an exception
-        std::fprintf(stderr, "attune: the system has no memory left for %zu bytes of workspace\n", wanted);
-        std::abort();
+      if (!memory) {
+        bytes = 0;
+        throw std::runtime_error("the system has no memory left for " + std::to_string(wanted) + " bytes of workspace");
       }
     }
     return memory;
@@ -48,6 +51,7 @@ struct Pool {
   int64_t tasks = 0;
   void (*run)(const void*, int64_t, int) = nullptr;
   const void* body = nullptr;
+  std::exception_ptr failure; // of the job; under `mutex` while it is open
 
   std::mutex mutex;
   std::condition_variable wake;
@@ -59,7 +63,13 @@ struct Pool {
   Scratch shared[shared_scratch_slots];
 
   void work(int thread) {
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) run(body, task, thread);
+    try {
+      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) run(body, task, thread);
+    } catch (...) {
+      next.store(tasks, std::memory_order_relaxed);
+      std::lock_guard<std::mutex> lock(mutex);
+      failure = std::current_exception();
+    }
   }
 
   bool has_news(uint64_t last) const {
@@ -102,8 +112,14 @@ struct Pool {
     stop = false;
     for (auto& scratch : own) system_free(scratch.memory, scratch.bytes);
     own.assign(wanted, Scratch{});
-    threads = wanted;
-    for (int i = 1; i < wanted; i++) workers.emplace_back([this, i] { worker(i); });
+    for (threads = 1; threads < wanted; threads++) {
+      try {
+        workers.emplace_back([this, i = threads.load()] { worker(i); });
+      } catch (const std::system_error&) {
+        throw std::runtime_error("the system starts no more than " + std::to_string(threads) + " of " + std::to_string(wanted) +
+                                 " threads; the engine goes on with these");
+      }
+    }
   }
 };
 
@@ -138,6 +154,7 @@ void parallel_tasks(int64_t tasks, void (*run)(const void*, int64_t, int), const
   p.state.fetch_and(~open_bit);
   const auto empty = [&] { return (p.state.load() & inside_mask) == 0; };
   while (!spin_until(empty)) std::this_thread::yield();
+  if (p.failure) std::rethrow_exception(std::exchange(p.failure, nullptr));
 }
 
 void* scratch(int thread, size_t bytes) { return pool().own[thread].grow(bytes); }

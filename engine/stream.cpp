@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <exception>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -41,7 +42,17 @@ struct Stream {
     std::thread([this] { loop(); }).detach();
   }
 
+  std::string failure;
+
   void run(Command& command) {
+    try {
+      run_profiled(command);
+    } catch (const std::exception& error) {
+      if (failure.empty()) failure = (command.name() ? std::string(command.name()) + ": " : "") + error.what();
+    }
+  }
+
+  void run_profiled(Command& command) {
     if (!profiling || !command.name()) return command.run();
     const char* name = command.name();
     const auto start = std::chrono::steady_clock::now();
@@ -104,18 +115,26 @@ bool stream_idle() {
   return !s.running;
 }
 
+std::string take_failure() { return std::exchange(stream().failure, {}); }
+
 void run_on_stream(const std::function<void()>& body) {
   std::mutex mutex;
   std::condition_variable finished;
   bool done = false;
+  std::exception_ptr failure;
   enqueue(Command(nullptr, [&] {
-    body();
+    try {
+      body();
+    } catch (...) {
+      failure = std::current_exception();
+    }
     std::lock_guard<std::mutex> lock(mutex);
     done = true;
     finished.notify_one(); // under the lock: the waiter's stack must outlive this call
   }));
   std::unique_lock<std::mutex> lock(mutex);
   finished.wait(lock, [&] { return done; });
+  if (failure) std::rethrow_exception(failure);
 }
 
 std::vector<Profile> take_profile() {

@@ -15,6 +15,7 @@ class Command {
  public:
   static constexpr size_t capacity = 192;
 
+  /// `name`, a literal, is what errors and the profile call it; null for none.
   template <class F>
   Command(const char* name, F&& body) : name_(name) {
     using Body = std::decay_t<F>;
@@ -55,13 +56,16 @@ class Command {
 /// Starts the threads, if they do not run yet. Throws std::invalid_argument if ATTUNE_THREADS is wrong.
 void start_stream();
 
-/// `name`, a literal, is what the profile counts the command under; null for none. Throws std::bad_alloc. Commands must not throw.
+/// Throws std::bad_alloc. What a command throws is kept for `take_failure`, and the queue goes on.
 void enqueue(Command command);
+
+/// Why a command failed, the first since the last call; empty if none did. Only on the stream's thread.
+std::string take_failure();
 
 /// True if all work queued so far is done.
 bool stream_idle();
 
-/// Runs `body` on the stream after all work queued so far, and waits for it.
+/// Runs `body` on the stream after all work queued so far, and waits for it. Throws what it throws.
 void run_on_stream(const std::function<void()>& body);
 
 struct Profile {

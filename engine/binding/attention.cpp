@@ -65,8 +65,8 @@ napi_value bind_attention(Call& call) {
   const float* q = call.floats(0, "q", {s.q_rows, s.heads, s.head_dim});
   const float* k = call.floats(1, "k", {s.k_rows, s.kv_heads, s.head_dim});
   const float* v = call.floats(2, "v", {s.k_rows, s.kv_heads, s.head_dim});
-  float* o = call.floats(3, "o", {s.q_rows, s.heads, s.head_dim});
-  float* lse = call.floats(4, "lse", {s.q_rows, s.heads});
+  float* o = call.output(3, "o", {s.q_rows, s.heads, s.head_dim});
+  float* lse = call.output(4, "lse", {s.q_rows, s.heads});
   const int compute = call.compute(7);
   call.enqueue([=, segments = std::move(segments)] {
     kernels().attention.attention(q, k, v, o, lse, segments.data(), static_cast<int64_t>(segments.size()), s, compute);
@@ -83,9 +83,9 @@ napi_value bind_attention_grad(Call& call) {
   const float* o = call.floats(3, "o", {s.q_rows, s.heads, s.head_dim});
   const float* lse = call.floats(4, "lse", {s.q_rows, s.heads});
   const float* dout = call.floats(5, "dout", {s.q_rows, s.heads, s.head_dim});
-  float* dq = call.floats(6, "dq", {s.q_rows, s.heads, s.head_dim});
-  float* dk = call.floats(7, "dk", {s.k_rows, s.kv_heads, s.head_dim});
-  float* dv = call.floats(8, "dv", {s.k_rows, s.kv_heads, s.head_dim});
+  float* dq = call.output(6, "dq", {s.q_rows, s.heads, s.head_dim});
+  float* dk = call.output(7, "dk", {s.k_rows, s.kv_heads, s.head_dim});
+  float* dv = call.output(8, "dv", {s.k_rows, s.kv_heads, s.head_dim});
   const int compute = call.compute(11);
   call.enqueue([=, segments = std::move(segments)] {
     kernels().attention.attention_grad(q, k, v, o, lse, dout, dq, dk, dv, segments.data(), static_cast<int64_t>(segments.size()), s, compute);

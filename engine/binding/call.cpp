@@ -267,6 +267,17 @@ float* Call::floats(int index, const char* name, std::initializer_list<int64_t> 
   return static_cast<float*>(elements(index, name, F32, sizes));
 }
 
+void* Call::output(int index, const char* name, DType type, std::initializer_list<int64_t> sizes) {
+  void* const data = elements(index, name, type, sizes);
+  has_outputs_ = true;
+  writes_ |= product(kernel_, sizes) > 0;
+  return data;
+}
+
+float* Call::output(int index, const char* name, std::initializer_list<int64_t> sizes) {
+  return static_cast<float*>(output(index, name, F32, sizes));
+}
+
 namespace {
 
 void throw_engine_error(napi_env env, const std::string& message) { napi_throw_error(env, "ENGINE", message.c_str()); }

@@ -69,6 +69,10 @@ class Call {
   float* floats(int index, const char* name, std::initializer_list<int64_t> sizes);
   /// The same for any type; throws if a row, the last of `sizes`, is no whole number of its blocks.
   void* elements(int index, const char* name, DType type, std::initializer_list<int64_t> sizes);
+  /// The same for what the kernel writes. A call whose outputs are all empty is checked and then done: no kernel runs for nothing, whatever
+  /// its other sizes are.
+  float* output(int index, const char* name, std::initializer_list<int64_t> sizes);
+  void* output(int index, const char* name, DType type, std::initializer_list<int64_t> sizes);
   /// A block, whatever its size.
   const Block& block(int index, const char* name);
   BlockId id(int index, const char* name) const;
@@ -78,6 +82,7 @@ class Call {
 
   template <class F>
   void enqueue(F&& body) {
+    if (has_outputs_ && !writes_) return;
     attune::enqueue(Command(kernel_, std::forward<F>(body)));
   }
 
@@ -96,6 +101,7 @@ class Call {
   const char* kernel_;
   napi_value arguments_[max_arguments];
   std::unique_lock<std::mutex> lock_;
+  bool has_outputs_ = false, writes_ = false;
 };
 
 /// An exported function: its name, and what answers a call. The answer may be null for undefined.

@@ -8,7 +8,7 @@ napi_value bind_embedding(Call& call) {
   const int64_t cols = call.size(4, "cols"), vocab = call.size(5, "vocab");
   Indices ids = call.indices(0, "ids", vocab, "vocab");
   const void* w = call.elements(1, "w", type, {vocab, cols});
-  float* y = call.floats(3, "y", {ids.count, cols});
+  float* y = call.output(3, "y", {ids.count, cols});
   call.enqueue([=, ids = std::move(ids)] { kernels().rows.embedding(ids.data.get(), w, type, y, ids.count, cols); });
   return nullptr;
 }
@@ -17,7 +17,7 @@ napi_value bind_embedding_grad(Call& call) {
   const int64_t cols = call.size(3, "cols"), vocab = call.size(4, "vocab");
   Indices ids = call.indices(0, "ids", vocab, "vocab");
   const float* dy = call.floats(1, "dy", {ids.count, cols});
-  float* dw = call.floats(2, "dw", {vocab, cols});
+  float* dw = call.output(2, "dw", {vocab, cols});
   call.enqueue([=, ids = std::move(ids)] { kernels().rows.scatter_rows(dy, ids.data.get(), dw, ids.count, cols, true); });
   return nullptr;
 }
@@ -29,8 +29,8 @@ napi_value bind_rms_norm(Call& call) {
   if (eps < 0) call.refuse(Refused::Range, "eps must be 0 or more, got " + std::to_string(eps));
   const float* x = call.floats(0, "x", {rows, cols});
   const float* w = call.floats(1, "w", {cols});
-  float* y = call.floats(2, "y", {rows, cols});
-  float* rstd = call.floats(3, "rstd", {rows});
+  float* y = call.output(2, "y", {rows, cols});
+  float* rstd = call.output(3, "rstd", {rows});
   call.enqueue([=] { kernels().rows.rms_norm(x, w, y, rstd, rows, cols, eps, offset); });
   return nullptr;
 }
@@ -43,7 +43,7 @@ napi_value bind_rms_norm_grad(Call& call) {
   const float* x = call.floats(1, "x", {rows, cols});
   const float* w = call.floats(2, "w", {cols});
   const float* rstd = call.floats(3, "rstd", {rows});
-  float* dx = call.floats(4, "dx", {rows, cols});
+  float* dx = call.output(4, "dx", {rows, cols});
   call.enqueue([=] { kernels().rows.rms_norm_grad(dy, x, w, rstd, dx, rows, cols, offset, accumulate); });
   return nullptr;
 }
@@ -54,7 +54,7 @@ napi_value bind_rms_norm_weight_grad(Call& call) {
   const float* dy = call.floats(0, "dy", {rows, cols});
   const float* x = call.floats(1, "x", {rows, cols});
   const float* rstd = call.floats(2, "rstd", {rows});
-  float* dw = call.floats(3, "dw", {cols});
+  float* dw = call.output(3, "dw", {cols});
   call.enqueue([=] { kernels().rows.rms_norm_weight_grad(dy, x, rstd, dw, rows, cols, accumulate); });
   return nullptr;
 }
@@ -66,9 +66,9 @@ napi_value bind_layer_norm(Call& call) {
   const float* x = call.floats(0, "x", {rows, cols});
   const float* w = call.floats(1, "w", {cols});
   const float* b = call.floats(2, "b", {cols});
-  float* y = call.floats(3, "y", {rows, cols});
-  float* mean = call.floats(4, "mean", {rows});
-  float* rstd = call.floats(5, "rstd", {rows});
+  float* y = call.output(3, "y", {rows, cols});
+  float* mean = call.output(4, "mean", {rows});
+  float* rstd = call.output(5, "rstd", {rows});
   call.enqueue([=] { kernels().rows.layer_norm(x, w, b, y, mean, rstd, rows, cols, eps); });
   return nullptr;
 }
@@ -81,7 +81,7 @@ napi_value bind_layer_norm_grad(Call& call) {
   const float* w = call.floats(2, "w", {cols});
   const float* mean = call.floats(3, "mean", {rows});
   const float* rstd = call.floats(4, "rstd", {rows});
-  float* dx = call.floats(5, "dx", {rows, cols});
+  float* dx = call.output(5, "dx", {rows, cols});
   call.enqueue([=] { kernels().rows.layer_norm_grad(dy, x, w, mean, rstd, dx, rows, cols, accumulate); });
   return nullptr;
 }
@@ -93,7 +93,7 @@ napi_value bind_layer_norm_weight_grad(Call& call) {
   const float* x = call.floats(1, "x", {rows, cols});
   const float* mean = call.floats(2, "mean", {rows});
   const float* rstd = call.floats(3, "rstd", {rows});
-  float* dw = call.floats(4, "dw", {cols});
+  float* dw = call.output(4, "dw", {cols});
   call.enqueue([=] { kernels().rows.layer_norm_weight_grad(dy, x, mean, rstd, dw, rows, cols, accumulate); });
   return nullptr;
 }
@@ -104,7 +104,7 @@ napi_value bind_rope(Call& call) {
   if (head_dim % 2 != 0) call.refuse(Refused::Range, "headDim must be even, got " + std::to_string(head_dim));
   Indices positions = call.indices(3, "positions", table_rows, "tableRows");
   const float* x = call.floats(0, "x", {positions.count, heads, head_dim});
-  float* y = call.floats(1, "y", {positions.count, heads, head_dim});
+  float* y = call.output(1, "y", {positions.count, heads, head_dim});
   const float* table = call.floats(2, "table", {table_rows, head_dim});
   call.enqueue([=, positions = std::move(positions)] {
     kernels().rows.rope(x, y, table, positions.data.get(), positions.count, heads, head_dim, inverse);
@@ -116,8 +116,8 @@ napi_value bind_cross_entropy(Call& call) {
   const int64_t vocab = call.size(3, "vocab");
   const bool gradient = call.flag(4, "gradient");
   Indices targets = call.indices(1, "targets", vocab, "vocab");
-  float* logits = call.floats(0, "logits", {targets.count, vocab});
-  float* losses = call.floats(2, "losses", {targets.count});
+  float* logits = call.output(0, "logits", {targets.count, vocab});
+  float* losses = call.output(2, "losses", {targets.count});
   call.enqueue([=, targets = std::move(targets)] {
     kernels().rows.cross_entropy(logits, targets.data.get(), losses, targets.count, vocab, gradient);
   });

@@ -31,7 +31,7 @@ napi_value bind_matmul(Call& call) {
   const ProductSizes s = read_sizes(call, 4);
   const float* x = call.floats(0, "x", {s.m, s.k});
   const void* w = call.elements(1, "w", type, {s.n, s.k});
-  float* y = call.floats(3, "y", {s.m, s.n});
+  float* y = call.output(3, "y", {s.m, s.n});
   call.enqueue([=] { kernels().gemm.matmul(x, w, type, y, s.m, s.n, s.k, s.scale, s.accumulate, s.compute); });
   return nullptr;
 }
@@ -41,7 +41,7 @@ napi_value bind_matmul_input_grad(Call& call) {
   const ProductSizes s = read_sizes(call, 4);
   const float* dy = call.floats(0, "dy", {s.m, s.n});
   const void* w = call.elements(1, "w", type, {s.n, s.k});
-  float* dx = call.floats(3, "dx", {s.m, s.k});
+  float* dx = call.output(3, "dx", {s.m, s.k});
   call.enqueue([=] { kernels().gemm.matmul_input_grad(dy, w, type, dx, s.m, s.n, s.k, s.scale, s.accumulate, s.compute); });
   return nullptr;
 }
@@ -50,7 +50,7 @@ napi_value bind_matmul_weight_grad(Call& call) {
   const ProductSizes s = read_sizes(call, 3);
   const float* dy = call.floats(0, "dy", {s.m, s.n});
   const float* x = call.floats(1, "x", {s.m, s.k});
-  float* dw = call.floats(2, "dw", {s.n, s.k});
+  float* dw = call.output(2, "dw", {s.n, s.k});
   call.enqueue([=] { kernels().gemm.matmul_weight_grad(dy, x, dw, s.m, s.n, s.k, s.scale, s.accumulate, s.compute); });
   return nullptr;
 }

@@ -1,4 +1,4 @@
-// `read` and `sync`: promises that the stream keeps.
+// `read` and `sync`: promises that the stream keeps. They reject if work that was queued before could not be done.
 #include <cstring>
 
 #include "bindings.h"
@@ -24,6 +24,7 @@ struct Request {
   napi_ref target = nullptr; // null for sync
   size_t bytes = 0;
   std::unique_ptr<char[]> copy;
+  std::string failure;
 };
 
 void reject(napi_env env, napi_deferred deferred, bool range, const char* message) {
@@ -54,10 +55,13 @@ char* bytes_now(napi_env env, napi_value view, size_t bytes) {
 void deliver(napi_env env, Request& request) {
   napi_value undefined;
   if (napi_get_undefined(env, &undefined) != napi_ok) return;
+  napi_value view = nullptr;
   if (request.target) {
-    napi_value view = nullptr;
     napi_get_reference_value(env, request.target, &view);
     napi_delete_reference(env, request.target);
+  }
+  if (!request.failure.empty()) return reject(env, request.deferred, false, request.failure.c_str());
+  if (request.target) {
     if (!request.copy) return reject(env, request.deferred, false, "read: the system has no memory left for a copy of the block");
     char* target = view ? bytes_now(env, view, request.bytes) : nullptr;
     if (!target) return reject(env, request.deferred, true, "read: target was detached or resized while the read was queued");
@@ -123,7 +127,10 @@ void open_promises(napi_env env) {
 napi_value bind_sync(Call& call) {
   auto request = std::make_unique<Request>();
   const napi_value promise = open_request(call, *request);
-  call.enqueue([request = std::move(request)]() mutable { post(std::move(request)); });
+  call.enqueue([request = std::move(request)]() mutable {
+    request->failure = take_failure();
+    post(std::move(request));
+  });
   return promise;
 }
 
@@ -141,7 +148,8 @@ napi_value bind_read(Call& call) {
   const napi_value promise = open_request(call, *request);
   const char* source = block.data + offset;
   call.enqueue([request = std::move(request), source]() mutable {
-    if (request->target) {
+    request->failure = take_failure();
+    if (request->target && request->failure.empty()) {
       request->copy.reset(new (std::nothrow) char[request->bytes]);
       if (request->copy) std::memcpy(request->copy.get(), source, request->bytes);
     }

@@ -19,11 +19,11 @@ static AdamWStep read_step(const Call& call, int index) {
 napi_value bind_adamw(Call& call) {
   const int64_t count = call.size(5, "count");
   const AdamWStep step = read_step(call, 6);
-  float* p = call.floats(0, "p", {count});
+  float* p = call.output(0, "p", {count});
   const float* g = call.floats(1, "g", {count});
-  float* m = call.floats(2, "m", {count});
-  float* v = call.floats(3, "v", {count});
-  float* flaws = call.floats(4, "flaws", {1});
+  float* m = call.output(2, "m", {count});
+  float* v = call.output(3, "v", {count});
+  float* flaws = call.output(4, "flaws", {1});
   call.enqueue([=] { kernels().optim.adamw(p, g, m, v, flaws, count, step); });
   return nullptr;
 }
@@ -32,11 +32,11 @@ napi_value bind_adamw_8bit(Call& call) {
   const int64_t count = call.size(5, "count");
   const AdamWStep step = read_step(call, 6);
   const int64_t blocks = count / 256 + (count % 256 > 0), words = sizeof(Moments8Bit) / sizeof(float);
-  float* p = call.floats(0, "p", {count});
+  float* p = call.output(0, "p", {count});
   const float* g = call.floats(1, "g", {count});
-  auto* m = reinterpret_cast<Moments8Bit*>(call.floats(2, "m", {blocks, words}));
-  auto* v = reinterpret_cast<Moments8Bit*>(call.floats(3, "v", {blocks, words}));
-  float* flaws = call.floats(4, "flaws", {1});
+  auto* m = reinterpret_cast<Moments8Bit*>(call.output(2, "m", {blocks, words}));
+  auto* v = reinterpret_cast<Moments8Bit*>(call.output(3, "v", {blocks, words}));
+  float* flaws = call.output(4, "flaws", {1});
   call.enqueue([=] { kernels().optim.adamw_8bit(p, g, m, v, flaws, count, step); });
   return nullptr;
 }

@@ -43,20 +43,20 @@ export function fastestCompute({ isa }: EngineInfo): ComputeType {
 
 /** The addon throws plain errors with a code where it cannot do what it should; callers know EngineError. */
 function withEngineErrors(native: NativeEngine): NativeEngine {
+  const fail = (error: unknown): never => {
+    throw hasCode(error, "ENGINE") ? new EngineError(error.message, { cause: error }) : error;
+  };
   const wrap =
-    <A extends unknown[], R>(call: (...args: A) => R) =>
-    (...args: A): R => {
+    (call: (...args: unknown[]) => unknown) =>
+    (...args: unknown[]): unknown => {
       try {
-        return call(...args);
+        const result = call(...args);
+        return result instanceof Promise ? result.catch(fail) : result;
       } catch (error) {
-        throw hasCode(error, "ENGINE") ? new EngineError(error.message, { cause: error }) : error;
+        return fail(error);
       }
     };
-  const read = (...args: Parameters<NativeEngine["read"]>): Promise<void> =>
-    native.read(...args).catch((error: unknown) => {
-      throw hasCode(error, "ENGINE") ? new EngineError(error.message, { cause: error }) : error;
-    });
-  return { ...native, alloc: wrap(native.alloc), write: wrap(native.write), read, setIsa: wrap(native.setIsa) };
+  return Object.fromEntries(Object.entries(native).map(([name, call]) => [name, wrap(call)])) as unknown as NativeEngine;
 }
 
 function hasCode(error: unknown, code: string): error is Error {
