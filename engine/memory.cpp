@@ -5,6 +5,7 @@
 #include <set>
 #include <vector>
 
+#include "poison.h"
 #include "stream.h"
 #include "system_memory.h"
 
@@ -16,6 +17,9 @@ constexpr size_t alignment = 64;
 constexpr size_t small_limit = size_t(1) << 20;      // smaller blocks live in slabs of their own kind, so that one long-lived
 constexpr size_t small_slab_bytes = size_t(8) << 20; // scalar does not cut a large slab in two
 constexpr size_t large_slab_bytes = size_t(64) << 20;
+
+/// Between blocks, for the sanitizer to notice who leaves one.
+constexpr size_t gap = sanitized ? alignment : 0;
 
 constexpr size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
@@ -86,6 +90,7 @@ struct Allocator {
   void give_back(Chunk* chunk) {
     if (--chunk->holders > 0) return;
     live -= chunk->bytes;
+    mark_used(chunk, 0);
     auto& others = free_chunks[chunk->slab->small];
     if (Chunk* before = chunk->before; before && !before->holders) {
       others.erase(before);
@@ -96,6 +101,11 @@ struct Allocator {
       chunk = absorb(chunk, after);
     }
     others.insert(chunk);
+  }
+
+  /// In stream order, as memory is used.
+  static void mark_used(const Chunk* chunk, size_t used) {
+    if (sanitized) enqueue(Command(nullptr, [=, data = chunk->data, bytes = chunk->bytes] { poison_behind(data, used, bytes); }));
   }
 
   static Chunk* absorb(Chunk* left, Chunk* right) {
@@ -116,6 +126,7 @@ struct Allocator {
       data = static_cast<char*>(system_alloc(size));
     }
     if (!data) throw std::bad_alloc();
+    poison_behind(data, 0, size);
     return new Chunk{new Slab{data, size, small}, data, size, nullptr, nullptr};
   }
 
@@ -129,7 +140,10 @@ struct Allocator {
           ++at;
           continue;
         }
-        enqueue(Command(nullptr, [data = chunk->slab->data, size = chunk->slab->bytes] { system_free(data, size); }));
+        enqueue(Command(nullptr, [data = chunk->slab->data, size = chunk->slab->bytes] {
+          poison_behind(data, size, size);
+          system_free(data, size);
+        }));
         bytes -= std::min(bytes, chunk->bytes);
         at = chunks.erase(at);
         delete chunk->slab;
@@ -176,7 +190,8 @@ std::mutex& engine_mutex() {
 BlockId alloc_block(size_t bytes) {
   Allocator& a = allocator();
   if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
-  Chunk* chunk = a.take(std::max(alignment, round_up(bytes, alignment)));
+  Chunk* chunk = a.take(std::max(alignment, round_up(bytes, alignment)) + gap);
+  Allocator::mark_used(chunk, bytes);
   return a.name(chunk, {chunk->data, bytes});
 }
 

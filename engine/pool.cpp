@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "poison.h"
 #include "relax.h"
 #include "system_memory.h"
 
@@ -32,6 +33,7 @@ struct Scratch {
 
   void* grow(size_t wanted) {
     if (wanted > bytes) {
+      poison_behind(memory, bytes, bytes);
       system_free(memory, bytes);
       const size_t unit = wanted >= huge_page ? huge_page : size_t(4096);
       bytes = (wanted + unit - 1) / unit * unit;
@@ -41,6 +43,7 @@ struct Scratch {
         throw std::runtime_error("the system has no memory left for " + std::to_string(wanted) + " bytes of workspace");
       }
     }
+    poison_behind(memory, wanted, bytes);
     return memory;
   }
 };

@@ -1,6 +1,7 @@
 // Compiles engine/ into build/attune.node with the system's C++ compiler. Objects are cached by what went into them, so a second run is quick.
-//   node scripts/build-engine.mjs [--debug] [--verbose]
-// CXX chooses the compiler; CXXFLAGS are added to every command (-fsanitize=address, say).
+//   node scripts/build-engine.mjs [--debug] [--sanitize] [--verbose]
+// CXX chooses the compiler; CXXFLAGS are added to every command. --sanitize makes another one, build/sanitized/attune.node, that ends the process
+// at the first access to memory that is not its own and at undefined behaviour; it needs the sanitizer's library preloaded (GCC's: libasan.so).
 import { execFile, execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -12,9 +13,12 @@ import nodeApi from "node-api-headers";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const engine = join(root, "engine");
-const cache = join(root, "build", "objects");
-const output = join(root, "build", "attune.node");
-const extraFlags = words(process.env.CXXFLAGS ?? "");
+const sanitize = process.argv.includes("--sanitize");
+const folder = join(root, "build", ...(sanitize ? ["sanitized"] : []));
+const cache = join(folder, "objects");
+const output = join(folder, "attune.node");
+const sanitizers = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer";
+const extraFlags = words(`${sanitize ? sanitizers : ""} ${process.env.CXXFLAGS ?? ""}`);
 const debug = process.argv.includes("--debug");
 const verbose = process.argv.includes("--verbose");
 const isWindows = process.platform === "win32";
@@ -23,7 +27,7 @@ const isWindows = process.platform === "win32";
 const flags = [
   ...words("-std=c++17 -g1 -Wall -Wextra -fvisibility=hidden -fopenmp-simd -ffp-contract=fast -fno-math-errno -DNAPI_VERSION=8"),
   ...words(isWindows ? "" : "-fPIC -pthread"),
-  ...[debug ? "-Og" : "-O3", `-I${nodeApi.include_dir}`, ...extraFlags],
+  ...[debug ? "-Og" : sanitize ? "-O1" : "-O3", `-I${nodeApi.include_dir}`, ...extraFlags],
 ];
 
 // Where another program's rounding is to be met bit by bit, on every machine.

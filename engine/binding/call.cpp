@@ -260,6 +260,10 @@ void* Call::elements(int index, const char* name, DType type, std::initializer_l
   if (found.bytes < needed)
     refuse(Refused::Range, std::string(name) + " needs " + std::to_string(needed) + " bytes (" + shape_text(sizes) + " " + layout.name +
                                "), but block " + std::to_string(id(index, name)) + " has " + std::to_string(found.bytes));
+  const size_t alignment = layout.block > 1 ? 1 : static_cast<size_t>(layout.bytes);
+  if (reinterpret_cast<uintptr_t>(found.data) % alignment != 0)
+    refuse(Refused::Range, std::string(name) + ": block " + std::to_string(id(index, name)) + " is a view that begins at no multiple of " +
+                               std::to_string(alignment) + " bytes, as " + layout.name + " needs it");
   return found.data;
 }
 

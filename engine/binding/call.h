@@ -67,7 +67,7 @@ class Call {
 
   /// A block that holds at least the product of `sizes` elements. From the first block on, the call holds the engine's lock.
   float* floats(int index, const char* name, std::initializer_list<int64_t> sizes);
-  /// The same for any type; throws if a row, the last of `sizes`, is no whole number of its blocks.
+  /// The same for any type; throws if a row, the last of `sizes`, is no whole number of its blocks, or if a view begins between two numbers.
   void* elements(int index, const char* name, DType type, std::initializer_list<int64_t> sizes);
   /// The same for what the kernel writes. A call whose outputs are all empty is checked and then done: no kernel runs for nothing, whatever
   /// its other sizes are.

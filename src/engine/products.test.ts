@@ -107,6 +107,19 @@ testProducts({ m: 4130, n: 17, k: 18 });
 // Few rows (decoding), and few columns, with depths that are no whole vectors.
 for (const m of [1, 2, 3, 5, 31]) testProducts({ m, n: 150, k: 77 });
 testProducts({ m: 70, n: 1, k: 96 });
+// Nothing to do, and sums over nothing.
+for (const compute of ["f32", "bf16"] as const)
+  for (const [m, n, k] of [
+    [0, 5, 7],
+    [5, 0, 7],
+    [5, 7, 0],
+    [0, 0, 5],
+    [40, 0, 0],
+    [40, 50, 0],
+    [0, 64, 300],
+    [300, 0, 8],
+  ])
+    testProducts({ m: m!, n: n!, k: k!, compute });
 // LoRA: a narrow inside, a long sum over rows for dA and dB.
 testProducts({ m: 300, n: 8, k: 100 });
 testProducts({ m: 300, n: 100, k: 8 });

@@ -6,10 +6,12 @@ import { loadEngine } from "./load.js";
 
 const loader = JSON.stringify(new URL("./load.js", import.meta.url).href);
 
-/** Runs a module that begins with `engine` loaded, in a process of its own. */
-function runProcess(body: string, env: Record<string, string> = {}) {
+/** Runs a module that begins with `engine` loaded, in a process of its own; on Linux, with a limit on its memory if wanted. */
+function runProcess(body: string, env: Record<string, string> = {}, limitKiB?: number) {
   const code = `const { loadEngine } = await import(${loader}); const engine = loadEngine();\n${body}`;
-  const { status, signal, stdout, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", code], {
+  const command = [process.execPath, "--input-type=module", "-e", code];
+  if (limitKiB !== undefined) command.unshift("sh", "-c", `ulimit -d ${limitKiB} && exec "$0" "$@"`);
+  const { status, signal, stdout, stderr } = spawnSync(command[0]!, command.slice(1), {
     encoding: "utf8",
     env: { ...process.env, ...env },
     timeout: 30_000,
@@ -198,4 +200,25 @@ test("info, setIsa and setThreads agree", () => {
   for (const wrong of [0, -1, 1.5, 1e6]) assert.throws(() => engine.setThreads(wrong), RangeError);
   engine.setIsa(isa);
   engine.setThreads(threads);
+});
+
+test("workspace that cannot be had ends in an error of the next read or sync", { skip: process.platform !== "linux" }, () => {
+  const body = `
+    const x = engine.alloc(64 << 20), y = engine.alloc(64), got = new Float32Array(1);
+    const shape = { qRows: 4, kRows: 1, heads: 1, kvHeads: 1, headDim: 1 << 22, scale: 1, causal: false, window: 0 };
+    const tell = (error) => console.log(error.name, error.message);
+    engine.setThreads(2);
+    engine.attention(x, x, x, x, y, Int32Array.of(0, 2, 0, 1, 2, 2, 0, 1), shape, "f32");
+    engine.fill(y, 3, 1);
+    await engine.sync().catch(tell);
+    engine.attentionGrad(x, x, x, x, y, x, x, x, x, Int32Array.of(0, 2, 0, 1), shape, "f32");
+    engine.attention(x, x, x, x, y, Int32Array.of(0, 2, 0, 1), shape, "f32");
+    await engine.read(y, 0, got).catch(tell);
+    engine.fill(y, 5, 1);
+    await engine.read(y, 0, got);
+    console.log(got[0]);`;
+  const { status, signal, stdout, stderr } = runProcess(body, {}, 1_000_000);
+  assert.deepEqual([status, signal], [0, null], stderr);
+  const reason = "the system has no memory left for N bytes of workspace";
+  assert.equal(stdout.replace(/\d{5,}/g, "N"), `EngineError attention: ${reason}\nEngineError attentionGrad: ${reason}\n5\n`);
 });
