@@ -205,7 +205,7 @@ test("info, setIsa and setThreads agree", () => {
 test("workspace that cannot be had ends in an error of the next read or sync", { skip: process.platform !== "linux" }, () => {
   const body = `
     const x = engine.alloc(64 << 20), y = engine.alloc(64), got = new Float32Array(1);
-    const shape = { qRows: 4, kRows: 1, heads: 1, kvHeads: 1, headDim: 1 << 22, scale: 1, causal: false, window: 0 };
+    const shape = { qRows: 4, kRows: 1, heads: 1, kvHeads: 1, headDim: 1 << 22, scale: 1, causal: false, window: 0, dropout: 0, seed: 0n };
     const tell = (error) => console.log(error.name, error.message);
     engine.setThreads(2);
     engine.attention(x, x, x, x, y, Int32Array.of(0, 2, 0, 1, 2, 2, 0, 1), shape, "f32");
