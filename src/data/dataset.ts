@@ -1,18 +1,18 @@
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { isAbsolute, join, normalize, resolve, sep } from "node:path";
 import { Rng } from "../core/rng.js";
 import { AttuneError, ConfigError, DataError } from "../errors.js";
-import { parseJson } from "../io/strict-json.js";
+import { parseStrictJson, toPlainJson } from "../io/strict-json.js";
 import { chatTimeLimitMs } from "../text/chat-template.js";
 import { closest } from "../text/closest.js";
 import { type ChatFormat, renderConversation, type SupervisionOptions } from "../text/supervised.js";
 import { withTimeLimit } from "../text/work-limit.js";
 import { shuffled } from "./batches.js";
+import { openDataFile } from "./data-file.js";
 import type { Example } from "./example.js";
 import { type Conversation, conversations } from "./formats.js";
-import { type BadRow, readRows } from "./read-rows.js";
-import type { RowFormat } from "./row-format.js";
+import { type BadRow, type Row, readRows } from "./read-rows.js";
+import { Fields, isRecord, RowFault, type RowFormat, Tally } from "./row-format.js";
 
 export interface DatasetOptions {
   /** Paths of files, or names in dataset_info.json: a list, or one text with commas. */
@@ -47,7 +47,7 @@ export async function loadDataset(options: DatasetOptions): Promise<LoadedDatase
  * Reads data sets into what `format` makes of their rows, one after the other in the order given.
  * Throws DataError for a file or row that cannot be used, ConfigError for a name or an entry of dataset_info.json that is wrong.
  */
-export async function loadRows<T, Layout>(
+export async function loadRows<T extends { readonly where: string }, Layout>(
   { dataset, datasetDir = "data", maxSamples = Number.POSITIVE_INFINITY, onBadRow = "error" }: DatasetOptions,
   format: RowFormat<T, Layout>,
 ): Promise<LoadedRows<T>> {
@@ -56,32 +56,56 @@ export async function loadRows<T, Layout>(
   const notices: string[] = [];
   for (const name of datasetNames(dataset)) {
     const source = await locate(name, datasetDir, format);
-    const file = await readRows(source.path, Math.min(maxSamples, source.maxRows));
-    const first = file.rows[0];
-    if (first === undefined) throw new DataError(`${file.bad[0]!.where}: ${file.bad[0]!.reason}`);
-
-    const formatted = format.formatRows(file, source.layout ?? format.detectLayout(first));
-    if (formatted.bad.length > 0 && onBadRow === "error") {
-      const { where, reason } = formatted.bad[0]!;
-      const others = formatted.bad.length - 1;
-      const count = others === 0 ? "" : ` (${others} more rows of ${file.rows.length + file.bad.length} cannot be used either)`;
-      throw new DataError(`${where}: ${reason}${count}`);
+    const tally = new Tally();
+    const usable: T[] = [];
+    const faults: BadRow[] = [];
+    for await (const row of readRows(source.path, Math.min(maxSamples, source.maxRows))) {
+      const read = "reason" in row ? row : readRow(row, format, source.layout, tally);
+      if ("reason" in read) faults.push(read);
+      else usable.push(read.value);
     }
-    if (formatted.rows.length === 0)
-      throw new DataError(`${name}: no row can be used. ${formatted.bad[0]?.where}: ${formatted.bad[0]?.reason}`);
-
-    for (const row of formatted.rows) rows.push(row);
-    for (const row of formatted.bad) bad.push(row);
-    for (const notice of formatted.notices) notices.push(`${name}: ${notice}`);
+    const [first, ...others] = faults;
+    if (first !== undefined && (onBadRow === "error" || usable.length === 0)) {
+      const none = usable.length === 0 && others.length > 0 ? `${name}: no row can be used. ` : "";
+      const more =
+        others.length === 0 ? "" : ` (${others.length} more rows of ${usable.length + faults.length} cannot be used either)`;
+      throw new DataError(`${none}${first.where}: ${first.reason}${more}`);
+    }
+    for (const row of usable) rows.push(row);
+    for (const row of faults) bad.push(row);
+    for (const notice of [...source.notices, ...tally.notices()]) notices.push(`${name}: ${notice}`);
   }
-  if (bad.length > 0) notices.push(`${bad.length} rows are left out, the first ${bad[0]!.where}: ${bad[0]!.reason}`);
+  if (bad.length > 0) notices.push(leftOutNotice(bad, rows.length + bad.length));
   return { rows, bad, rowsRead: rows.length + bad.length, notices };
+}
+
+function readRow<T, Layout>(
+  { value, where }: Row,
+  format: RowFormat<T, Layout>,
+  layout: Layout | undefined,
+  tally: Tally,
+): { value: T } | BadRow {
+  const fields = new Fields(value, "of columns");
+  try {
+    const said = format.read(fields, layout, tally);
+    tally.done(fields);
+    return { value: { ...said, where } as T };
+  } catch (error) {
+    if (error instanceof RowFault) return { where, reason: error.message };
+    throw error;
+  }
+}
+
+/** Every kind of bad row is told in the same words. */
+export function leftOutNotice(bad: readonly BadRow[], rows: number): string {
+  return `${bad.length} of ${rows} rows are left out, the first ${bad[0]!.where}: ${bad[0]!.reason}`;
 }
 
 interface Source<Layout> {
   readonly path: string;
   readonly layout?: Layout;
   readonly maxRows: number;
+  readonly notices: readonly string[];
 }
 
 function datasetNames(dataset: string | readonly string[]): string[] {
@@ -91,12 +115,15 @@ function datasetNames(dataset: string | readonly string[]): string[] {
   return names;
 }
 
+type LayoutReader<Layout> = Pick<RowFormat<unknown, Layout>, "layoutOfEntry">;
+
 /** A name in dataset_info.json, or else a path from here, or else a path in the folder of data sets. */
-async function locate<Layout>(name: string, datasetDir: string, format: RowFormat<unknown, Layout>): Promise<Source<Layout>> {
+async function locate<Layout>(name: string, datasetDir: string, format: LayoutReader<Layout>): Promise<Source<Layout>> {
   const infoPath = join(datasetDir, "dataset_info.json");
   const info = await readDatasetInfo(infoPath);
   if (info !== undefined && Object.hasOwn(info, name)) return entrySource(info[name], name, { datasetDir, infoPath, format });
-  for (const path of [name, join(datasetDir, name)]) if (existsSync(path)) return { path, maxRows: Number.POSITIVE_INFINITY };
+  for (const path of [name, join(datasetDir, name)])
+    if (existsSync(path)) return { path, maxRows: Number.POSITIVE_INFINITY, notices: [] };
 
   const known = Object.keys(info ?? {});
   const guess = closest(name, known);
@@ -107,17 +134,23 @@ async function locate<Layout>(name: string, datasetDir: string, format: RowForma
   );
 }
 
+const maxInfoBytes = 64 * 2 ** 20;
+
 async function readDatasetInfo(path: string): Promise<Record<string, unknown> | undefined> {
-  let text: string;
+  if (!existsSync(path)) return undefined;
+  const bytes: Buffer[] = [];
+  const file = await openDataFile(path);
   try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    if (error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ENOTDIR")) return undefined;
-    throw new ConfigError(`${path}: cannot be read: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    for (let chunk = await file.next(); chunk !== null; chunk = await file.next()) {
+      if (bytes.length * chunk.length > maxInfoBytes) throw new ConfigError(`${path}: larger than ${maxInfoBytes} bytes.`);
+      bytes.push(chunk);
+    }
+  } finally {
+    await file.close();
   }
   try {
-    const info = parseJson(text);
-    if (typeof info === "object" && info !== null && !Array.isArray(info)) return info as Record<string, unknown>;
+    const info = toPlainJson(parseStrictJson(Buffer.concat(bytes).toString("utf8")));
+    if (isRecord(info)) return info;
   } catch (error) {
     throw new ConfigError(`${path}: not valid JSON: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
   }
@@ -127,13 +160,12 @@ async function readDatasetInfo(path: string): Promise<Record<string, unknown> | 
 function entrySource<Layout>(
   entry: unknown,
   name: string,
-  { datasetDir, infoPath, format }: { datasetDir: string; infoPath: string; format: RowFormat<unknown, Layout> },
+  { datasetDir, infoPath, format }: { datasetDir: string; infoPath: string; format: LayoutReader<Layout> },
 ): Source<Layout> {
   const where = `${infoPath}, "${name}"`;
-  if (typeof entry !== "object" || entry === null || Array.isArray(entry))
-    throw new ConfigError(`${where}: expected an object with a file_name.`);
-  const { file_name, script_url, num_samples, ...rest } = entry as Record<string, unknown>;
-  if (script_url !== undefined)
+  if (!isRecord(entry)) throw new ConfigError(`${where}: expected an object with a file_name.`);
+  const { file_name, script_url, num_samples, ...rest } = entry;
+  if (script_url !== undefined && script_url !== null)
     throw new ConfigError(
       `${where}: script_url runs a downloaded program, which attune never does. Save the data as JSON and give its file_name.`,
     );
@@ -144,21 +176,34 @@ function entrySource<Layout>(
       `${where}: the data is on a hub, which attune does not download from. Fetch it (hf download --repo-type dataset ${hub}), save it as JSON lines, and give its path.`,
     );
   }
+  // The file may come from a stranger, with the folder that it stands in. A link in the folder is somebody's own and is followed.
+  if (isAbsolute(file_name) || normalize(file_name).split(sep)[0] === "..")
+    throw new ConfigError(
+      `${where}: file_name ${JSON.stringify(file_name)} leads out of ${datasetDir}; move the file there, or name it by its path in \`dataset:\`.`,
+    );
   const layout = format.layoutOfEntry(rest, where);
   if (num_samples !== undefined && num_samples !== null && !(Number.isInteger(num_samples) && Number(num_samples) > 0))
     throw new ConfigError(`${where}: num_samples has to be a whole number from 1.`);
+  const unused = Object.keys(rest).filter((key) => !entryKeys.includes(key));
   return {
     path: join(datasetDir, file_name),
     ...(layout === undefined ? {} : { layout }),
     maxRows: typeof num_samples === "number" ? num_samples : Number.POSITIVE_INFINITY,
+    notices:
+      unused.length === 0 ? [] : [`its entry in ${infoPath} has keys that are not used: ${unused.slice(0, 20).join(", ")}.`],
   };
 }
+
+/** Keys of an entry that are read, or that say where else the data lies. */
+const entryKeys = ["formatting", "columns", "tags", "ranking", "hf_hub_url", "ms_hub_url", "om_hub_url", "cloud_file_name"];
 
 export interface TokenizeOptions extends SupervisionOptions {
   /** Longest row, in tokens. */
   readonly cutoffLen: number;
   /** What to do with longer rows: cut their end off, leave them out, or stop. */
   readonly onOverlong?: "truncate" | "drop" | "error";
+  /** What to do with a row that cannot be rendered: stop with an error that names it, or leave it out and report it. */
+  readonly onBadRow?: "error" | "skip";
 }
 
 export interface TokenizeReport {
@@ -170,7 +215,7 @@ export interface TokenizeReport {
   /** Rows whose end was cut off, and how many of them lost part of an answer, and with it the token that ends it. */
   readonly truncated: number;
   readonly answersCut: number;
-  /** Rows left out: too long (`drop`), or with nothing to learn from in their first `cutoffLen` tokens. */
+  /** Rows left out: bad (`skip`), too long (`drop`), or with nothing to learn from in their first `cutoffLen` tokens. */
   readonly leftOut: readonly BadRow[];
   /** Rows whose last answer does not end with a token at which generation stops. */
   readonly withoutEnd: number;
@@ -192,7 +237,8 @@ export async function tokenizeDataset(
   chat: ChatFormat,
   options: TokenizeOptions,
 ): Promise<{ examples: Example[]; report: TokenizeReport }> {
-  const { cutoffLen, onOverlong = "truncate" } = options;
+  const { cutoffLen, onOverlong = "truncate", onBadRow = "error" } = options;
+  const renderer = new RowRenderer(chat, options);
   const examples: Example[] = [];
   const leftOut: BadRow[] = [];
   const lengths: number[] = [];
@@ -201,7 +247,13 @@ export async function tokenizeDataset(
 
   for (let from = 0; from < conversations.length; from += rowsAtOnce) {
     const rows = conversations.slice(from, from + rowsAtOnce);
-    for (const { ids, supervised, endsTurn, remarks, where } of renderRows(rows, chat, options)) {
+    for (const row of renderer.render(rows)) {
+      if ("reason" in row) {
+        if (onBadRow === "error") throw new DataError(`${row.where}: ${row.reason}`, { cause: row.cause });
+        leftOut.push(row);
+        continue;
+      }
+      const { ids, supervised, endsTurn, remarks, where } = row;
       lengths.push(ids.length);
       for (const remark of remarks) remarkCounts.set(remark, (remarkCounts.get(remark) ?? 0) + 1);
       if (!endsTurn) withoutEnd++;
@@ -227,7 +279,7 @@ export async function tokenizeDataset(
     throw new DataError(
       leftOut.length === 0
         ? "The data set has no rows."
-        : `No row is left to train on. ${leftOut[0]!.where}: ${leftOut[0]!.reason} Raise cutoff_len.`,
+        : `No row is left to train on. ${leftOut[0]!.where}: ${leftOut[0]!.reason}${lengths.length > 0 ? " Raise cutoff_len." : ""}`,
     );
   const report: Omit<TokenizeReport, "notices"> = {
     rows: conversations.length,
@@ -250,25 +302,72 @@ interface RenderedRow extends Example {
   readonly remarks: readonly string[];
 }
 
-/** One time limit for many rows: a limit for each would cost more than the rows themselves. */
-function renderRows(rows: readonly Conversation[], chat: ChatFormat, options: SupervisionOptions): RenderedRow[] {
-  let current = "";
-  const render = (conversation: Conversation): RenderedRow => {
-    const { where } = conversation;
-    current = where;
+interface Unrendered extends BadRow {
+  readonly cause: unknown;
+}
+
+const mostFailedMs = 20_000;
+
+/** Renders rows, each to tokens or to what is wrong with it. */
+class RowRenderer {
+  readonly #chat: ChatFormat;
+  readonly #options: SupervisionOptions;
+  #failedMs = 0;
+
+  constructor(chat: ChatFormat, options: SupervisionOptions) {
+    this.#chat = chat;
+    this.#options = options;
+  }
+
+  /** One time limit for many rows: a limit for each would cost more than the rows themselves. Only when it is reached, each gets its own. */
+  render(rows: readonly Conversation[]): (RenderedRow | Unrendered)[] {
     try {
-      return { ...renderConversation(chat, conversation, options), where };
+      return limited(rows, () => rows.map((row) => this.#renderOne(row)));
     } catch (error) {
-      if (error instanceof AttuneError) throw new DataError(`${where}: ${error.message}`, { cause: error });
+      if (!(error instanceof TooLong)) throw error;
+      return rows.map((row) => this.#renderAlone(row));
+    }
+  }
+
+  #renderOne(conversation: Conversation): RenderedRow | Unrendered {
+    const { where } = conversation;
+    try {
+      return { ...renderConversation(this.#chat, conversation, this.#options), where };
+    } catch (error) {
+      // A row may be too much for a template or tokenizer in ways that V8 itself notices: the depth of its stack, the length of a text.
+      if (error instanceof AttuneError || error instanceof RangeError) return { where, reason: error.message, cause: error };
       throw error;
     }
-  };
+  }
+
+  /** Throws DataError when rows fail so slowly, one after the other, that it is no fault of theirs. */
+  #renderAlone(row: Conversation): RenderedRow | Unrendered {
+    const start = performance.now();
+    let rendered: RenderedRow | Unrendered;
+    try {
+      rendered = limited([row], () => this.#renderOne(row));
+    } catch (error) {
+      if (!(error instanceof TooLong)) throw error;
+      rendered = { where: row.where, reason: error.message, cause: error };
+    }
+    if ("reason" in rendered) this.#failedMs += performance.now() - start;
+    if (this.#failedMs > mostFailedMs && "reason" in rendered)
+      throw new DataError(`${row.where}: ${rendered.reason} Rows fail so slowly that the run would not begin.`, {
+        cause: rendered.cause,
+      });
+    return rendered;
+  }
+}
+
+class TooLong extends Error {}
+
+function limited<T>(rows: readonly Conversation[], job: () => T): T {
   const limitMs = rows.reduce((total, { messages }) => total + chatTimeLimitMs(messages), 0);
-  const seconds = Math.round(limitMs / 1000);
+  const seconds = Math.max(1, Math.round(limitMs / 1000));
   return withTimeLimit(
     limitMs,
-    () => rows.map(render),
-    () => new DataError(`${current}: rendering took over ${seconds} s; the chat template or the tokenizer never ends.`),
+    job,
+    () => new TooLong(`rendering took over ${seconds} s; the chat template or the tokenizer never ends.`),
   );
 }
 
@@ -279,8 +378,7 @@ function noticesOf(report: Omit<TokenizeReport, "notices">, cutoffLen: number): 
     notices.push(
       `${truncated} of ${rows} rows are longer than cutoff_len = ${cutoffLen} and are cut (the longest has ${longest} tokens); ${answersCut} of them lose the end of an answer.`,
     );
-  if (leftOut.length > 0)
-    notices.push(`${leftOut.length} of ${rows} rows are left out, the first ${leftOut[0]!.where}: ${leftOut[0]!.reason}`);
+  if (leftOut.length > 0) notices.push(leftOutNotice(leftOut, rows));
   if (withoutEnd > 0)
     notices.push(
       `In ${withoutEnd} of ${rows} rows the last answer has no end-of-turn token: a model trained on them does not learn to stop. Check \`template:\`.`,

@@ -1,7 +1,8 @@
-import { ConfigError, DataError } from "../errors.js";
-import type { Dialogue, Message } from "../text/chat-template.js";
-import type { Row } from "./read-rows.js";
-import { columnHelp, formatEach, isRecord, kindOf, names, optionalText, RowFault, type RowFormat, text } from "./row-format.js";
+import { ConfigError } from "../errors.js";
+import type { Dialogue, Message, Tool } from "../text/chat-template.js";
+import { type MessageTags, type Role, readMessages, refuseKeys } from "./messages.js";
+import { columnHelp, type Fields, kindOf, names, RowFault, type RowFormat, type Tally, text } from "./row-format.js";
+import { readTools } from "./tool-calls.js";
 
 /** A row of any format: what is said, in order. Roles are system, user, assistant and tool. */
 export interface Conversation extends Dialogue {
@@ -19,206 +20,218 @@ export type Layout = AlpacaLayout | ChatLayout;
 export interface AlpacaLayout {
   readonly kind: "alpaca";
   readonly prompt: string;
-  readonly query?: string;
+  /** What belongs to the question, each behind a line break. */
+  readonly query: readonly string[];
   readonly response: string;
-  readonly system?: string;
-  readonly history?: string;
+  readonly system?: string | undefined;
+  readonly history?: string | undefined;
+  readonly tools?: string | undefined;
+  readonly reasoning?: string | undefined;
 }
 
 /** A list of messages in one column: ShareGPT's and OpenAI's. */
 export interface ChatLayout {
   readonly kind: "chat";
   readonly messages: string;
-  readonly system?: string;
-  readonly tools?: string;
-  readonly roleTag: string;
-  readonly contentTag: string;
-  /** What the file calls the roles → system, user, assistant, tool. */
-  readonly roles: Readonly<Record<string, string>>;
+  readonly system?: string | undefined;
+  readonly tools?: string | undefined;
+  readonly tags: MessageTags;
 }
 
-/** Names that files in use have for question and answer, tried in this order. */
-const columnPairs: readonly (readonly [prompt: string, response: string])[] = [
-  ["instruction", "output"],
-  ["prompt", "completion"],
-  ["prompt", "response"],
-  ["instruction", "response"],
-  ["question", "answer"],
-  ["question", "response"],
-  ["query", "response"],
-  ["input", "output"],
-];
-
-const shareGptRoles = {
-  human: "user",
-  user: "user",
-  gpt: "assistant",
-  assistant: "assistant",
-  system: "system",
-  observation: "tool",
-  tool: "tool",
-  function_call: "assistant",
-};
-const openAiRoles = {
-  system: "system",
-  developer: "system",
-  user: "user",
-  assistant: "assistant",
-  tool: "tool",
-  function: "tool",
+/** Question → answers: the names that files in use have for both, tried in this order. */
+export const questionColumns: Readonly<Record<string, readonly string[]>> = {
+  instruction: ["output", "response", "completion", "answer"],
+  prompt: ["completion", "response", "output", "answer"],
+  question: ["answer", "response", "output", "solution", "completion"],
+  query: ["response", "answer", "output"],
+  problem: ["solution", "answer", "response", "output"],
+  instructions: ["outputs", "output", "response", "completion", "answer"],
+  input: ["output", "response", "answer", "completion"],
 };
 
-/**
- * Finds out the layout from a row: its column names, and for chats the names inside the first message.
- * Throws DataError when it is none that can be learned from, with the mapping that would help.
- */
-function detectLayout({ value, where }: Row): Layout {
-  if ("chosen" in value && "rejected" in value)
-    throw new DataError(
-      `${where}: the rows hold "chosen" and "rejected" answers: preference data, which stage dpo learns from. For sft, write the chosen answer into the conversation and drop both columns.`,
-    );
+/** Columns beside these, in rows whose layout no entry of dataset_info.json describes. */
+export const conversationColumns = {
+  messages: ["messages", "conversations", "conversation"],
+  query: ["input", "context", "passage"],
+  system: ["system", "system_prompt", "system_message"],
+  history: ["history"],
+  tools: ["tools", "functions"],
+  reasoning: ["reasoning_content", "reasoning", "thinking", "thought", "thoughts", "chain_of_thought", "cot", "complex_cot"],
+} as const;
 
-  for (const column of ["messages", "conversations", "conversation"]) {
-    const list = value[column];
-    if (!Array.isArray(list)) continue;
-    if (typeof value.label === "boolean")
-      throw new DataError(
-        `${where}: the rows hold chats with a true/false "label": KTO data, where false marks bad answers. For sft, keep the good rows and drop the column.`,
-      );
-    const first: unknown = list[0];
-    if (isRecord(first) && "from" in first && "value" in first) return chatLayout(column, "from", "value", shareGptRoles);
-    if (isRecord(first) && "role" in first) return chatLayout(column, "role", "content", openAiRoles);
-    throw new DataError(
-      `${where}: the messages in "${column}" have neither "from" and "value" (ShareGPT) nor "role" and "content" (OpenAI). If they have others, name them in \`tags:\`: {"role_tag": "…", "content_tag": "…"}.`,
-    );
-  }
+const textOnly = "attune learns from text alone";
+const wholeRow = "a row is learned or not, and none counts more than others; leave rows out or weigh them by repeating them";
 
-  for (const [prompt, response] of columnPairs) {
-    if (!(prompt in value && response in value)) continue;
-    // Columns that only some rows have may be missing in this one.
-    const query = prompt === "instruction" ? { query: "input" } : {};
-    return { kind: "alpaca", prompt, response, ...query, system: "system", history: "history" };
-  }
+/** Columns whose meaning is known and cannot be kept, with what to do. An entry of dataset_info.json may name other columns and leave these. */
+export const refusedColumns: Readonly<Record<string, string>> = {
+  choices: "write the choices into the question",
+  options: "write the options into the question",
+  documents: "write them into the question, or into a column `context`, as text",
+  image: textOnly,
+  images: textOnly,
+  video: textOnly,
+  videos: textOnly,
+  audio: textOnly,
+  audios: textOnly,
+  weight: wholeRow,
+  loss_weight: wholeRow,
+  sample_weight: wholeRow,
+  chat_template_kwargs: "settings of the template are the same for all rows",
+};
 
-  const columns = Object.keys(value);
-  if (columns.includes("text"))
-    throw new DataError(
-      `${where}: the rows hold plain "text", without questions and answers; sft needs both (stage pt learns from plain text). ${columnHelp(columns)}`,
-    );
-  throw new DataError(`${where}: no known columns. ${columnHelp(columns)}`);
-}
-
-function chatLayout(messages: string, roleTag: string, contentTag: string, roles: Readonly<Record<string, string>>): ChatLayout {
-  return { kind: "chat", messages, roleTag, contentTag, roles, system: "system", tools: "tools" };
-}
+/** Values that a column of thoughts has where it is a setting. */
+const settings = /^(?:on|off|yes|no|true|false|enabled|disabled|none|auto|low|medium|high)$/i;
 
 /** Rows of any of these layouts as conversations. */
 export const conversations: RowFormat<Conversation, Layout> = {
   layoutOfEntry,
-  detectLayout,
-  formatRows(file, layout) {
-    let withTools = 0;
-    const { rows, bad } = formatEach(file, ({ value, where }): Conversation => {
-      const messages = layout.kind === "alpaca" ? alpacaMessages(value, layout) : chatMessages(value, layout);
-      if (layout.kind === "chat" && layout.tools !== undefined && hasTools(value[layout.tools])) withTools++;
-      return { messages, where };
-    });
-    const notices: string[] = [];
-    if (withTools > 0) notices.push(`${withTools} rows list tools, which are left out: attune learns from the messages alone.`);
-    const unfilled = placeholders(rows);
-    if (unfilled > 0)
-      notices.push(`${unfilled} rows hold {{name}} or {{author}}, to be replaced in the file; they are learned as they stand.`);
-    return { rows, bad, notices };
+  read(row, given, tally) {
+    if (given === undefined) refuseRow(row);
+    const layout = given ?? detectLayout(row);
+    const dialogue = layout.kind === "alpaca" ? alpacaDialogue(row, layout) : chatDialogue(row, layout);
+    checkAnswers(dialogue.messages, tally);
+    tally.layout(layout.kind === "alpaca" ? [layout.prompt, layout.response] : [layout.messages]);
+    return dialogue;
   },
 };
 
-function placeholders(rows: readonly Conversation[]): number {
-  return rows.filter(({ messages }) => messages.some(({ content }) => /\{\{(name|author)\}\}/.test(content))).length;
+/** Throws RowFault for rows of another kind of training, and for columns that carry what cannot be kept. */
+function refuseRow(row: Fields): void {
+  for (const [good, bad] of [
+    ["chosen", "rejected"],
+    ["chosen_messages", "rejected_messages"],
+  ] as const)
+    if (row.has(good) && row.has(bad))
+      throw new RowFault(
+        `the rows hold "${good}" and "${bad}" answers: preference data, which stage dpo learns from. For sft, write the chosen answer into the conversation and drop both columns.`,
+      );
+  if (typeof row.peek("label") === "boolean")
+    throw new RowFault(
+      `the rows hold answers with a true/false "label": KTO data, where false marks bad answers. For sft, keep the good rows and drop the column.`,
+    );
+  for (const key of ["weight", "loss_weight", "sample_weight"]) if (row.peek(key) === 1) row.take(key);
+  const refused = Object.fromEntries(Object.entries(refusedColumns).filter(([key]) => row.peek(key) !== 1));
+  refuseKeys(row, refused, "the row");
 }
 
-function alpacaMessages(row: Record<string, unknown>, layout: AlpacaLayout): Message[] {
+/** Finds out the layout by a row's columns. Throws RowFault when it is none that can be learned from, with the mapping that would help. */
+function detectLayout(row: Fields): Layout {
+  const one = (name: keyof typeof conversationColumns) => row.find(conversationColumns[name]);
+  const messages = row.findAll(conversationColumns.messages).find((name) => Array.isArray(row.peek(name)));
+  if (messages !== undefined) return { kind: "chat", messages, system: one("system"), tools: one("tools"), tags: {} };
+
+  // Columns that are there but empty count only where no others are.
+  for (const isFit of [(name: string) => row.isFilled(name), (name: string) => row.has(name)]) {
+    for (const [question, answers] of Object.entries(questionColumns)) {
+      const [prompt] = row.findAll([question]).filter(isFit);
+      const [response] = row.findAll(answers).filter(isFit);
+      if (prompt === undefined || response === undefined) continue;
+      const reasoning = row.findAll(conversationColumns.reasoning).find((name) => isThought(row.peek(name)));
+      const query = row.findAll(conversationColumns.query).filter((name) => name !== prompt);
+      return {
+        kind: "alpaca",
+        prompt,
+        query,
+        response,
+        system: one("system"),
+        history: one("history"),
+        tools: one("tools"),
+        reasoning,
+      };
+    }
+  }
+
+  const columns = row.keys;
+  if (columns.includes("text"))
+    throw new RowFault(
+      `the rows hold plain "text", without questions and answers; sft needs both (stage pt learns from plain text). ${columnHelp(columns)}`,
+    );
+  throw new RowFault(`no known columns. ${columnHelp(columns)}`);
+}
+
+/** A text that is no setting; a list of thoughts is for the reader to refuse. */
+function isThought(value: unknown): boolean {
+  return typeof value === "string" ? value !== "" && !settings.test(value.trim()) : typeof value === "object" && value !== null;
+}
+
+function alpacaDialogue(row: Fields, layout: AlpacaLayout): Dialogue {
   const messages: Message[] = [];
-  const system = optionalText(row, layout.system);
+  const system = row.optionalText(layout.system);
   if (system !== "") messages.push({ role: "system", content: system });
   for (const [index, turn] of historyOf(row, layout.history).entries()) {
-    if (!Array.isArray(turn) || turn.length !== 2)
-      throw new RowFault(`"${layout.history}" item ${index + 1} has to be [question, answer].`);
-    messages.push({ role: "user", content: text(turn[0], `"${layout.history}" item ${index + 1}`) });
-    messages.push({ role: "assistant", content: text(turn[1], `"${layout.history}" item ${index + 1}`) });
+    const place = `"${layout.history}" item ${index + 1}`;
+    if (!Array.isArray(turn) || turn.length !== 2) throw new RowFault(`${place} has to be [question, answer].`);
+    messages.push({ role: "user", content: text(turn[0], place) }, { role: "assistant", content: text(turn[1], place) });
   }
 
-  const question = [column(row, layout.prompt, layout), optionalText(row, layout.query)].filter((part) => part !== "").join("\n");
-  if (question === "") {
-    const names = [layout.prompt, layout.query].filter((name) => name !== undefined).join('" and "');
-    throw new RowFault(`"${names}" are empty: there is no question.`);
-  }
-  const answer = column(row, layout.response, layout);
-  if (answer.trim() === "") throw new RowFault(`"${layout.response}" is empty: there is nothing to learn from.`);
-  messages.push({ role: "user", content: question }, { role: "assistant", content: answer });
-  return messages;
+  const questions = questionOf(row, layout);
+  const answers = answerOf(row, layout);
+  messages.push(...questions.messages, ...answers.messages);
+  const tools = [...toolsOf(row, layout.tools), ...questions.tools, ...answers.tools];
+  return { messages, ...(tools.length > 0 && { tools }) };
 }
 
-function historyOf(row: Record<string, unknown>, name: string | undefined): unknown[] {
-  const value = name === undefined ? undefined : row[name];
-  if (value === undefined || value === null) return [];
+interface Part {
+  readonly messages: readonly Message[];
+  readonly tools: readonly Tool[];
+}
+
+/** A text with what belongs to it; or TRL's list of messages, of which none is learned: the answer alone is. */
+function questionOf(row: Fields, { prompt, query, response }: AlpacaLayout): Part {
+  if (Array.isArray(row.peek(prompt))) {
+    const { messages, tools } = readMessages(row.take(prompt), prompt, row, {});
+    return { messages: messages.map((each) => (each.role === "assistant" ? { ...each, isLearned: false } : each)), tools };
+  }
+  if (!row.has(prompt)) throw missing(row, prompt, [prompt, response]);
+  const question = [row.text(prompt), ...query.map((name) => row.optionalText(name))].filter((part) => part !== "").join("\n");
+  if (question === "") throw new RowFault(`"${[prompt, ...query].join('" and "')}" are empty: there is no question.`);
+  return { messages: [{ role: "user", content: question }], tools: [] };
+}
+
+function answerOf(row: Fields, { prompt, response, reasoning }: AlpacaLayout): Part {
+  if (Array.isArray(row.peek(response))) return readMessages(row.take(response), response, row, {});
+  if (!row.has(response)) throw missing(row, response, [prompt, response]);
+  const content = row.text(response);
+  if (content.trim() === "") throw new RowFault(`"${response}" is empty: there is nothing to learn from.`);
+  const thoughts = row.optionalText(reasoning);
+  return { messages: [{ role: "assistant", content, ...(thoughts !== "" && { reasoning_content: thoughts }) }], tools: [] };
+}
+
+function missing(row: Fields, name: string, expected: readonly string[]): RowFault {
+  return new RowFault(`the column "${name}" is missing (expected "${expected.join('" and "')}"). ${columnHelp(row.keys)}`);
+}
+
+function historyOf(row: Fields, name: string | undefined): unknown[] {
+  const value = name === undefined ? undefined : row.take(name);
+  if (value === undefined) return [];
   if (!Array.isArray(value)) throw new RowFault(`"${name}" has to be a list of [question, answer], got ${kindOf(value)}.`);
   return value;
 }
 
-function chatMessages(row: Record<string, unknown>, layout: ChatLayout): Message[] {
-  const list = row[layout.messages];
-  if (list === undefined) throw new RowFault(`the column "${layout.messages}" is missing. ${columnHelp(Object.keys(row))}`);
-  if (!Array.isArray(list) || list.length === 0)
-    throw new RowFault(`"${layout.messages}" has to be a list of messages, got ${kindOf(list)}.`);
-
-  const messages: Message[] = [];
-  const system = optionalText(row, layout.system);
-  if (system !== "") messages.push({ role: "system", content: system });
-  for (const [index, message] of list.entries()) {
-    const place = `message ${index + 1}`;
-    if (!isRecord(message)) throw new RowFault(`${place} has to be an object, got ${kindOf(message)}.`);
-    const tag = message[layout.roleTag];
-    const known = Object.keys(layout.roles);
-    if (typeof tag !== "string" || !Object.hasOwn(layout.roles, tag))
-      throw new RowFault(
-        `${place} has ${tag === undefined ? `no "${layout.roleTag}"` : `the ${layout.roleTag} ${JSON.stringify(tag)}`}; expected one of ${known.join(", ")}. Others can be named in \`tags:\`, such as {"user_tag": "…", "assistant_tag": "…"}.`,
-      );
-    const content = message[layout.contentTag];
-    if ((content === null || content === undefined) && "tool_calls" in message)
-      throw new RowFault(`${place} is a tool call without text; tool calls are not supported.`);
-    if (content === undefined) throw new RowFault(`${place} has no "${layout.contentTag}".`);
-    messages.push({ role: layout.roles[tag]!, content: messageText(content, place) });
-  }
-  if (!messages.some(({ role, content }) => role === "assistant" && content.trim() !== ""))
-    throw new RowFault("the assistant says nothing: there is nothing to learn from.");
-  return messages;
+function chatDialogue(row: Fields, layout: ChatLayout): Dialogue {
+  if (!row.has(layout.messages)) throw new RowFault(`the column "${layout.messages}" is missing. ${columnHelp(row.keys)}`);
+  const read = readMessages(row.take(layout.messages) ?? null, layout.messages, row, layout.tags);
+  const system = row.optionalText(layout.system);
+  const messages = system === "" ? read.messages : [{ role: "system", content: system }, ...read.messages];
+  const tools = [...toolsOf(row, layout.tools), ...read.tools];
+  return { messages, ...(tools.length > 0 && { tools }) };
 }
 
-/** A message's content: text, or OpenAI's list of parts when all are text. */
-function messageText(content: unknown, place: string): string {
-  if (!Array.isArray(content)) return text(content, place);
-  return content
-    .map((part: unknown) => {
-      if (isRecord(part) && part.type === "text") return text(part.text, place);
-      throw new RowFault(
-        `${place} has a part of type ${JSON.stringify(isRecord(part) ? part.type : part)}; only text is supported.`,
-      );
-    })
-    .join("");
+function toolsOf(row: Fields, name: string | undefined): Tool[] {
+  const value = name === undefined ? undefined : row.take(name);
+  return value === undefined ? [] : readTools(value, `"${name}"`);
 }
 
-function column(row: Record<string, unknown>, name: string, layout: AlpacaLayout): string {
-  if (row[name] === undefined) {
-    const { prompt, response } = layout;
-    throw new RowFault(
-      `the column "${name}" is missing (expected "${prompt}" and "${response}"). ${columnHelp(Object.keys(row))}`,
-    );
-  }
-  return text(row[name], `"${name}"`);
-}
-
-function hasTools(tools: unknown): boolean {
-  return typeof tools === "string" ? !["", "[]"].includes(tools.trim()) : Array.isArray(tools) && tools.length > 0;
+/** Throws RowFault when there is nothing to learn. */
+function checkAnswers(messages: readonly Message[], tally: Tally): void {
+  const answers = messages.filter(({ role }) => role === "assistant");
+  const speaks = ({ content, tool_calls }: Message) => content.trim() !== "" || tool_calls !== undefined;
+  if (!answers.some(speaks)) throw new RowFault("the assistant says nothing: there is nothing to learn from.");
+  const learned = answers.filter(({ isLearned }) => isLearned !== false);
+  if (!learned.some(speaks)) throw new RowFault("no answer is to be learned: each is empty, or its weight is 0.");
+  if (!learned.every(speaks)) tally.fact("hold answers without words, which are learned as they stand.");
+  if (messages.some(({ content }) => /\{\{(name|author)\}\}/.test(content)))
+    tally.fact("hold {{name}} or {{author}}, to be replaced in the file; they are learned as they stand.");
 }
 
 const columnKeys = ["prompt", "query", "response", "history", "messages", "system", "tools"];
@@ -246,37 +259,33 @@ function layoutOfEntry(entry: Readonly<Record<string, unknown>>, where: string):
     return {
       kind: "alpaca",
       prompt: columns.prompt ?? "instruction",
-      query: columns.query ?? "input",
+      query: [columns.query ?? "input"],
       response: columns.response ?? "output",
-      ...(columns.system === undefined ? {} : { system: columns.system }),
-      ...(columns.history === undefined ? {} : { history: columns.history }),
+      system: columns.system,
+      history: columns.history,
+      tools: columns.tools,
     };
   }
   if (formatting !== "sharegpt" && formatting !== "openai")
     throw new ConfigError(
       `${where}: formatting ${JSON.stringify(formatting)} is not known; expected alpaca, sharegpt or openai.`,
     );
-  const isOpenAi = formatting === "openai";
+  const named: readonly (readonly [string | undefined, Role])[] = [
+    [tags.user_tag, "user"],
+    [tags.assistant_tag, "assistant"],
+    [tags.system_tag, "system"],
+    [tags.observation_tag, "tool"],
+    [tags.function_tag, "call"],
+  ];
   return {
     kind: "chat",
-    messages: columns.messages ?? (isOpenAi ? "messages" : "conversations"),
-    roleTag: tags.role_tag ?? (isOpenAi ? "role" : "from"),
-    contentTag: tags.content_tag ?? (isOpenAi ? "content" : "value"),
-    roles: {
-      ...(isOpenAi ? openAiRoles : shareGptRoles),
-      ...Object.fromEntries(
-        (
-          [
-            [tags.user_tag, "user"],
-            [tags.assistant_tag, "assistant"],
-            [tags.system_tag, "system"],
-            [tags.observation_tag, "tool"],
-            [tags.function_tag, "assistant"],
-          ] as const
-        ).filter(([tag]) => tag !== undefined),
-      ),
+    messages: columns.messages ?? (formatting === "openai" ? "messages" : "conversations"),
+    system: columns.system,
+    tools: columns.tools,
+    tags: {
+      role: tags.role_tag,
+      content: tags.content_tag,
+      roles: Object.fromEntries(named.filter(([tag]) => tag !== undefined)),
     },
-    ...(columns.system === undefined ? {} : { system: columns.system }),
-    ...(columns.tools === undefined ? {} : { tools: columns.tools }),
   };
 }

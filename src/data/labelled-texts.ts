@@ -1,5 +1,4 @@
-import { DataError } from "../errors.js";
-import { columnHelp, formatEach, kindOf, names, optionalText, RowFault, type RowFormat, text } from "./row-format.js";
+import { columnHelp, type Fields, kindOf, names, RowFault, type RowFormat, text } from "./row-format.js";
 
 /** A text and the class that it belongs to. */
 export interface LabelledText {
@@ -16,10 +15,13 @@ export interface LabelledLayout {
   readonly label: string;
 }
 
-const textColumns = ["text", "sentence", "content", "prompt", "instruction"];
-const labelColumns = ["label", "output", "response", "completion"];
-/** A second text that belongs to the first: with it, the first alone means something else. */
-const pairColumns = ["text_pair", "sentence2", "text2", "hypothesis"];
+export const labelledColumns = {
+  /** Where a text and a label are looked for, in this order. */
+  text: ["text", "sentence", "content", "prompt", "instruction"],
+  label: ["label", "output", "response", "completion"],
+  /** A second text that belongs to the first: with it, the first alone means something else. */
+  pair: ["text_pair", "sentence2", "text2", "hypothesis", "premise"],
+} as const;
 
 /**
  * Rows with a text and a label: GLUE's and Hugging Face's column names, Alpaca's, or those that `prompt`, `query` and `response` name in an
@@ -33,31 +35,30 @@ export const labelledTexts: RowFormat<LabelledText, LabelledLayout> = {
     return { text: prompt, label: response, ...(query !== undefined && { query }) };
   },
 
-  detectLayout({ value, where }) {
-    const pair = pairColumns.find((name) => name in value);
-    if (pair !== undefined)
-      throw new DataError(
-        `${where}: the column "${pair}" makes pairs of texts, which are not supported. Write both into one column, with words between them.`,
-      );
-    const column = textColumns.find((name) => name in value);
-    const label = labelColumns.find((name) => name in value);
-    if (column === undefined || label === undefined)
-      throw new DataError(
-        `${where}: expected a text (one of ${textColumns.join(", ")}) and a label (one of ${labelColumns.join(", ")}). ${columnHelp(Object.keys(value))}`,
-      );
-    return { text: column, label, ...(column === "instruction" && { query: "input" }) };
-  },
-
-  formatRows(file, layout) {
-    const formatted = formatEach(file, ({ value, where }): LabelledText => {
-      for (const name of [layout.text, layout.label])
-        if (value[name] === undefined) throw new RowFault(`the column "${name}" is missing. ${columnHelp(Object.keys(value))}`);
-      const parts = [text(value[layout.text], `"${layout.text}"`), optionalText(value, layout.query)];
-      return { text: parts.filter((part) => part !== "").join("\n"), label: labelOf(value[layout.label], layout.label), where };
-    });
-    return { ...formatted, notices: [] };
+  read(row, layout, tally) {
+    const columns = layout ?? detectColumns(row);
+    const parts = [row.text(columns.text), row.optionalText(columns.query)];
+    if (!row.has(columns.label)) throw new RowFault(`the column "${columns.label}" is missing. ${columnHelp(row.keys)}`);
+    const label = labelOf(row.take(columns.label) ?? null, columns.label);
+    tally.layout([columns.text, columns.label]);
+    return { text: parts.filter((part) => part !== "").join("\n"), label };
   },
 };
+
+function detectColumns(row: Fields): LabelledLayout {
+  const pair = row.findAll(labelledColumns.pair).find((name) => row.isFilled(name));
+  if (pair !== undefined)
+    throw new RowFault(
+      `the column "${pair}" makes pairs of texts, which are not supported. Write both into one column, with words between them.`,
+    );
+  const column = row.find(labelledColumns.text);
+  const label = row.find(labelledColumns.label);
+  if (column === undefined || label === undefined)
+    throw new RowFault(
+      `expected a text (one of ${labelledColumns.text.join(", ")}) and a label (one of ${labelledColumns.label.join(", ")}). ${columnHelp(row.keys)}`,
+    );
+  return { text: column, label, ...(column.toLowerCase() === "instruction" && { query: "input" }) };
+}
 
 function labelOf(value: unknown, column: string): string {
   if (typeof value === "boolean" || Number.isSafeInteger(value)) return String(value);

@@ -1,6 +1,6 @@
 import { ConfigError } from "../errors.js";
+import { parseStrictJson, toPlainJson } from "../io/strict-json.js";
 import { closest } from "../text/closest.js";
-import type { BadRow, FileRows, Row } from "./read-rows.js";
 
 /**
  * How the rows of a file become what is learned from: conversations, plain texts, texts with labels. `Layout` says how its columns are
@@ -8,38 +8,152 @@ import type { BadRow, FileRows, Row } from "./read-rows.js";
  */
 export interface RowFormat<T, Layout> {
   /**
-   * The layout that an entry of dataset_info.json describes; undefined when it leaves it to the file. Throws ConfigError that names the entry
+   * The layout that an entry of dataset_info.json describes; undefined when it leaves it to the rows. Throws ConfigError that names the entry
    * and the key.
    */
   layoutOfEntry(entry: Readonly<Record<string, unknown>>, where: string): Layout | undefined;
-  /** The layout that a row shows by its columns. Throws DataError when it is none of these. */
-  detectLayout(row: Row): Layout;
-  /** Applies a layout to every row. Rows that do not fit come back as bad. */
-  formatRows(file: FileRows, layout: Layout): FormattedRows<T>;
-}
-
-export interface FormattedRows<T> {
-  readonly rows: readonly T[];
-  readonly bad: readonly BadRow[];
-  readonly notices: readonly string[];
+  /**
+   * What a row says, in the layout given or else in the one that its own columns show. Throws RowFault when it cannot be used; what is worth
+   * telling of a row that can goes to `tally`.
+   */
+  read(row: Fields, layout: Layout | undefined, tally: Tally): Omit<T, "where">;
 }
 
 /** What is wrong with one row; turned into a BadRow. */
 export class RowFault extends Error {}
 
-/** Formats row after row; a RowFault makes a bad one, so that rows in = rows out + bad. */
-export function formatEach<T>(file: FileRows, format: (row: Row) => T): Omit<FormattedRows<T>, "notices"> {
-  const rows: T[] = [];
-  const bad: BadRow[] = [...file.bad];
-  for (const row of file.rows) {
-    try {
-      rows.push(format(row));
-    } catch (error) {
-      if (!(error instanceof RowFault)) throw error;
-      bad.push({ where: row.where, reason: error.message });
+/** What there is to tell of the rows of a file, each thing once with its count. */
+export class Tally {
+  readonly #facts = new Map<string, number>();
+  readonly #layouts = new Map<string, number>();
+  /** Kind of object → key → in how many. */
+  readonly #unread = new Map<string, Map<string, number>>();
+
+  /** A row of which `fact` is true: what comes behind "3 rows". */
+  fact(fact: string): void {
+    add(this.#facts, fact);
+  }
+
+  /** A row that was read by the columns named. */
+  layout(columns: readonly string[]): void {
+    add(this.#layouts, columns.map((name) => JSON.stringify(name)).join(" and "));
+  }
+
+  /** A row that can be used: what of it nobody asked for. */
+  done(row: Fields): void {
+    for (const { kind, key } of row.unread()) {
+      const keys = this.#unread.get(kind) ?? new Map<string, number>();
+      this.#unread.set(kind, keys);
+      if (keys.size < mostKeys || keys.has(key)) add(keys, key);
+      else add(keys, "");
     }
   }
-  return { rows, bad };
+
+  notices(): string[] {
+    const notices = [...this.#facts].map(([fact, count]) => `${rows(count)} ${fact}`);
+    if (this.#layouts.size > 1)
+      notices.push(
+        `the file mixes layouts: ${[...this.#layouts].map(([columns, count]) => `${rows(count)} with ${columns}`).join(", ")}.`,
+      );
+    const unread = [...this.#unread].map(([kind, keys]) => {
+      const list = [...keys].map(([key, count]) => `${key === "" ? "others" : JSON.stringify(key.slice(0, 80))} (${count})`);
+      return `${kind} ${list.join(", ")}`;
+    });
+    if (unread.length > 0) notices.push(`not used, with how often each is filled: ${unread.join("; ")}.`);
+    return notices;
+  }
+}
+
+const mostKeys = 50; // names of one kind in a notice: a file may have as many as it has rows
+
+function add(counts: Map<string, number>, key: string): void {
+  counts.set(key, (counts.get(key) ?? 0) + 1);
+}
+
+function rows(count: number): string {
+  return count === 1 ? "1 row" : `${count} rows`;
+}
+
+/** An object of a row, read key by key: it knows what is in it that nobody asked for. */
+export class Fields {
+  readonly #values: Readonly<Record<string, unknown>>;
+  readonly #kind: string;
+  readonly #taken = new Set<string>();
+  readonly #inside: Fields[] = [];
+  #lowerCase: Map<string, string> | undefined;
+
+  /** `kind` says in a notice what the keys are of, such as "columns". */
+  constructor(values: Readonly<Record<string, unknown>>, kind: string) {
+    this.#values = values;
+    this.#kind = kind;
+  }
+
+  /** An object that stands in this one. */
+  within(values: Readonly<Record<string, unknown>>, kind: string): Fields {
+    const fields = new Fields(values, kind);
+    this.#inside.push(fields);
+    return fields;
+  }
+
+  get keys(): string[] {
+    return Object.keys(this.#values);
+  }
+
+  has(name: string): boolean {
+    return Object.hasOwn(this.#values, name);
+  }
+
+  /** Whether there is something under this name: not null, not an empty text or list. */
+  isFilled(name: string): boolean {
+    return this.has(name) && !isEmpty(this.#values[name]);
+  }
+
+  /** What stands under this name, without taking it. */
+  peek(name: string): unknown {
+    return this.has(name) ? this.#values[name] : undefined;
+  }
+
+  /** What stands under this name, which is used with that; null counts as absent. */
+  take(name: string): unknown {
+    this.#taken.add(name);
+    return this.peek(name) ?? undefined;
+  }
+
+  /** The first of these names that is filled, or else that is there; a name in other letters (Question) counts where nothing better is. */
+  find(names: readonly string[]): string | undefined {
+    const own = this.findAll(names);
+    return own.find((name) => this.isFilled(name)) ?? own[0];
+  }
+
+  /** Those of these names that are there, as the row writes them. */
+  findAll(names: readonly string[]): string[] {
+    this.#lowerCase ??= new Map(this.keys.map((key) => [key.toLowerCase(), key]));
+    const found = names.map((name) => (this.has(name) ? name : this.#lowerCase!.get(name)));
+    return found.filter((name) => name !== undefined);
+  }
+
+  /** The text under a name; throws RowFault when it is none, or not there. */
+  text(name: string): string {
+    if (!this.has(name)) throw new RowFault(`the column "${name}" is missing. ${columnHelp(this.keys)}`);
+    return text(this.take(name) ?? null, `"${name}"`);
+  }
+
+  /** The text under a name that a row may lack. */
+  optionalText(name: string | undefined): string {
+    const value = name === undefined ? undefined : this.take(name);
+    return value === undefined ? "" : text(value, `"${name}"`);
+  }
+
+  /** What is filled and was not taken, here and within. */
+  *unread(): Generator<{ kind: string; key: string }> {
+    for (const key of this.keys) if (!this.#taken.has(key) && this.isFilled(key)) yield { kind: this.#kind, key };
+    for (const fields of this.#inside) yield* fields.unread();
+  }
+}
+
+function isEmpty(value: unknown): boolean {
+  if (value === undefined || value === null || value === "") return true;
+  return typeof value === "object" && Object.keys(value).length === 0;
 }
 
 /** Throws RowFault unless `value` is text. */
@@ -49,23 +163,27 @@ export function text(value: unknown, place: string): string {
   return value;
 }
 
-/** The text in a column that a row may lack. */
-export function optionalText(row: Readonly<Record<string, unknown>>, name: string | undefined): string {
-  const value = name === undefined ? undefined : row[name];
-  return value === undefined || value === null ? "" : text(value, `"${name}"`);
+/** JSON that stands in a text. Throws RowFault. */
+export function jsonIn(source: string, place: string): unknown {
+  try {
+    return toPlainJson(parseStrictJson(text(source, place)));
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    throw new RowFault(`${place} is not valid JSON: ${error.message}.`);
+  }
 }
 
 export function kindOf(value: unknown): string {
   if (value === null) return "null";
   if (Array.isArray(value)) return value.length === 0 ? "an empty list" : "a list";
-  return typeof value === "object" ? "an object" : `the ${typeof value} ${String(value)}`;
+  return typeof value === "object" ? "an object" : `the ${typeof value} ${String(value).slice(0, 60)}`;
 }
 
 /** What a user has to write when the columns have other names. */
 export function columnHelp(columns: readonly string[], wanted: readonly string[] = ["prompt", "response"]): string {
   const found = columns
     .slice(0, 12)
-    .map((name) => `"${name}"`)
+    .map((name) => `"${name.slice(0, 60)}"`)
     .join(", ");
   const mapping = Object.fromEntries(wanted.map((name) => [name, "…"]));
   return `The row has ${found || "no columns"}. Say which is which in dataset_info.json: {"my_data": {"file_name": "…", "columns": ${JSON.stringify(mapping)}}}, and set \`dataset: my_data\`.`;

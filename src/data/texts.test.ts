@@ -64,7 +64,7 @@ test("rows that are no texts, or have no class, are refused with place and remed
     [labelledTexts, { sentence1: "a", sentence2: "b", label: 0 }, /"sentence2" makes pairs of texts, which are not supported/],
   ] as const;
   for (const [format, row, message] of cases)
-    await assert.rejects(async () => loadRows<unknown, never>(await write("x.jsonl", lines(row)), format as never), {
+    await assert.rejects(async () => loadRows<{ where: string }, never>(await write("x.jsonl", lines(row)), format as never), {
       code: "DATA",
       message,
     });

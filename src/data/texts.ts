@@ -1,5 +1,4 @@
-import { DataError } from "../errors.js";
-import { columnHelp, formatEach, names, RowFault, type RowFormat, text } from "./row-format.js";
+import { columnHelp, type Fields, names, RowFault, type RowFormat } from "./row-format.js";
 
 /** A plain text. */
 export interface Document {
@@ -12,7 +11,8 @@ export interface TextLayout {
   readonly column: string;
 }
 
-const textColumns = ["text", "content"];
+/** Where a text is looked for, in this order. */
+export const textColumns = ["text", "content"] as const;
 
 /** Rows with a text in one column: LLaMA-Factory's data for `stage: pt`, whose entries of dataset_info.json call it `prompt`. */
 export const texts: RowFormat<Document, TextLayout> = {
@@ -21,20 +21,17 @@ export const texts: RowFormat<Document, TextLayout> = {
     return prompt === undefined ? undefined : { column: prompt };
   },
 
-  detectLayout({ value, where }) {
-    const column = textColumns.find((name) => name in value);
-    if (column !== undefined) return { column };
-    throw new DataError(`${where}: there is no column "text". ${columnHelp(Object.keys(value), ["prompt"])}`);
-  },
-
-  formatRows(file, { column }) {
-    const formatted = formatEach(file, ({ value, where }): Document => {
-      if (value[column] === undefined)
-        throw new RowFault(`the column "${column}" is missing. ${columnHelp(Object.keys(value), ["prompt"])}`);
-      const document = { text: text(value[column], `"${column}"`), where };
-      if (document.text.trim() === "") throw new RowFault(`"${column}" is empty: there is nothing to learn from.`);
-      return document;
-    });
-    return { ...formatted, notices: [] };
+  read(row, layout, tally) {
+    const column = layout?.column ?? detectColumn(row);
+    const text = row.text(column);
+    if (text.trim() === "") throw new RowFault(`"${column}" is empty: there is nothing to learn from.`);
+    tally.layout([column]);
+    return { text };
   },
 };
+
+function detectColumn(row: Fields): string {
+  const column = row.find(textColumns);
+  if (column !== undefined) return column;
+  throw new RowFault(`there is no column "text". ${columnHelp(row.keys, ["prompt"])}`);
+}

@@ -10,10 +10,14 @@ const numberLiteral = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?/y;
 /**
  * JSON for untrusted headers, where `JSON.parse` is too kind: it keeps the last of two equal keys, rounds integers above
  * 2⁵³, reads `1.0` as an integer, lets lone surrogates through and gives `__proto__` a meaning.
- * `allowNonFinite` takes `NaN`, `Infinity` and `-Infinity` as well, which Python writes.
+ * `allowNonFinite` takes `NaN`, `Infinity` and `-Infinity` as well, which Python writes; `allowLoneSurrogates` takes halves of characters, for
+ * who looks for them where they matter.
  * Throws SyntaxError with the position. Source: RFC 8259; limits as in serde_json.
  */
-export function parseStrictJson(text: string, { allowNonFinite = false }: { allowNonFinite?: boolean } = {}): StrictJson {
+export function parseStrictJson(
+  text: string,
+  { allowNonFinite = false, allowLoneSurrogates = false }: { allowNonFinite?: boolean; allowLoneSurrogates?: boolean } = {},
+): StrictJson {
   let at = 0;
 
   const fail = (what: string): never => {
@@ -51,7 +55,7 @@ export function parseStrictJson(text: string, { allowNonFinite = false }: { allo
     } catch {
       fail("bad escape in the string that ends");
     }
-    if (/\p{Surrogate}/u.test(value)) fail("lone surrogate in the string that ends");
+    if (!allowLoneSurrogates && /\p{Surrogate}/u.test(value)) fail("lone surrogate in the string that ends");
     return value;
   }
 

@@ -1,0 +1,131 @@
+import { constants } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import { getHeapStatistics } from "node:v8";
+import { DataError } from "../errors.js";
+
+/** A text file that is read chunk by chunk, without its byte-order mark. */
+export interface DataFile {
+  /** Where its text begins: behind the mark. */
+  readonly startOffset: number;
+  /** The next bytes; null at the end. Throws DataError when the file changes meanwhile, or holds more than fits into memory. */
+  next(): Promise<Buffer | null>;
+  close(): Promise<void>;
+}
+
+const chunkBytes = 2 ** 20;
+
+/** Texts take up to two bytes a character in memory, beside what is made of them. */
+const maxTextBytes = () => Math.floor(getHeapStatistics().heap_size_limit / 3);
+
+const toJsonLines = 'convert it: datasets.load_dataset("KIND", data_files="FILE")["train"].to_json("rows.jsonl")';
+const neverOpened = "attune never opens these; save the data as JSON lines";
+
+/** How files begin that hold data, but no text, and what to do with them. Source: file(1)'s magic, and the formats' own descriptions. */
+const otherFormats: readonly (readonly [magic: RegExp, name: string, remedy: string])[] = [
+  [/^\x1f\x8b/, "gzip", "unpack it with gunzip"],
+  [/^BZh[1-9]1AY&SY/, "bzip2", "unpack it with bunzip2"],
+  [/^\xfd7zXZ\0/, "xz", "unpack it with unxz"],
+  [/^\x28\xb5\x2f\xfd/, "Zstandard", "unpack it with unzstd"],
+  [/^\x04\x22\x4d\x18/, "LZ4", "unpack it with unlz4"],
+  [/^7z\xbc\xaf\x27\x1c/, "7z", "unpack it"],
+  [/^Rar!\x1a/, "RAR", "unpack it"],
+  [/^PK[\x03\x05]/, "ZIP (or a spreadsheet, or what PyTorch saves)", "unpack it, or save it as JSON lines"],
+  [/^PAR1[^ -~]/, "Parquet", toJsonLines.replace("KIND", "parquet")],
+  [/^ARROW1|^\xff\xff\xff\xff/, "Arrow", toJsonLines.replace("KIND", "arrow")],
+  [/^Obj\x01/, "Avro", "convert it to JSON lines"],
+  [/^SQLite format 3\0/, "an SQLite database", "convert it to JSON lines"],
+  [/^\x89HDF/, "HDF5", "convert it to JSON lines"],
+  [/^\x93NUMPY/, "NumPy's", "convert it to JSON lines"],
+  [/^%PDF-/, "PDF", "take its text out first"],
+  [/^\x80[\x02-\x05]/, "a Python pickle", neverOpened],
+  [/^GGUF[^ -~]/, "GGUF, a model", "name the data instead"],
+  [/^version https:\/\/git-lfs/, "a pointer of Git LFS, and the data is not there yet", "get it with git lfs pull"],
+];
+
+/**
+ * Opens a file of text. Throws DataError for what is none: a folder, a pipe or a device (which is not even opened: it might never answer), another
+ * format by its first bytes, UTF-16; and, when all of it is to be read (`isWhole`), what would not fit into memory.
+ */
+export async function openDataFile(path: string, isWhole = true): Promise<DataFile> {
+  let file: FileHandle;
+  let size: number;
+  try {
+    // To open a pipe would wait for its other end: not blocking, it is open at once, and then seen for what it is.
+    file = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+  } catch (error) {
+    throw unreadable(path, error);
+  }
+  try {
+    const status = await file.stat();
+    if (status.isDirectory()) throw new DataError(`${path}: this is a folder; name the file in it.`);
+    if (!status.isFile())
+      throw new DataError(`${path}: this is no file but a pipe, a socket or a device; save the data to a file.`);
+    size = status.size;
+    if (isWhole && size > maxTextBytes()) throw tooLarge(path);
+  } catch (error) {
+    await file.close();
+    throw unreadable(path, error);
+  }
+
+  let offset = 0;
+  const read = async (): Promise<Buffer> => {
+    if (offset > maxTextBytes()) throw tooLarge(path);
+    // No further than the size at the beginning: a file that somebody still writes to would never end.
+    const chunk = Buffer.allocUnsafe(Math.min(chunkBytes, size - offset));
+    let length = 0;
+    try {
+      while (length < chunk.length) {
+        const { bytesRead } = await file.read(chunk, length, chunk.length - length, offset + length);
+        if (bytesRead === 0) throw new DataError(`${path}: the file became shorter while it was read.`);
+        length += bytesRead;
+      }
+    } catch (error) {
+      throw unreadable(path, error);
+    }
+    offset += length;
+    return chunk;
+  };
+
+  try {
+    const head = await read();
+    checkFormat(head, path);
+    const hasByteOrderMark = head[0] === 0xef && head[1] === 0xbb && head[2] === 0xbf;
+    let first: Buffer | null = hasByteOrderMark ? head.subarray(3) : head;
+    return {
+      startOffset: head.length - first.length,
+      async next() {
+        const chunk = first ?? (offset < size ? await read() : null);
+        first = null;
+        return chunk;
+      },
+      close: () => file.close(),
+    };
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+function unreadable(path: string, error: unknown): DataError {
+  if (error instanceof DataError) return error;
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  if (code === "ENOENT") return new DataError(`${path}: there is no such file.`);
+  return new DataError(`${path}: cannot be read: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+}
+
+function tooLarge(path: string): DataError {
+  return new DataError(
+    `${path}: more than ${maxTextBytes()} bytes of rows do not fit into Node's memory; split the file, set max_samples, or allow more with NODE_OPTIONS=--max-old-space-size=MEGABYTES.`,
+  );
+}
+
+function checkFormat(head: Buffer, path: string): void {
+  const beginning = head.toString("latin1", 0, 32);
+  const other = otherFormats.find(([magic]) => magic.test(beginning));
+  if (other !== undefined) throw new DataError(`${path}: this is no JSON and no text: the file is ${other[1]}; ${other[2]}.`);
+  const [first, second] = head;
+  const isMarked = (first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff);
+  const isUnmarked = head.length > 1 && (first === 0) !== (second === 0); // ASCII in UTF-16 has a zero in every pair
+  if (isMarked || isUnmarked)
+    throw new DataError(`${path}: the file is UTF-16; save it as UTF-8, for instance with: iconv -f UTF-16 -t UTF-8.`);
+}
