@@ -52,7 +52,12 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
       onBadRow: recipe.on_bad_record,
       ...(recipe.max_samples === null ? {} : { maxSamples: recipe.max_samples }),
     },
-    tokenize: { cutoffLen, trainOnPrompt: recipe.train_on_prompt, maskHistory: recipe.mask_history },
+    tokenize: {
+      cutoffLen,
+      trainOnPrompt: recipe.train_on_prompt,
+      maskHistory: recipe.mask_history,
+      onBadRow: recipe.on_bad_record,
+    },
     tokenizer,
     chat() {
       if (template === undefined) {

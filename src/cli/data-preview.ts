@@ -1,4 +1,4 @@
-import { loadDataset } from "../data/dataset.js";
+import { loadDataset, tokenizeDataset } from "../data/dataset.js";
 import { byteChat, previewRow } from "../data/preview.js";
 import { resolveModel } from "../io/resolve.js";
 import { loadTokenizer } from "../text/load-tokenizer.js";
@@ -8,8 +8,11 @@ import { toolFormatNames } from "../text/tool-formats.js";
 import { choiceOption, numberOption } from "./options.js";
 import { escapeControls, hasColours, hasUnicode, type Io, styleFor } from "./terminal.js";
 
+const rowsLookedAt = 1000;
+
 /**
- * `attune data preview FILE`: rows as the model will see them. Without colours, what is learnt stands in brackets.
+ * `attune data preview FILE`: rows as the model will see them, and what training would say of the data, of its first rows at least. Without
+ * colours, what is learnt stands in brackets.
  * Throws DataError for data that cannot be read; a row that cannot be used is only reported.
  */
 export async function previewData(file: string, options: Record<string, string>, { stdout, env }: Io): Promise<number> {
@@ -27,14 +30,16 @@ export async function previewData(file: string, options: Record<string, string>,
       ? byteChat()
       : await chatOf(model, { name, toolFormat }, (message) => stdout.write(`${style.dim(message)}\n`));
   const { conversations, rowsRead, notices } = await loadDataset({ dataset: [file], datasetDir, onBadRow: "skip" });
-  for (const conversation of conversations.slice(0, rows)) {
-    const { where, tokens, supervisedTokens, pieces } = previewRow(conversation, chat);
+  const looked = conversations.slice(0, Math.max(rows, rowsLookedAt));
+  const { examples, report } = await tokenizeDataset(looked, chat, { cutoffLen: Number.MAX_SAFE_INTEGER, onBadRow: "skip" });
+  for (const example of examples.slice(0, rows)) {
+    const { where, tokens, supervisedTokens, pieces } = previewRow(example, chat.tokenizer);
     const size = model === undefined ? "" : `  ${tokens} tokens, ${supervisedTokens} of them learnt`;
     stdout.write(`${style.bold(escapeControls(where))}${style.dim(size)}\n`);
     const text = pieces.map((piece) => (piece.supervised ? learnt : style.dim)(escapeControls(piece.text))).join("");
     stdout.write(`${text}${text.endsWith("\n") ? "" : "\n"}\n`);
   }
-  for (const notice of notices) stdout.write(`${style.yellow("warning:")} ${escapeControls(notice)}\n`);
+  for (const notice of [...notices, ...report.notices]) stdout.write(`${style.yellow("warning:")} ${escapeControls(notice)}\n`);
   stdout.write(
     `${rowsRead} rows. The model learns to write what is ${isColoured ? style.green("green") : `in ${open} ${close}`}; the rest is given to it.\n`,
   );

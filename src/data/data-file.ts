@@ -21,25 +21,25 @@ const toJsonLines = 'convert it: datasets.load_dataset("KIND", data_files="FILE"
 const neverOpened = "attune never opens these; save the data as JSON lines";
 
 /** How files begin that hold data, but no text, and what to do with them. Source: file(1)'s magic, and the formats' own descriptions. */
-const otherFormats: readonly (readonly [magic: RegExp, name: string, remedy: string])[] = [
-  [/^\x1f\x8b/, "gzip", "unpack it with gunzip"],
-  [/^BZh[1-9]1AY&SY/, "bzip2", "unpack it with bunzip2"],
-  [/^\xfd7zXZ\0/, "xz", "unpack it with unxz"],
-  [/^\x28\xb5\x2f\xfd/, "Zstandard", "unpack it with unzstd"],
-  [/^\x04\x22\x4d\x18/, "LZ4", "unpack it with unlz4"],
-  [/^7z\xbc\xaf\x27\x1c/, "7z", "unpack it"],
-  [/^Rar!\x1a/, "RAR", "unpack it"],
-  [/^PK[\x03\x05]/, "ZIP (or a spreadsheet, or what PyTorch saves)", "unpack it, or save it as JSON lines"],
-  [/^PAR1[^ -~]/, "Parquet", toJsonLines.replace("KIND", "parquet")],
-  [/^ARROW1|^\xff\xff\xff\xff/, "Arrow", toJsonLines.replace("KIND", "arrow")],
-  [/^Obj\x01/, "Avro", "convert it to JSON lines"],
-  [/^SQLite format 3\0/, "an SQLite database", "convert it to JSON lines"],
-  [/^\x89HDF/, "HDF5", "convert it to JSON lines"],
-  [/^\x93NUMPY/, "NumPy's", "convert it to JSON lines"],
-  [/^%PDF-/, "PDF", "take its text out first"],
-  [/^\x80[\x02-\x05]/, "a Python pickle", neverOpened],
-  [/^GGUF[^ -~]/, "GGUF, a model", "name the data instead"],
-  [/^version https:\/\/git-lfs/, "a pointer of Git LFS, and the data is not there yet", "get it with git lfs pull"],
+const otherFormats: readonly (readonly [name: string, remedy: string, ...magic: string[]])[] = [
+  ["gzip", "unpack it with gunzip", "\x1f\x8b"],
+  ["bzip2", "unpack it with bunzip2", "BZh91AY&SY"],
+  ["xz", "unpack it with unxz", "\xfd7zXZ\0"],
+  ["Zstandard", "unpack it with unzstd", "\x28\xb5\x2f\xfd"],
+  ["LZ4", "unpack it with unlz4", "\x04\x22\x4d\x18"],
+  ["7z", "unpack it", "7z\xbc\xaf\x27\x1c"],
+  ["RAR", "unpack it", "Rar!\x1a"],
+  ["ZIP (or a spreadsheet, or what PyTorch saves)", "unpack it, or save it as JSON lines", "PK\x03\x04", "PK\x05\x06"],
+  ["Parquet", toJsonLines.replace("KIND", "parquet"), "PAR1\x15"],
+  ["Arrow", toJsonLines.replace("KIND", "arrow"), "ARROW1", "\xff\xff\xff\xff"],
+  ["Avro", "convert it to JSON lines", "Obj\x01"],
+  ["an SQLite database", "convert it to JSON lines", "SQLite format 3\0"],
+  ["HDF5", "convert it to JSON lines", "\x89HDF"],
+  ["NumPy's", "convert it to JSON lines", "\x93NUMPY"],
+  ["PDF", "take its text out first", "%PDF-"],
+  ["a Python pickle", neverOpened, "\x80\x02", "\x80\x03", "\x80\x04", "\x80\x05"],
+  ["GGUF, a model", "name the data instead", "GGUF\x02\0", "GGUF\x03\0"],
+  ["a pointer of Git LFS, and the data is not there yet", "get it with git lfs pull", "version https://git-lfs"],
 ];
 
 /**
@@ -121,8 +121,9 @@ function tooLarge(path: string): DataError {
 
 function checkFormat(head: Buffer, path: string): void {
   const beginning = head.toString("latin1", 0, 32);
-  const other = otherFormats.find(([magic]) => magic.test(beginning));
-  if (other !== undefined) throw new DataError(`${path}: this is no JSON and no text: the file is ${other[1]}; ${other[2]}.`);
+  for (const [format, remedy, ...magic] of otherFormats)
+    if (magic.some((bytes) => beginning.startsWith(bytes)))
+      throw new DataError(`${path}: this is no JSON and no text: the file is ${format}; ${remedy}.`);
   const [first, second] = head;
   const isMarked = (first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff);
   const isUnmarked = head.length > 1 && (first === 0) !== (second === 0); // ASCII in UTF-16 has a zero in every pair

@@ -1,15 +1,20 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, symlink, truncate, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test, { after } from "node:test";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import fc from "fast-check";
 import { ConfigError, DataError } from "../errors.js";
 import { ChatTemplate } from "../text/chat-template.js";
 import { loadDataset, splitHoldout, tokenizeDataset } from "./dataset.js";
 import { byteChat, previewRow } from "./preview.js";
+import { readRows } from "./read-rows.js";
 
 const folder = await mkdtemp(join(tmpdir(), "attune-data-"));
 after(() => rm(folder, { recursive: true }));
@@ -101,24 +106,6 @@ test("rows are named by line in JSON lines and by number in arrays", async () =>
   );
 });
 
-test("tools are left out with a word; tool results are kept", async () => {
-  const turns = [
-    { from: "human", value: "Q" },
-    { from: "function_call", value: "f()" },
-    { from: "observation", value: "7" },
-    { from: "gpt", value: "A" },
-  ];
-  const { conversations, notices } = await loadValue([
-    { conversations: turns, tools: '[{"name": "f"}]' },
-    { conversations: turns, tools: "[]" },
-  ]);
-  assert.deepEqual(
-    conversations[0]?.messages.map(({ role }) => role),
-    ["user", "assistant", "tool", "assistant"],
-  );
-  assert.match(notices.join(), /1 rows list tools/);
-});
-
 test("what cannot be learned from is refused, with place and remedy", async () => {
   const user = { role: "user", content: "Q" };
   const faults: [RegExp, unknown][] = [
@@ -127,7 +114,7 @@ test("what cannot be learned from is refused, with place and remedy", async () =
     [/"chosen" and "rejected".*preference data/, [{ prompt: "Q", chosen: "A", rejected: "B" }]],
     [/true\/false "label": KTO/, [{ messages: [user], label: true }]],
     [/neither "from" and "value".*tags/, [{ messages: [{ speaker: "x", words: "y" }] }]],
-    [/neither "from" and "value"/, [{ messages: [] }]],
+    [/"messages" has to be a list of messages, got an empty list/, [{ messages: [] }]],
     [/row 2: the column "output" is missing .*The row has "instruction", "input"/, [alpacaRow, { instruction: "Q", input: "" }]],
     [/row 2: "output" has to be text, got the number 4/, [alpacaRow, { ...alpacaRow, output: 4 }]],
     [/row 2: "output" has to be text, got null/, [alpacaRow, { ...alpacaRow, output: null }]],
@@ -144,7 +131,7 @@ test("what cannot be learned from is refused, with place and remedy", async () =
     ],
     [/row 1: message 2 has no "content"/, [{ messages: [user, { role: "assistant" }] }]],
     [
-      /row 1: message 2 is a tool call without text/,
+      /row 1: message 2 has no "content" and calls nothing/,
       [{ messages: [user, { role: "assistant", content: null, tool_calls: [] }] }],
     ],
     [
@@ -153,7 +140,10 @@ test("what cannot be learned from is refused, with place and remedy", async () =
     ],
     [/row 1: message 2 has to be an object, got the string x/, [{ messages: [user, "x"] }]],
     [/row 1: the assistant says nothing/, [{ messages: [user] }]],
-    [/row 2: the column "messages" is missing/, [{ messages: [user, { role: "assistant", content: "A" }] }, alpacaRow]],
+    [
+      /row 2: the column "output" is missing \(or response, completion, answer\)/,
+      [{ messages: [user, { role: "assistant", content: "A" }] }, { instruction: "Q" }],
+    ],
     [/row 2: .*\(1 more rows of 3 cannot be used either\)/, [alpacaRow, { instruction: "Q" }, { instruction: "Q" }]],
     [/the list of rows is empty/, []],
   ];
@@ -182,8 +172,8 @@ test("files that are no data are refused, with the place in them", async () => {
     [/x.json:2: not valid JSON: .* in column \d+/, `${good}\n{"instruction": "x",}\n`],
     [/x.json:2: not valid JSON: control character/, `${good}\n{"instruction": "a\u0000b"}\n`],
     [/x.json:2: expected an object with columns, got 7/, `${good}\n7\n`],
-    [/one JSON object; expected an array/, `{\n "data": [${good}]\n}`],
-    [/x.json:2: the line has \d+ bytes/, `${good}\n{"a":"${"x".repeat(2 ** 25)}"}\n`],
+    [/one JSON object has no rows: write an array/, `{\n "data": [${good}]\n}`],
+    [/x.json:2: the row has \d+ bytes/, `${good}\n{"a":"${"x".repeat(2 ** 25)}"}\n`],
   ];
   for (const [message, contents] of faults)
     await assert.rejects(load("x.json", contents), { code: "DATA", message }, String(message));
@@ -221,6 +211,149 @@ test("random bytes never crash, and every row is accounted for", async () => {
   );
 });
 
+test("each row shows its own layout: an odd first row decides nothing, and a mixture is told", async () => {
+  const chatRow = {
+    messages: [
+      { role: "user", content: "Add." },
+      { from: "gpt", value: "4" },
+    ],
+  };
+  const lines = [{ id: 0, text: "odd" }, alpacaRow, chatRow, { ...alpacaRow, system: "S" }]
+    .map((row) => JSON.stringify(row))
+    .join("\n");
+  const { conversations, bad, notices } = await load("mixed.jsonl", lines, { onBadRow: "skip" });
+  assert.deepEqual(
+    conversations.map(({ messages }) => messages.map(({ content }) => content)),
+    [
+      ["Add.\n2 + 2", "4"],
+      ["Add.", "4"],
+      ["S", "Add.\n2 + 2", "4"],
+    ],
+  );
+  assert.equal(bad.length, 1);
+  assert.match(
+    notices.join("\n"),
+    /mixed.jsonl: the file mixes layouts: 2 rows with "instruction" and "output", 1 rows with "messages"/,
+  );
+});
+
+test("every kind of bad row is left out under skip, in lines and in arrays, and each is named otherwise", async () => {
+  const good = JSON.stringify(alpacaRow);
+  const nested = (depth: number) => `${"[".repeat(depth)}${"]".repeat(depth)}`;
+  const bad: [RegExp, string | Buffer][] = [
+    [/nested too deeply/, `{"messages": [{"role": "user", "content": ${nested(1e5)}}]}`],
+    [/nested too deeply/, nested(1e5)],
+    [/not valid JSON/, '{"instruction": NaN, "output": "A"}'],
+    [/duplicate key "output"/, '{"instruction": "Q", "output": "A", "output": "B"}'],
+    [/half a character/, '{"instruction": "Q", "output": "\\ud800"}'],
+    [/not UTF-8: byte 0xff at offset \d+/, Buffer.from('{"instruction": "Q", "output": "\xff"}', "latin1")],
+    [/expected an object with columns, got "x"/, '"x"'],
+    [/has to be text, got the number 7/, '{"instruction": "Q", "output": 7}'],
+    [/has to be text, got an object/, '{"instruction": {"a": 1}, "output": "A"}'],
+    [/the row has \d+ bytes, more than/, `{"instruction": "Q", "output": "${"x".repeat(33 * 2 ** 20)}"}`],
+    [/the row has \d+ characters, more than/, `{"instruction": "Q", "output": "${"x".repeat(2 ** 20)}"}`],
+  ];
+  const inOne = (parts: readonly (string | Buffer)[], between: string) =>
+    Buffer.concat(parts.flatMap((part, i) => (i === 0 ? [] : [Buffer.from(between)]).concat(Buffer.from(part as string))));
+  const all = [good, ...bad.map(([, source]) => source), good];
+  for (const [name, contents] of [
+    ["bad.jsonl", inOne(all, "\n")],
+    ["bad.json", inOne(["[", inOne(all, ",\n"), "]"], "")],
+  ] as const) {
+    const { conversations, bad: found, rowsRead, notices } = await load(name, contents, { onBadRow: "skip" });
+    assert.deepEqual([conversations.length, found.length, rowsRead], [2, bad.length, bad.length + 2], name);
+    for (const [i, [message]] of bad.entries()) assert.match(found[i]!.reason, message, name);
+    assert.match(notices.join(), new RegExp(`${bad.length} of ${bad.length + 2} rows are left out, the first ${name}`));
+  }
+  for (const [message, source] of bad) {
+    await assert.rejects(load("one.jsonl", inOne([good, source], "\n")), { code: "DATA", message: /^one\.jsonl:2: / });
+    await assert.rejects(load("one.json", inOne(["[", good, ",\n", source, "]"], "")), { code: "DATA", message });
+  }
+  for (const text of [`[${good} ${good}]`, `[${good}]]`, `[${good},]`, `[,${good}]`, `[${good}}`, `[${good}] x`])
+    await assert.rejects(load("broken.json", text), { code: "DATA", message: /^broken\.json:1: not valid JSON/ }, text);
+});
+
+test("files are read chunk by chunk: a row may lie in several", async () => {
+  const text = (i: number) => `${i} "é[{,\\${"x".repeat((i * 7919) % 90_000)}`;
+  const rows = Array.from({ length: 100 }, (_, i) => ({ instruction: text(i), output: "A" }));
+  for (const contents of [
+    JSON.stringify(rows),
+    JSON.stringify(rows, null, 2),
+    rows.map((row) => JSON.stringify(row)).join("\n"),
+  ]) {
+    const { conversations } = await load("chunks.json", contents);
+    assert.deepEqual(
+      conversations.map(({ messages }) => messages[0]!.content),
+      rows.map(({ instruction }) => instruction),
+    );
+  }
+  const late = await load("late.jsonl", `${"\n".repeat(3 * 2 ** 20)}${JSON.stringify(alpacaRow)}\n{oops`, { onBadRow: "skip" });
+  assert.equal(late.conversations[0]!.where, `late.jsonl:${3 * 2 ** 20 + 1}`);
+  assert.equal(late.bad[0]!.where, `late.jsonl:${3 * 2 ** 20 + 2}`);
+});
+
+test("what is no file of text is refused at once, whoever names it", { skip: process.platform === "win32" }, async () => {
+  const named = (dataset: string) => loadDataset({ dataset, datasetDir: folder });
+  execFileSync("mkfifo", [join(folder, "pipe.jsonl")]);
+  const socket = createServer().listen(join(folder, "socket"));
+  await once(socket, "listening");
+  for (const path of ["pipe.jsonl", "socket", "/dev/zero", "/dev/urandom"])
+    await assert.rejects(named(path), { code: "DATA", message: /a pipe, a socket or a device|cannot be read/ }, path);
+  socket.close();
+  await assert.rejects(named("/proc/self/maps"), { code: "DATA", message: /file is empty/ });
+  await writeFile(join(folder, "sparse.jsonl"), "{");
+  await truncate(join(folder, "sparse.jsonl"), 8e9); // 8 GB that take no room
+  await assert.rejects(named("sparse.jsonl"), { code: "DATA", message: /do not fit into Node's memory/ });
+  const packed: [RegExp, Buffer][] = [
+    [/gzip; unpack it with gunzip/, gzipSync("[]")],
+    [/Parquet; convert it/, Buffer.from("PAR1\x15\x04")],
+    [/ZIP/, Buffer.from("PK\x03\x04\0\0")],
+    [/a Python pickle; attune never/, Buffer.from([0x80, 4, 0x95])],
+    [/an SQLite database/, Buffer.from("SQLite format 3\0")],
+    [/Git LFS/, Buffer.from("version https://git-lfs.github.com/spec/v1\n")],
+  ];
+  for (const [message, bytes] of packed) await assert.rejects(load("x.jsonl", bytes), { code: "DATA", message });
+  await assert.rejects(load("x.csv", "a,b\n1,2\n"), { code: "DATA", message: /begins with "a,b.*load_dataset\("csv"/s });
+});
+
+test("dataset_info.json leads nowhere else, and what it says and is not used is told", {
+  skip: process.platform === "win32",
+}, async () => {
+  const inside = join(folder, "registry");
+  await mkdir(inside);
+  await writeFile(join(folder, "outside.json"), JSON.stringify([alpacaRow]));
+  await symlink(join(folder, "outside.json"), join(inside, "link.json"));
+  const load = async (entry: object) => {
+    await writeFile(join(inside, "dataset_info.json"), JSON.stringify({ x: entry }));
+    return loadDataset({ dataset: "x", datasetDir: inside });
+  };
+  for (const file_name of ["../outside.json", "a/../../outside.json", join(folder, "outside.json"), ".."])
+    await assert.rejects(load({ file_name }), { code: "CONFIG", message: /leads out of/ }, file_name);
+  const { conversations, notices } = await load({ file_name: "./link.json", split: "train", subset: "en" });
+  assert.equal(conversations.length, 1);
+  assert.match(notices.join(), /x: its entry in .* has keys that are not used: split, subset/);
+
+  await writeFile(join(inside, "dataset_info.json"), `{"x": ${"[".repeat(1e5)}`);
+  await assert.rejects(loadDataset({ dataset: "x", datasetDir: inside }), { code: "CONFIG", message: /nested too deeply/ });
+  await rm(join(inside, "dataset_info.json"));
+  execFileSync("mkfifo", [join(inside, "dataset_info.json")]);
+  await assert.rejects(loadDataset({ dataset: "x", datasetDir: inside }), {
+    code: "DATA",
+    message: /a pipe, a socket or a device/,
+  });
+});
+
+test("a file that changes while it is read is told", async () => {
+  const path = join(folder, "shrinks.jsonl");
+  await writeFile(path, `${JSON.stringify(alpacaRow)}\n`.repeat(40_000));
+  const rows = readRows(path);
+  await rows.next();
+  await truncate(path, 100);
+  await assert.rejects(async () => {
+    for await (const _ of rows);
+  }, /became shorter while it was read/);
+});
+
 test("bad rows can be left out, and are reported", async () => {
   const { conversations, bad, rowsRead, notices } = await load(
     "skip.jsonl",
@@ -229,7 +362,7 @@ test("bad rows can be left out, and are reported", async () => {
   );
   assert.deepEqual([conversations.length, bad.length, rowsRead], [1, 3, 4]);
   assert.deepEqual(bad.map(({ where }) => where).sort(), ["skip.jsonl:2", "skip.jsonl:3", "skip.jsonl:4"]);
-  assert.match(notices.join(), /3 rows are left out, the first skip.jsonl:2/);
+  assert.match(notices.join(), /3 of 4 rows are left out, the first skip.jsonl:2/);
 });
 
 test("max_samples reads the first rows only", async () => {
@@ -354,6 +487,9 @@ test("a row that the template refuses or that never ends is named", async () => 
     code: "DATA",
     message: /rows.json, row 2: .*no system/,
   });
+  const { examples, report } = await tokenizeDataset(conversations, refusing, { cutoffLen: 99, onBadRow: "skip" });
+  assert.deepEqual([examples.length, report.leftOut.length, report.rows], [1, 1, 2]);
+  assert.match(report.notices.join(), /1 of 2 rows are left out, the first rows.json, row 2: .*no system/);
   const endless = template("{% for i in range(99999) %}{% for j in range(9) %}x{% endfor %}{% endfor %}");
   await assert.rejects(tokenizeDataset(conversations, endless, { cutoffLen: 99 }), {
     code: "DATA",
@@ -409,7 +545,8 @@ test("the held-out rows are decided by the seed alone, and both parts keep their
 
 test("a preview shows the whole row and what of it is learned", async () => {
   const { conversations } = await loadValue([{ ...alpacaRow, system: "S" }]);
-  const row = previewRow(conversations[0]!, chat);
+  const { examples } = await tokenizeDataset(conversations, chat, { cutoffLen: 999 });
+  const row = previewRow(examples[0]!, chat.tokenizer);
   const text = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nAdd.\n2 + 2<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n";
   assert.equal(row.pieces.map((piece) => piece.text).join(""), text);
   assert.deepEqual(
@@ -417,7 +554,6 @@ test("a preview shows the whole row and what of it is learned", async () => {
     ["4<|im_end|>"],
   );
   assert.deepEqual([row.where, row.supervisedTokens], ["rows.json, row 1", 2]);
-  assert.throws(() => previewRow({ messages: [], where: "x:1" }, chat), { code: "DATA", message: /^x:1: / });
 });
 
 const shared = process.env.ATTUNE_SHARED_DATA ?? fileURLToPath(new URL("../../../../shared/data", import.meta.url));

@@ -85,7 +85,7 @@ function readRow<T, Layout>(
   layout: Layout | undefined,
   tally: Tally,
 ): { value: T } | BadRow {
-  const fields = new Fields(value, "of columns");
+  const fields = new Fields(value, "columns");
   try {
     const said = format.read(fields, layout, tally);
     tally.done(fields);
@@ -334,8 +334,7 @@ class RowRenderer {
     try {
       return { ...renderConversation(this.#chat, conversation, this.#options), where };
     } catch (error) {
-      // A row may be too much for a template or tokenizer in ways that V8 itself notices: the depth of its stack, the length of a text.
-      if (error instanceof AttuneError || error instanceof RangeError) return { where, reason: error.message, cause: error };
+      if (isRowsFault(error)) return { where, reason: error.message, cause: error };
       throw error;
     }
   }
@@ -399,6 +398,38 @@ function count(supervised: Uint8Array): number {
   let total = 0;
   for (const label of supervised) total += label;
   return total;
+}
+
+/**
+ * What `tokenize` makes of each row. A row of which it throws an error of attune's is bad: it ends in a DataError that names it, or it is left
+ * out and told. Throws DataError when all are.
+ */
+export async function tokenizeRows<T extends { readonly where: string }, Tokens>(
+  rows: readonly T[],
+  onBadRow: "error" | "skip",
+  tokenize: (row: T) => readonly Tokens[],
+): Promise<{ examples: Tokens[]; notices: string[] }> {
+  const examples: Tokens[] = [];
+  const leftOut: BadRow[] = [];
+  for (const [index, row] of rows.entries()) {
+    try {
+      for (const tokens of tokenize(row)) examples.push(tokens);
+    } catch (error) {
+      if (!isRowsFault(error)) throw error;
+      if (onBadRow === "error") throw new DataError(`${row.where}: ${error.message}`, { cause: error });
+      leftOut.push({ where: row.where, reason: error.message });
+    }
+    if (index % rowsAtOnce === 0) await new Promise(setImmediate); // signals and timers get their turn
+  }
+  const [first] = leftOut;
+  if (first !== undefined && examples.length === 0)
+    throw new DataError(`No row is left to train on. ${first.where}: ${first.reason}`);
+  return { examples, notices: first === undefined ? [] : [leftOutNotice(leftOut, rows.length)] };
+}
+
+/** Whether a row made it: errors of attune's, and what V8 itself refuses, the depth of its stack and the length of a text. */
+function isRowsFault(error: unknown): error is Error {
+  return error instanceof AttuneError || error instanceof RangeError;
 }
 
 export interface Split<T> {

@@ -1,7 +1,18 @@
 import { ConfigError } from "../errors.js";
 import type { Dialogue, Message, Tool } from "../text/chat-template.js";
 import { type MessageTags, type Role, readMessages, refuseKeys } from "./messages.js";
-import { columnHelp, type Fields, kindOf, names, RowFault, type RowFormat, type Tally, text } from "./row-format.js";
+import {
+  checkLength,
+  columnHelp,
+  type Fields,
+  kindOf,
+  mostChars,
+  names,
+  RowFault,
+  type RowFormat,
+  type Tally,
+  text,
+} from "./row-format.js";
 import { readTools } from "./tool-calls.js";
 
 /** A row of any format: what is said, in order. Roles are system, user, assistant and tool. */
@@ -89,6 +100,7 @@ export const conversations: RowFormat<Conversation, Layout> = {
     if (given === undefined) refuseRow(row);
     const layout = given ?? detectLayout(row);
     const dialogue = layout.kind === "alpaca" ? alpacaDialogue(row, layout) : chatDialogue(row, layout);
+    checkLength(charsIn(dialogue), mostChars.conversation);
     checkAnswers(dialogue.messages, tally);
     tally.layout(layout.kind === "alpaca" ? [layout.prompt, layout.response] : [layout.messages]);
     return dialogue;
@@ -142,6 +154,11 @@ function detectLayout(row: Fields): Layout {
   }
 
   const columns = row.keys;
+  const question = Object.keys(questionColumns).find((name) => row.findAll([name]).length > 0);
+  if (question !== undefined) {
+    const [answer, ...others] = questionColumns[question]!;
+    throw new RowFault(`the column "${answer}" is missing (or ${others.join(", ")}). ${columnHelp(columns)}`);
+  }
   if (columns.includes("text"))
     throw new RowFault(
       `the rows hold plain "text", without questions and answers; sft needs both (stage pt learns from plain text). ${columnHelp(columns)}`,
@@ -212,7 +229,8 @@ function chatDialogue(row: Fields, layout: ChatLayout): Dialogue {
   if (!row.has(layout.messages)) throw new RowFault(`the column "${layout.messages}" is missing. ${columnHelp(row.keys)}`);
   const read = readMessages(row.take(layout.messages) ?? null, layout.messages, row, layout.tags);
   const system = row.optionalText(layout.system);
-  const messages = system === "" ? read.messages : [{ role: "system", content: system }, ...read.messages];
+  const isSaid = system === "" || read.messages.some(({ role, content }) => role === "system" && content === system);
+  const messages = isSaid ? read.messages : [{ role: "system", content: system }, ...read.messages];
   const tools = [...toolsOf(row, layout.tools), ...read.tools];
   return { messages, ...(tools.length > 0 && { tools }) };
 }
@@ -220,6 +238,13 @@ function chatDialogue(row: Fields, layout: ChatLayout): Dialogue {
 function toolsOf(row: Fields, name: string | undefined): Tool[] {
   const value = name === undefined ? undefined : row.take(name);
   return value === undefined ? [] : readTools(value, `"${name}"`);
+}
+
+/** Characters of all texts, with some for what a template writes around each. */
+function charsIn(value: unknown): number {
+  if (typeof value === "string") return value.length;
+  if (typeof value !== "object" || value === null) return 1;
+  return Object.values(value).reduce((total: number, item) => total + 16 + charsIn(item), 0);
 }
 
 /** Throws RowFault when there is nothing to learn. */

@@ -1,4 +1,4 @@
-import { columnHelp, type Fields, kindOf, names, RowFault, type RowFormat, text } from "./row-format.js";
+import { checkLength, columnHelp, type Fields, kindOf, mostChars, names, RowFault, type RowFormat, text } from "./row-format.js";
 
 /** A text and the class that it belongs to. */
 export interface LabelledText {
@@ -40,6 +40,7 @@ export const labelledTexts: RowFormat<LabelledText, LabelledLayout> = {
     const parts = [row.text(columns.text), row.optionalText(columns.query)];
     if (!row.has(columns.label)) throw new RowFault(`the column "${columns.label}" is missing. ${columnHelp(row.keys)}`);
     const label = labelOf(row.take(columns.label) ?? null, columns.label);
+    checkLength(parts.join("").length, mostChars.text);
     tally.layout([columns.text, columns.label]);
     return { text: parts.filter((part) => part !== "").join("\n"), label };
   },

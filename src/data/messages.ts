@@ -69,7 +69,7 @@ export function readMessages(
   const messages = list.map((value: unknown, index) => {
     const place = `message ${index + 1}`;
     if (!isRecord(value)) throw new RowFault(`${place} has to be an object, got ${kindOf(value)}.`);
-    const fields = row.within(value, "of messages");
+    const fields = row.within(value, "keys of messages");
     refuseKeys(fields, refusedMessageKeys, place);
     const role = roleIn(fields, tags, place);
     if (role === "system" && fields.isFilled("tools")) tools.push(...readTools(fields.take("tools"), `"tools" of ${place}`));
@@ -149,7 +149,7 @@ function readContent(fields: Fields, key: string, place: string): Content {
       throw new RowFault(
         `${place} has a part of type ${JSON.stringify(type)?.slice(0, 60)}; expected one of ${Object.keys(partTypes).join(", ")}.`,
       );
-    const part = fields.within(value, "of parts of messages");
+    const part = fields.within(value, "keys of parts of messages");
     part.take("type");
     const own = ["text", "thinking", "reasoning", "value", "tool_call"].find((name) => part.has(name)) ?? "text";
     if (kind === "calls") said.calls.push(...readCalls(part.take(own), `the call in ${place}`, part));

@@ -1,8 +1,8 @@
-import { AttuneError, DataError } from "../errors.js";
 import { byteTokenizer } from "../text/byte-tokenizer.js";
-import { type ChatFormat, renderConversation, type SupervisionOptions } from "../text/supervised.js";
+import type { ChatFormat } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
-import type { Conversation } from "./formats.js";
+import type { Tokenizer } from "../text/tokenizer.js";
+import type { Example } from "./example.js";
 
 /** A row as the model sees it: the pieces joined are the whole text, control tokens included. */
 export interface PreviewRow {
@@ -17,25 +17,18 @@ export interface PreviewPiece {
   readonly supervised: boolean;
 }
 
-/** Throws DataError that names the row when it cannot be rendered. The texts are the data's own: escape them for a terminal. */
-export function previewRow(conversation: Conversation, chat: ChatFormat, options: SupervisionOptions = {}): PreviewRow {
-  const { where } = conversation;
-  try {
-    const { ids, supervised } = renderConversation(chat, conversation, options);
-    const pieces: PreviewPiece[] = [];
-    for (let from = 0; from < ids.length; ) {
-      const label = supervised[from]!;
-      const other = supervised.indexOf(1 - label, from);
-      const to = other < 0 ? ids.length : other;
-      pieces.push({ text: chat.tokenizer.decode(ids.subarray(from, to), { special: true }), supervised: label === 1 });
-      from = to;
-    }
-    const supervisedTokens = supervised.reduce((total, label) => total + label, 0);
-    return { where, tokens: ids.length, supervisedTokens, pieces };
-  } catch (error) {
-    if (error instanceof AttuneError) throw new DataError(`${where}: ${error.message}`, { cause: error });
-    throw error;
+/** The texts are the data's own: escape them for a terminal. */
+export function previewRow({ ids, supervised, where }: Example, tokenizer: Tokenizer): PreviewRow {
+  const pieces: PreviewPiece[] = [];
+  for (let from = 0; from < ids.length; ) {
+    const label = supervised[from]!;
+    const other = supervised.indexOf(1 - label, from);
+    const to = other < 0 ? ids.length : other;
+    pieces.push({ text: tokenizer.decode(ids.subarray(from, to), { special: true }), supervised: label === 1 });
+    from = to;
   }
+  const supervisedTokens = supervised.reduce((total, label) => total + label, 0);
+  return { where, tokens: ids.length, supervisedTokens, pieces };
 }
 
 /** For looking at data without a model: ChatML, one token for each byte. */

@@ -189,6 +189,7 @@ async function* elements(file: DataFile, name: string, start: Start): AsyncGener
         begin = { line, offset: offset + 1 };
       } else if (byte === closeArray || byte === closeObject || (byte === comma && depth === 1)) {
         const isEnd = byte !== comma && --depth === 0;
+        if (isEnd && byte === closeObject) throw new DataError(`${name}:${line}: not valid JSON: the array is closed by }.`);
         if (byte !== comma && !isEnd) continue;
         row.add(chunk.subarray(from, at));
         from = at + 1;

@@ -19,6 +19,17 @@ export interface RowFormat<T, Layout> {
   read(row: Fields, layout: Layout | undefined, tally: Tally): Omit<T, "where">;
 }
 
+/**
+ * How many characters one row may have, all of them counted: far more than any `cutoff_len` keeps, and few enough for templates and tokenizers to
+ * take seconds. A document for stage pt may be as long as a book.
+ */
+export const mostChars = { conversation: 2 ** 20, text: 2 ** 20, document: 2 ** 23 };
+
+/** Throws RowFault for a row that is too long. */
+export function checkLength(chars: number, limit: number): void {
+  if (chars > limit) throw new RowFault(`the row has ${chars} characters, more than the ${limit} allowed; split it.`);
+}
+
 /** What is wrong with one row; turned into a BadRow. */
 export class RowFault extends Error {}
 
@@ -50,16 +61,16 @@ export class Tally {
   }
 
   notices(): string[] {
-    const notices = [...this.#facts].map(([fact, count]) => `${rows(count)} ${fact}`);
+    const notices = [...this.#facts].map(([fact, count]) => `${count} rows ${fact}`);
     if (this.#layouts.size > 1)
       notices.push(
-        `the file mixes layouts: ${[...this.#layouts].map(([columns, count]) => `${rows(count)} with ${columns}`).join(", ")}.`,
+        `the file mixes layouts: ${[...this.#layouts].map(([columns, count]) => `${count} rows with ${columns}`).join(", ")}.`,
       );
     const unread = [...this.#unread].map(([kind, keys]) => {
       const list = [...keys].map(([key, count]) => `${key === "" ? "others" : JSON.stringify(key.slice(0, 80))} (${count})`);
       return `${kind} ${list.join(", ")}`;
     });
-    if (unread.length > 0) notices.push(`not used, with how often each is filled: ${unread.join("; ")}.`);
+    if (unread.length > 0) notices.push(`not used, and how often each is filled: ${unread.join("; ")}.`);
     return notices;
   }
 }
@@ -68,10 +79,6 @@ const mostKeys = 50; // names of one kind in a notice: a file may have as many a
 
 function add(counts: Map<string, number>, key: string): void {
   counts.set(key, (counts.get(key) ?? 0) + 1);
-}
-
-function rows(count: number): string {
-  return count === 1 ? "1 row" : `${count} rows`;
 }
 
 /** An object of a row, read key by key: it knows what is in it that nobody asked for. */

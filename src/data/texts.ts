@@ -1,4 +1,4 @@
-import { columnHelp, type Fields, names, RowFault, type RowFormat } from "./row-format.js";
+import { checkLength, columnHelp, type Fields, mostChars, names, RowFault, type RowFormat } from "./row-format.js";
 
 /** A plain text. */
 export interface Document {
@@ -25,6 +25,7 @@ export const texts: RowFormat<Document, TextLayout> = {
     const column = layout?.column ?? detectColumn(row);
     const text = row.text(column);
     if (text.trim() === "") throw new RowFault(`"${column}" is empty: there is nothing to learn from.`);
+    checkLength(text.length, mostChars.document);
     tally.layout([column]);
     return { text };
   },

@@ -37,13 +37,13 @@ export function readCalls(value: unknown, place: string, fields: Fields): ToolCa
 function readCall(value: unknown, place: string, fields: Fields): ToolCall {
   const call = typeof value === "string" ? jsonIn(value, place) : value;
   if (!isRecord(call)) throw new RowFault(`${place} has to be {"name": …, "arguments": …}, got ${kindOf(call)}.`);
-  const outer = fields.within(call, "of tool calls");
+  const outer = fields.within(call, "keys of tool calls");
   const type = outer.take("type");
   const isWrapped = isRecord(call.function);
   if (type !== undefined && type !== "function")
     throw new RowFault(`${place} is a call of type ${JSON.stringify(type)?.slice(0, 60)}; only functions are supported.`);
   const id = outer.take("id");
-  const inner = isWrapped ? outer.within(outer.take("function") as Record<string, unknown>, "of tool calls") : outer;
+  const inner = isWrapped ? outer.within(outer.take("function") as Record<string, unknown>, "keys of tool calls") : outer;
   const name = inner.take("name");
   if (typeof name !== "string" || name === "") throw new RowFault(`${place} names no function.`);
   return {

@@ -7,7 +7,7 @@ import type { LabelledExample } from "../data/example.js";
 import { classesOf } from "../models/classes.js";
 import { byteTokenizer } from "../text/byte-tokenizer.js";
 import { classification } from "./classification/classification.js";
-import type { DataSource } from "./objective.js";
+import type { DataSource, Objective } from "./objective.js";
 import { piecesOf, pt } from "./pt/pt.js";
 
 const tokenizer = byteTokenizer();
@@ -128,6 +128,27 @@ test("labels that nothing trains, or nothing measures, are told by name", () => 
   assert.deepEqual(said(["no"], ["no"], {}, own), ['no row has the label "yes": the model learns never to answer so']);
   const many = Array.from({ length: 9 }, (_, i) => String(i));
   assert.match(said(["0", "1"], many).join(), /the labels "2", "3", "4", "5", "6", … \(7 in all\)/);
+});
+
+test("stages without conversations leave bad rows out as well, and tell them", async () => {
+  const text = (value: string) => JSON.stringify({ text: value, label: "a", id: 1 });
+  const folder = writeData("a.jsonl", [text(""), "{", text("ok"), JSON.stringify({ label: "a" })].join("\n"));
+  for (const objective of [classification, pt] as Objective[]) {
+    const warnings: string[] = [];
+    const source = sourceIn(folder, 99, warnings);
+    const skipping = {
+      ...source,
+      files: { ...source.files, onBadRow: "skip" },
+      tokenize: { ...source.tokenize, onBadRow: "skip" },
+    } as const;
+    const rows = await objective.read(["a.jsonl"], skipping, objective.config.parse({}));
+    assert.deepEqual(
+      rows.map(({ where }) => where),
+      ["a.jsonl:3"],
+    );
+    assert.match(warnings.join("\n"), /2 of 4 rows are left out, .*\n.*1 of 2 rows are left out|3 of 4 rows are left out/);
+    assert.match(warnings.join("\n"), /not used.*"id"/);
+  }
 });
 
 test("classification cuts long texts with a word, and refuses one without tokens", async () => {

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { crossEntropy } from "../../core/ops/cross-entropy.js";
 import { scope } from "../../core/tensor.js";
-import { loadRows } from "../../data/dataset.js";
+import { loadRows, tokenizeRows } from "../../data/dataset.js";
 import type { LabelledExample } from "../../data/example.js";
 import { labelledTexts } from "../../data/labelled-texts.js";
 import { ConfigError, DataError } from "../../errors.js";
@@ -38,19 +38,20 @@ export const classification = defineObjective<LabelledExample, ClassificationCon
   config: ClassificationConfig,
   usedBy: "classify",
 
-  async read(dataset, { files, tokenize: { cutoffLen }, tokenizer, warn }) {
+  async read(dataset, { files, tokenize: { cutoffLen, onBadRow = "error" }, tokenizer, warn }) {
     const { rows, notices } = await loadRows({ dataset, ...files }, labelledTexts);
     for (const message of notices) warn(message);
     let cut = 0;
-    const examples = rows.map(({ text, label, where }): LabelledExample => {
+    const tokenized = await tokenizeRows(rows, onBadRow, ({ text, label, where }): LabelledExample[] => {
       const ids = tokenizer.encodeFramed(text);
-      if (ids.length === 0) throw new DataError(`${where}: the text has no tokens`);
-      if (ids.length <= cutoffLen) return { ids, label, where };
+      if (ids.length === 0) throw new DataError("the text has no tokens");
+      if (ids.length <= cutoffLen) return [{ ids, label, where }];
       cut++;
-      return { ids: tokenizer.encodeFramed(text, cutoffLen), label, where };
+      return [{ ids: tokenizer.encodeFramed(text, cutoffLen), label, where }];
     });
+    for (const message of tokenized.notices) warn(message);
     if (cut > 0) warn(`${cut} of ${rows.length} rows are longer than cutoff_len = ${cutoffLen} tokens and lose their end.`);
-    return examples;
+    return tokenized.examples;
   },
 
   task(examples, { labels }, { base, heldOut, warn }) {

@@ -1,7 +1,8 @@
 import { z } from "zod";
-import { loadRows } from "../../data/dataset.js";
+import { loadRows, tokenizeRows } from "../../data/dataset.js";
 import type { Example } from "../../data/example.js";
 import { type Document, texts } from "../../data/texts.js";
+import { DataError } from "../../errors.js";
 import { asCausalLM } from "../../models/causal-lm.js";
 import type { Tokenizer } from "../../text/tokenizer.js";
 import { nextToken } from "../next-token.js";
@@ -26,12 +27,14 @@ export const pt = defineObjective<Example, Record<never, never>>({
   async read(dataset, { files, tokenize, tokenizer, warn }) {
     const { rows, notices } = await loadRows({ dataset, ...files }, texts);
     for (const message of notices) warn(message);
-    const examples: Example[] = [];
-    for (const document of rows) {
-      for (const piece of piecesOf(document, tokenizer, tokenize.cutoffLen)) examples.push(piece);
-      await new Promise(setImmediate); // signals and timers get their turn
-    }
-    return examples;
+    const { cutoffLen, onBadRow = "error" } = tokenize;
+    const tokenized = await tokenizeRows(rows, onBadRow, (document) => {
+      const pieces = piecesOf(document, tokenizer, cutoffLen);
+      if (pieces.length === 0) throw new DataError("the text has no tokens.");
+      return pieces;
+    });
+    for (const message of tokenized.notices) warn(message);
+    return tokenized.examples;
   },
 
   task: () => nextToken,
