@@ -355,7 +355,7 @@ test("data preview marks what is learnt, and reports the rows that cannot be use
   assert.ok(out.startsWith("orders.jsonl:1\n"), out);
   assert.match(out, /two teas[^⟦]*assistant\n⟦\{\}\\u001b\[2J<\|im_end\|>⟧/);
   assert.doesNotMatch(out, /one pie/);
-  assert.match(out, /\nwarning: 1 rows? .*orders\.jsonl:3/);
+  assert.match(out, /\nwarning: 1 of 3 rows .*orders\.jsonl:3/);
   assert.match(out, /\n3 rows\. The model learns/);
   assert.ok((await run(["data", "preview", file], { columns: 80 })).out.includes("\x1b[32m[]<|im_end|>\x1b[39m"));
   const missing = await run(["data", "preview", "none.jsonl"]);
