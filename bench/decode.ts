@@ -10,7 +10,7 @@ import { greedy } from "../src/generate/sampling.js";
 import { resolveModel } from "../src/io/resolve.js";
 import { asCausalLM, type CausalLM } from "../src/models/causal-lm.js";
 import { buildModel, loadWeights, placeWeights } from "../src/models/load.js";
-import { peakMemoryBytes } from "../src/train/loop.js";
+import { peakMemoryBytes } from "../src/train/peak-memory.js";
 import { measureLimits } from "./kernels.js";
 
 const { values } = parseArgs({

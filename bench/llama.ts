@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { ConfigError } from "../src/errors.js";
+import { peakMemoryBytes } from "../src/train/peak-memory.js";
 
 const { values } = parseArgs({
   options: {
@@ -55,7 +56,7 @@ console.log(
   JSON.stringify({
     decode_tokens_per_second: (newTokens - 1) / decodeSeconds, // the prompt's pass gives the first token
     prompt_tokens_per_second: promptTokens / promptSeconds,
-    peak_rss_gb: (process.resourceUsage().maxRSS * 1024) / 1e9,
+    peak_rss_gb: peakMemoryBytes() / 1e9,
   }),
 );
 await llama.dispose();

@@ -45,6 +45,19 @@ test("train, chat and the files between them, as a user types it", () => {
   assert.match(answer.stdout, /^on the /);
 });
 
+test("a small run that a large process started tells its own peak of memory", () => {
+  const folder = makeFolder();
+  const held = Buffer.alloc(900 << 20, 1); // every page is touched
+  const trained = attune(["train", writeRecipe(folder)]);
+  assert.equal(trained.status, 0, trained.stderr);
+  const { peak_memory_bytes } = JSON.parse(readFileSync(join(folder, "out/all_results.json"), "utf8"));
+  assert.ok(peak_memory_bytes > 20e6 && peak_memory_bytes < 600e6, `${peak_memory_bytes} bytes under ${held.length}`);
+  const steps = readFileSync(join(folder, "out/events.jsonl"), "utf8").trim().split("\n");
+  for (const { peakMemoryBytes } of steps.map((line) => JSON.parse(line)))
+    assert.ok(peakMemoryBytes === undefined || peakMemoryBytes <= peak_memory_bytes, `${peakMemoryBytes}`);
+  rmSync(folder, { recursive: true });
+});
+
 test("two methods on one base, changed between turns: each answers as it does alone, and the base as if there were none", () => {
   const question = "Where is the owl??";
   const chat = (adapters: readonly string[], lines: readonly string[]) => {

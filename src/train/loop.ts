@@ -11,6 +11,7 @@ import type { AdamW } from "../optim/adamw.js";
 import { clipFactor, gradientSquares } from "../optim/clip.js";
 import { type ScheduleName, scheduleFactor } from "../optim/schedule.js";
 import type { CheckpointEvent, EvalEvent, StepEvent } from "./events.js";
+import { peakMemoryBytes } from "./peak-memory.js";
 import type { StepPlan } from "./step-plan.js";
 
 export interface TrainSettings {
@@ -139,11 +140,6 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
 }
 
 const isDue = (step: number, every: number) => every > 0 && step % every === 0;
-
-/** Peak resident set of this process so far. */
-export function peakMemoryBytes(): number {
-  return process.resourceUsage().maxRSS * 1024;
-}
 
 interface StepResult {
   /** Mean over what the step's losses sum over. */
