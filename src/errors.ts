@@ -57,7 +57,7 @@ export class EngineError extends AttuneError {
   }
 }
 
-/** Loss or gradient stopped being a finite number, or ran away. */
+/** A loss, a gradient, a weight or what is made of weights is no finite number. */
 export class DivergedError extends AttuneError {
   constructor(message: string) {
     super("DIVERGED", 3, message);

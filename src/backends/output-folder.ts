@@ -2,7 +2,9 @@ import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { newestCompleteCheckpoint, verifyFolder } from "../io/checkpoint.js";
+import { momentBits } from "../optim/adamw.js";
 import type { Recipe } from "../recipe/schema.js";
+import { checkFinite } from "../train/checkpoint.js";
 import { trainingWeightsName } from "../tuners/tuned-files.js";
 
 interface Listeners {
@@ -30,12 +32,14 @@ const checkpointPattern = /^checkpoint-\d+$/;
 /** Looks at the output folder, and changes nothing in it. Throws CheckpointError if it holds a run that is not to be touched. */
 export async function planOutput(recipe: Recipe, { onInfo, onWarning }: Listeners): Promise<OutputPlan> {
   const { output_dir: outputDir, resume_from_checkpoint: resume, overwrite_output_dir: overwrite } = recipe;
+  const check = (path: string) => checkFinite(path, momentBits[recipe.optim]);
   if (typeof resume === "string") {
     await verifyFolder(resume);
+    await check(resume);
     return { resumeFrom: resume, leftovers: [] };
   }
   if (resume) {
-    const newest = await newestCompleteCheckpoint(outputDir, { onWarning });
+    const newest = await newestCompleteCheckpoint(outputDir, { onWarning, check });
     if (newest === undefined) onInfo(`${outputDir} holds no complete checkpoint: the run starts from the beginning`);
     return { resumeFrom: newest?.path ?? null, leftovers: [] };
   }

@@ -108,14 +108,6 @@ export async function readAdapterConfig(folder: string): Promise<AdapterConfig> 
   return json;
 }
 
-/** Index of the first NaN or infinite value, -1 if there is none: those whose exponent is all ones. */
-export function firstNonFinite(data: Uint8Array, dtype: string): number {
-  const isWide = dtype === "f32";
-  const words = isWide ? new Uint32Array(data.buffer) : new Uint16Array(data.buffer);
-  const exponent = isWide ? 0x7f800000 : dtype === "f16" ? 0x7c00 : 0x7f80;
-  return words.findIndex((word: number) => (word & exponent) === exponent);
-}
-
 /**
  * Compares the tensors of a file with what the model needs, by name and shape.
  * Throws ModelError that lists what is missing, left over and of another shape.

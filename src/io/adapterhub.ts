@@ -7,13 +7,12 @@ import {
   type AdapterLibrary,
   type AdapterOrigin,
   adapterConfigName,
-  firstNonFinite,
   readAdapterConfig,
 } from "./adapter-folder.js";
 import { namesIn, writeFileAtomic } from "./disk.js";
 import { pickleRefused, readJsonObject } from "./hf-folder.js";
 import type { TensorEntry } from "./model-files.js";
-import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "./safetensors.js";
+import { firstNonFinite, openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "./safetensors.js";
 
 /**
  * Adapter folders as AdapterHub's `adapters` writes and reads them: `adapter_config.json` and `adapter.safetensors`; for a head that was

@@ -205,17 +205,22 @@ async function listCheckpoints(outputDir: string): Promise<Checkpoint[]> {
 }
 
 /**
- * The newest checkpoint whose every byte is as it was saved; undefined if there is none. Damaged ones are passed over
- * with a warning. Removes what dead processes left half written. Call it while holding the folder's lock.
+ * The newest checkpoint whose every byte is as it was saved, and that passes `check`; undefined if there is none. Damaged ones, and those for which
+ * `check` throws CheckpointError, are passed over with a warning. Removes what dead processes left half written. Call it while holding the
+ * folder's lock.
  */
 export async function newestCompleteCheckpoint(
   outputDir: string,
-  { onWarning = () => {} }: { onWarning?: (message: string) => void } = {},
+  {
+    onWarning = () => {},
+    check = async () => {},
+  }: { onWarning?: (message: string) => void; check?: (path: string) => Promise<void> } = {},
 ): Promise<Checkpoint | undefined> {
   await cleanLeftovers(outputDir);
   for (const checkpoint of await listCheckpoints(outputDir)) {
     try {
       await verifyFolder(checkpoint.path);
+      await check(checkpoint.path);
       return checkpoint;
     } catch (error) {
       if (!(error instanceof CheckpointError)) throw error;

@@ -7,7 +7,6 @@ import {
   type AdapterFiles,
   type AdapterLibrary,
   adapterConfigName,
-  firstNonFinite,
   isUnused,
   readAdapterConfig,
   shownPath,
@@ -15,7 +14,7 @@ import {
 import { namesIn, writeFileAtomic } from "./disk.js";
 import { pickleRefused } from "./hf-folder.js";
 import type { TensorEntry } from "./model-files.js";
-import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "./safetensors.js";
+import { firstNonFinite, openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "./safetensors.js";
 
 /**
  * Adapter folders as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.

@@ -1,7 +1,7 @@
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { dtypes } from "../engine/dtype.js";
-import { ModelError } from "../errors.js";
+import { type DType, dtypes } from "../engine/dtype.js";
+import { DivergedError, ModelError } from "../errors.js";
 import { readFully, replaceFile, systemErrorCode, writeFileAtomic } from "./disk.js";
 import type { TensorEntry } from "./model-files.js";
 import { parseStrictJson, type StrictJson } from "./strict-json.js";
@@ -247,6 +247,8 @@ export interface TensorSource {
   readonly dtype: PlainDType;
   readonly shape: readonly number[];
   readonly data: () => Uint8Array | Promise<Uint8Array>;
+  /** The bytes are words of another meaning than their type says, so that none of them is looked at as a number. */
+  readonly isOpaque?: boolean;
 }
 
 export interface WriteOptions {
@@ -255,10 +257,22 @@ export interface WriteOptions {
   readonly fsync?: boolean;
 }
 
+/** Index of the first NaN or infinite value, -1 if there is none: those whose exponent is all ones. */
+export function firstNonFinite(data: Uint8Array, dtype: DType): number {
+  const isWide = dtype === "f32";
+  const { buffer, byteOffset } = data.byteOffset % 4 === 0 ? data : data.slice();
+  const words = isWide
+    ? new Uint32Array(buffer, byteOffset, data.length / 4)
+    : new Uint16Array(buffer, byteOffset, data.length / 2);
+  const exponent = isWide ? 0x7f800000 : dtype === "f16" ? 0x7c00 : 0x7f80;
+  for (let i = 0; i < words.length; i++) if ((words[i]! & exponent) === exponent) return i;
+  return -1;
+}
+
 /**
  * Writes a file tensor by tensor; the final name appears only when everything is written.
  * The layout is that of the reference library: wider types first, then by name, header padded to 8 bytes.
- * Throws ModelError for a bad entry, NoSpaceError on a full disk.
+ * Throws ModelError for a bad entry, DivergedError for a number that is not finite, NoSpaceError on a full disk.
  */
 export async function writeSafetensors(path: string, entries: Iterable<TensorSource>, options: WriteOptions = {}): Promise<void> {
   const sources = [...entries].sort(byWidthThenName);
@@ -289,6 +303,11 @@ export async function writeSafetensors(path: string, entries: Iterable<TensorSou
       if (data.length !== expected) {
         throw new ModelError(`${path}: tensor "${printable(source.name)}" should have ${expected} bytes, got ${data.length}.`);
       }
+      const bad = source.isOpaque ? -1 : firstNonFinite(data, source.dtype);
+      if (bad >= 0)
+        throw new DivergedError(
+          `${path}: number ${bad} of tensor "${printable(source.name)}" is not finite: such a file is not written`,
+        );
       await file.writeFile(data); // appends at the file's position
     }
   };

@@ -40,6 +40,17 @@ const min8BitSize = 4096;
 const momentsInBlock = 256;
 const wordsOfBlock = 65;
 
+/** Whether a stored moment of this shape may be in 8 bits, if the optimizer's are. */
+export function mayBeBlocks([blocks = 0, words]: readonly number[]): boolean {
+  return words === wordsOfBlock && blocks >= min8BitSize / momentsInBlock;
+}
+
+/** The numbers among the words of moments in 8 bits: the absmax of each block. */
+export function absmaxOf(bytes: Uint8Array): Uint8Array {
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+  return new Uint8Array(words.filter((_, i) => i % wordsOfBlock === 0).buffer);
+}
+
 /**
  * AdamW: Adam with weight decay apart from the gradient.
  * Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, as torch.optim.AdamW computes it.

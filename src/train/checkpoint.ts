@@ -2,15 +2,22 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import type { Tensor } from "../core/tensor.js";
-import { CheckpointError } from "../errors.js";
+import { CheckpointError, DivergedError } from "../errors.js";
 import { checkTensors } from "../io/adapter-folder.js";
 import { publishFolder } from "../io/checkpoint.js";
-import { writeFileAtomic } from "../io/disk.js";
-import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "../io/safetensors.js";
+import { namesIn, writeFileAtomic } from "../io/disk.js";
+import {
+  firstNonFinite,
+  openSafetensors,
+  readEntry,
+  type TensorSource,
+  toTensorEntry,
+  writeSafetensors,
+} from "../io/safetensors.js";
 import { parseJson } from "../io/strict-json.js";
 import { setValues, sourceOf } from "../models/load.js";
 import type { Metrics } from "../objectives/objective.js";
-import type { AdamW } from "../optim/adamw.js";
+import { type AdamW, absmaxOf, mayBeBlocks } from "../optim/adamw.js";
 import type { Progress } from "./loop.js";
 
 const optimizerName = "optimizer.safetensors";
@@ -49,7 +56,7 @@ export interface CheckpointContents {
   readonly startedAt: Date;
 }
 
-/** Writes `checkpoint-N` aside, then publishes it whole. Throws NoSpaceError. */
+/** Writes `checkpoint-N` aside, then publishes it whole. Throws NoSpaceError, DivergedError if a number is not finite. */
 export async function saveCheckpoint(
   path: string,
   { writeModel, optimizer, progress, work, startedAt }: CheckpointContents,
@@ -87,8 +94,40 @@ export async function loadCheckpoint(path: string, optimizer: AdamW, progress: P
   Object.assign(progress, state.progress);
 }
 
+/**
+ * Throws CheckpointError that names a tensor of a checkpoint if a number in it is not finite: whoever went on from it would get nothing else.
+ * `momentBits` are the optimizer's.
+ */
+export async function checkFinite(path: string, momentBits: 8 | 32): Promise<void> {
+  for (const name of await namesIn(path)) {
+    if (!name.endsWith(".safetensors")) continue;
+    for (const stored of (await openSafetensors(join(path, name))).tensors.values()) {
+      const entry = toTensorEntry(stored);
+      const data = await readEntry(entry);
+      const isBlocks = name === optimizerName && momentBits === 8 && mayBeBlocks(entry.shape);
+      if (firstNonFinite(isBlocks ? absmaxOf(data) : data, entry.dtype) >= 0)
+        throw new CheckpointError(`${entry.file}: ${entry.name} holds a number that is not finite: nothing good can come of it.`);
+    }
+  }
+}
+
 function moments({ moments }: AdamW): TensorSource[] {
-  return [...moments].flatMap(([name, { m, v }]) => [sourceOf(`${name}.m`, m), sourceOf(`${name}.v`, v)]);
+  return [...moments].flatMap(([name, { m, v, bits }]) =>
+    [sourceOf(`${name}.m`, m), sourceOf(`${name}.v`, v)].map((source) => (bits === 8 ? blocksOf(source) : source)),
+  );
+}
+
+/** Moments in 8 bits, of which only the absmax of each block is a number. */
+function blocksOf(source: TensorSource): TensorSource {
+  return {
+    ...source,
+    isOpaque: true,
+    async data() {
+      const bytes = await source.data();
+      if (firstNonFinite(absmaxOf(bytes), "f32") < 0) return bytes;
+      throw new DivergedError(`${source.name} of the optimizer is not finite: such a checkpoint is not written`);
+    },
+  };
 }
 
 async function readState(path: string): Promise<z.output<typeof TrainingState>> {
