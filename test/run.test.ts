@@ -301,7 +301,10 @@ describe("bad input is refused with a clear word", () => {
     const before = engine.stats().liveBytes;
     await assert.rejects(
       collect(recipe),
-      (error) => error instanceof AttuneError && error.exitCode === 3 && /^step \d+: the (loss|gradient)/.test(error.message),
+      (error) =>
+        error instanceof AttuneError &&
+        error.exitCode === 3 &&
+        /^step \d+: the (loss|gradient|update|weights)/.test(error.message),
     );
     assert.ok(!existsSync(join(folder, "out/adapter_model.safetensors")), "nothing that diverged is saved as a result");
     assert.equal(engine.stats().liveBytes, before, "nothing of the run stays in memory");

@@ -15,10 +15,12 @@ import { buildModel, loadModel, placeWeights, settleHead } from "../models/load.
 import { objectives } from "../objectives/index.js";
 import type { Objective } from "../objectives/objective.js";
 import { AdamW, momentBits } from "../optim/adamw.js";
+import { squares } from "../optim/clip.js";
 import { weightDecays } from "../optim/weight-decay.js";
 import { formatRecipe } from "../recipe/parse.js";
 import type { Recipe } from "../recipe/schema.js";
 import { loadCheckpoint, saveCheckpoint, startOfRun } from "../train/checkpoint.js";
+import { weightsRanAway } from "../train/diverged.js";
 import type { RunEvent, RunResults } from "../train/events.js";
 import { noProgress, type Progress, train } from "../train/loop.js";
 import { peakMemoryBytes } from "../train/peak-memory.js";
@@ -66,7 +68,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
     yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit)),
   );
   const tunerConfig = yield* during<RunEvent, unknown>((emit) => settingsOf(recipe, tuner, emit));
-  const maxTokens = checkModel(base, objective, tuner, tunerConfig);
+  const maxTokens = checkModel(recipe, base, objective, tuner, tunerConfig);
   if (maxTokens < recipe.cutoff_len) yield info(`cutoff_len is ${maxTokens} here: the model has no more positions`);
   const startedAt = output.resumeFrom === null ? new Date() : await startOfRun(output.resumeFrom);
   const data = yield* during<RunEvent, RunData>((emit) =>
@@ -148,6 +150,10 @@ async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGener
     const resumedFromStep = progress.step;
 
     const writeModel = async (path: string) => {
+      const size = squares([...parameters.values()].map(({ value }) => value));
+      const isSane = size === null || Number.isFinite(await size.item());
+      size?.dispose();
+      if (!isSane) throw weightsRanAway({ step: progress.step, learningRate: recipe.learning_rate });
       await saveTuned(path, model, tuner, tunerConfig, {
         name: recipe.model_name_or_path,
         config: files.config,
@@ -267,8 +273,8 @@ async function settingsOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<unk
   return { ...(adapter.config as object), ...Object.fromEntries(ofRun) };
 }
 
-/** Throws ModelError if the objective cannot train the model; returns how many tokens of a row it takes. */
-function checkModel(files: ModelFiles, objective: Objective, tuner: Tuner, tunerConfig: unknown): number {
+/** Throws ModelError if the objective cannot train the model, ConfigError if the settings do not fit it; returns how many tokens of a row it takes. */
+function checkModel(recipe: Recipe, files: ModelFiles, objective: Objective, tuner: Tuner, tunerConfig: unknown): number {
   const sketch = buildModel(new SymbolicDevice(), files.config, files.path);
   objective.check?.(sketch);
   placeWeights(
@@ -277,6 +283,7 @@ function checkModel(files: ModelFiles, objective: Objective, tuner: Tuner, tuner
     tuner.keeping?.(sketch, tunerConfig, () => {}),
   );
   tuner.apply(sketch, tunerConfig, new Rng(0));
+  checkRates(sketch, recipe);
   const { virtualTokens, shape } = sketch;
   const maxTokens = shape.maxPositions - virtualTokens;
   if (maxTokens < 2)
@@ -284,6 +291,19 @@ function checkModel(files: ModelFiles, objective: Objective, tuner: Tuner, tuner
       `num_virtual_tokens: ${virtualTokens} leave no room for text in the model's ${shape.maxPositions} positions: choose fewer`,
     );
   return maxTokens;
+}
+
+/** Throws ConfigError if a step would not fit f32, or take away the whole of a weight that learns faster than the rest. */
+function checkRates(sketch: LanguageModel, { learning_rate, weight_decay }: Recipe): void {
+  const decays = weightDecays(sketch, weight_decay);
+  for (const [name, { learningRateScale }] of sketch.trainableParameters()) {
+    const rate = learning_rate * learningRateScale;
+    if (Number.isFinite(Math.fround(rate)) && rate * (decays.get(name) ?? 0) < 1) continue;
+    throw new ConfigError(
+      `learning_rate: ${name} learns ${learningRateScale} times as fast, at ${rate}, with a weight_decay of ${weight_decay}: ` +
+        "their product must be below 1, and the rate a number that f32 holds",
+    );
+  }
 }
 
 /** What a tuner may begin with. */

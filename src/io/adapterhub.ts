@@ -12,7 +12,7 @@ import {
 import { namesIn, writeFileAtomic } from "./disk.js";
 import { pickleRefused, readJsonObject } from "./hf-folder.js";
 import type { TensorEntry } from "./model-files.js";
-import { firstNonFinite, openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "./safetensors.js";
+import { openSafetensors, readFinite, type TensorSource, toTensorEntry, writeSafetensors } from "./safetensors.js";
 
 /**
  * Adapter folders as AdapterHub's `adapters` writes and reads them: `adapter_config.json` and `adapter.safetensors`; for a head that was
@@ -90,11 +90,7 @@ async function open(path: string): Promise<AdapterFiles> {
     async readTensor(wanted) {
       const entry = tensors.get(wanted);
       if (entry === undefined) throw new ModelError(`${path}: has no tensor ${wanted}.`);
-      const data = await readEntry(entry);
-      const bad = firstNonFinite(data, entry.dtype);
-      if (bad >= 0)
-        throw new ModelError(`${entry.file}: tensor ${wanted}: value ${bad} is not a finite number; the adapter is broken.`);
-      return data;
+      return await readFinite(entry, wanted);
     },
   };
 }

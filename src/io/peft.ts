@@ -14,7 +14,7 @@ import {
 import { namesIn, writeFileAtomic } from "./disk.js";
 import { pickleRefused } from "./hf-folder.js";
 import type { TensorEntry } from "./model-files.js";
-import { firstNonFinite, openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "./safetensors.js";
+import { openSafetensors, readFinite, type TensorSource, toTensorEntry, writeSafetensors } from "./safetensors.js";
 
 /**
  * Adapter folders as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
@@ -166,13 +166,7 @@ export async function openAdapter(path: string): Promise<AdapterFiles> {
     async readTensor(name) {
       const entry = tensors.get(name);
       if (!entry) throw new ModelError(`${file.path}: has no tensor ${peftName(name, config)}.`);
-      const data = await readEntry(entry);
-      const bad = firstNonFinite(data, entry.dtype);
-      if (bad >= 0)
-        throw new ModelError(
-          `${file.path}: tensor ${storedNames.get(name)}: value ${bad} is not a finite number; the adapter is broken.`,
-        );
-      return data;
+      return await readFinite(entry, storedNames.get(name));
     },
   };
 }

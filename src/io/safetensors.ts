@@ -269,6 +269,17 @@ export function firstNonFinite(data: Uint8Array, dtype: DType): number {
   return -1;
 }
 
+/** The bytes of a tensor, which messages call `shown`. Throws ModelError if one of its numbers is not finite. */
+export async function readFinite(entry: TensorEntry, shown = entry.name): Promise<Uint8Array<ArrayBuffer>> {
+  const data = await readEntry(entry);
+  const bad = firstNonFinite(data, entry.dtype);
+  if (bad >= 0)
+    throw new ModelError(
+      `${entry.file}: tensor ${printable(shown)}: value ${bad} is not a finite number: it is broken, and nothing good can come of it.`,
+    );
+  return data;
+}
+
 /**
  * Writes a file tensor by tensor; the final name appears only when everything is written.
  * The layout is that of the reference library: wider types first, then by name, header padded to 8 bytes.

@@ -112,6 +112,16 @@ export class AdamW {
     return this.#flaws ? await this.#flaws.item() : 0;
   }
 
+  /** The parameter whose moments are not finite; null if all are. */
+  async firstFlawedMoments(): Promise<string | null> {
+    for (const [name, { m, v, bits }] of this.moments)
+      for (const moment of [m, v]) {
+        const words = await moment.read();
+        if (words.some((word, i) => (bits === 32 || i % wordsOfBlock === 0) && !Number.isFinite(word))) return name;
+      }
+    return null;
+  }
+
   dispose(): void {
     this.#flaws?.dispose();
     for (const { m, v } of this.moments.values()) {

@@ -3,14 +3,19 @@ import type { Parameter } from "../nn/module.js";
 
 /** Σ g² over all gradients, as a scalar tensor. */
 export function gradientSquares(parameters: Iterable<Parameter>): Tensor {
-  let total: Tensor | null = null;
-  for (const { value } of parameters) {
-    if (value.grad === null) continue;
-    const first: boolean = total === null;
-    total ??= Tensor.empty(value.device, [1]);
-    value.device.kernels.sumSquares(value.grad.id, total.id, value.size, !first);
-  }
+  const total = squares([...parameters].flatMap(({ value }) => value.grad ?? []));
   if (total === null) throw new Error("gradientSquares: no parameter has a gradient");
+  return total;
+}
+
+/** Σ x² over all tensors, as a scalar tensor; null if there are none. */
+export function squares(tensors: Iterable<Tensor>): Tensor | null {
+  let total: Tensor | null = null;
+  for (const { device, id, size } of tensors) {
+    const first: boolean = total === null;
+    total ??= Tensor.empty(device, [1]);
+    device.kernels.sumSquares(id, total.id, size, !first);
+  }
   return total;
 }
 

@@ -332,6 +332,9 @@ function relate(
   if (recipe.train_on_prompt && recipe.mask_history) {
     refuse("mask_history", "mask_history counts only the last answer in the loss, train_on_prompt everything; remove one");
   }
+  const share = recipe.weight_decay * recipe.learning_rate;
+  if (share >= 1)
+    refuse("weight_decay", `weight_decay × learning_rate is ${share}: a step would take away the whole of each weight`);
   if (recipe.resume_from_checkpoint && recipe.overwrite_output_dir)
     notUsed("overwrite_output_dir", "resume_from_checkpoint goes on there");
 

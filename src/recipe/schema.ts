@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { positiveF32 } from "../core/positive-f32.js";
 import { optimizerNames } from "../optim/adamw.js";
 import { scheduleNames } from "../optim/schedule.js";
 import { toolFormatNames } from "../text/tool-formats.js";
@@ -69,7 +70,7 @@ const steps = {
     .union([count, z.literal(-1)])
     .default(-1)
     .describe("stop after this many steps, whatever `num_train_epochs` says; -1: do not"),
-  learning_rate: z.number().gt(0).default(5e-5).describe("the peak learning rate"),
+  learning_rate: positiveF32.default(5e-5).describe("the peak learning rate"),
   lr_scheduler_type: z.enum(scheduleNames).default("linear").describe("how the learning rate goes down after the warm-up"),
   warmup_ratio: z.number().min(0).max(1).default(0).describe("share of the steps in which the learning rate rises from 0"),
   warmup_steps: z.int().min(0).default(0).describe("the same as a number of steps; wins over `warmup_ratio` unless 0"),
@@ -79,11 +80,19 @@ const steps = {
     .describe(
       "AdamW with moments in f32, or in 8 bits (`adamw_8bit`, as in bitsandbytes); the other names mean one of these two",
     ),
-  weight_decay: z.number().min(0).default(0).describe("AdamW's decoupled weight decay, of all that trains but biases and norms"),
+  weight_decay: z
+    .number()
+    .min(0)
+    .max(1e38)
+    .default(0)
+    .describe("AdamW's decoupled weight decay, of all that trains but biases and norms"),
   adam_beta1: z.number().min(0).lt(1).default(0.9).describe("decay of AdamW's first moment"),
   adam_beta2: z.number().min(0).lt(1).default(0.999).describe("decay of AdamW's second moment"),
-  adam_epsilon: z.number().gt(0).default(1e-8).describe("added to the root of AdamW's second moment"),
-  max_grad_norm: z.number().min(0).default(1).describe("gradients are scaled down to this norm; 0: never"),
+  adam_epsilon: positiveF32.default(1e-8).describe("added to the root of AdamW's second moment"),
+  max_grad_norm: z
+    .union([z.literal(0), positiveF32])
+    .default(1)
+    .describe("gradients are scaled down to this norm; 0: never"),
   disable_dropout: z
     .boolean()
     .default(false)

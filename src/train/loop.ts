@@ -3,13 +3,13 @@ import { Rng } from "../core/rng.js";
 import { differentiate } from "../core/tape.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { TokenizedRow } from "../data/example.js";
-import { DivergedError } from "../errors.js";
 import type { LanguageModel } from "../models/language-model.js";
 import type { Parameter } from "../nn/module.js";
 import type { Batch, Metrics, Task } from "../objectives/objective.js";
 import type { AdamW } from "../optim/adamw.js";
 import { clipFactor, gradientSquares } from "../optim/clip.js";
 import { type ScheduleName, scheduleFactor } from "../optim/schedule.js";
+import { gradientDiverged, lossDiverged, updateDiverged } from "./diverged.js";
 import type { CheckpointEvent, EvalEvent, StepEvent } from "./events.js";
 import { peakMemoryBytes } from "./peak-memory.js";
 import type { StepPlan } from "./step-plan.js";
@@ -79,7 +79,7 @@ export type LoopEvent = StepEvent | EvalEvent | CheckpointEvent;
 /**
  * The one training loop. Accumulates micro-batches, divides once by the count of the whole step, clips, updates; evaluates and saves on the
  * way. `progress` is kept current. Nothing random depends on what ran before a step, so a resumed run equals an uninterrupted one.
- * Throws DivergedError, before the weights change, if a loss or a gradient is not finite.
+ * Throws DivergedError if a loss or a gradient is not finite, before the weights change; or if a weight or a moment is not after an update.
  */
 export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
   const { plan, settings, progress, signal } = work;
@@ -163,48 +163,44 @@ async function optimizerStep(
     null,
   );
 
+  const now = { step: progress.step, learningRate: settings.learningRate };
   const sums: number[] = [];
   for (const [micro, batch] of batches.entries()) {
     const rng = Rng.for(settings.seed, `dropout/${progress.step}/${micro}`);
     const loss = differentiate(() => task.loss(model, batch), rng);
     sums.push(await takeItem(loss));
     if (!Number.isFinite(sums.at(-1))) {
-      const where = microBatches[micro]!.map((row) => trainRows[row]!.where).join(", ");
       model.zeroGrad();
-      throw new DivergedError(
-        `step ${progress.step + 1}: the loss is ${sums.at(-1)} on ${where}. The weights are as they were after step ${progress.step}. ` +
-          `Try a lower learning_rate (now ${settings.learningRate}) or a longer warmup, and look at these rows`,
-      );
+      const rows = microBatches[micro]!.map((row) => trainRows[row]!);
+      throw await lossDiverged(`step ${progress.step + 1}: the loss`, model, rows, sums.at(-1)!, now);
     }
   }
   const loss = sums.reduce((sum, value) => sum + value, 0) / count;
   const gradNorm = Math.sqrt(await takeItem(gradientSquares(parameters.values()))) / count;
   if (!Number.isFinite(gradNorm)) {
-    const culprit = await firstNonFiniteGradient(parameters);
+    const error = await gradientDiverged(parameters, loss, now);
     model.zeroGrad();
-    throw new DivergedError(
-      `step ${progress.step + 1}: the gradient of ${culprit} is not finite (loss ${loss}). The weights are as they were after step ` +
-        `${progress.step}. Try a lower learning_rate (now ${settings.learningRate}) or max_grad_norm 1.0`,
-    );
+    throw error;
   }
   optimizer.update(learningRate, clipFactor(gradNorm, settings.maxGradNorm) / count);
+  if ((await optimizer.flaws()) > 0) throw await updateDiverged(parameters, optimizer, now);
   return { loss, gradNorm, tokens, supervisedTokens };
 }
 
-async function firstNonFiniteGradient(parameters: ReadonlyMap<string, Parameter>): Promise<string> {
-  for (const [name, { value }] of parameters)
-    if (value.grad !== null && !(await value.grad.read()).every(Number.isFinite)) return name;
-  return "a parameter";
-}
-
 /** Mean loss over the held-out rows, and what else the task tells of them. */
-async function evaluate({ model, task, evalRows, settings }: TrainWork): Promise<{ loss: number; metrics: Metrics | null }> {
+async function evaluate(work: TrainWork): Promise<{ loss: number; metrics: Metrics | null }> {
+  const { model, task, evalRows, settings, progress } = work;
+  const now = { step: progress.step, learningRate: settings.learningRate };
   const evaluation = task.evaluation?.();
   let sum = 0;
   let count = 0;
   for (let start = 0; start < evalRows.length; start += settings.evalBatchSize) {
-    const batch: Batch = task.collate(evalRows.slice(start, start + settings.evalBatchSize));
-    sum += evaluation ? await evaluation.add(model, batch) : await takeItem(scope(() => task.loss(model, batch)));
+    const rows = evalRows.slice(start, start + settings.evalBatchSize);
+    const batch: Batch = task.collate(rows);
+    const loss = evaluation ? await evaluation.add(model, batch) : await takeItem(scope(() => task.loss(model, batch)));
+    if (!Number.isFinite(loss))
+      throw await lossDiverged(`after step ${progress.step}: the held-out loss`, model, rows, loss, now);
+    sum += loss;
     count += batch.count;
   }
   return { loss: sum / count, metrics: evaluation?.metrics() ?? null };

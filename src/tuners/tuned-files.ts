@@ -8,7 +8,7 @@ import { openModelFolder } from "../io/hf-folder.js";
 import { modulesToSaveOf } from "../io/peft.js";
 import {
   openSafetensors,
-  readEntry,
+  readFinite,
   type TensorSource,
   toTensorEntry,
   writeSafetensors,
@@ -132,7 +132,7 @@ async function openForTraining(folder: string, { library }: AdapterFormat<unknow
   if (!(await namesIn(folder)).includes(trainingWeightsName)) return library.open(folder);
   const file = await openSafetensors(path);
   const tensors = new Map([...file.tensors].map(([name, stored]) => [name, toTensorEntry(stored)]));
-  return { path, tensors, readTensor: (name) => readEntry(tensors.get(name)!) };
+  return { path, tensors, readTensor: (name) => readFinite(tensors.get(name)!) };
 }
 
 type WeightFiles = Pick<AdapterFiles, "path" | "tensors" | "readTensor">;

@@ -18,6 +18,8 @@ import { Module, Parameter } from "../../nn/module.js";
 import { Residual, type ResidualNorms } from "../../nn/residual.js";
 import { defineTuner } from "../tuner.js";
 
+const reductionFactor = z.number().min(1e-6).max(1e38);
+
 /**
  * Adapter Tuning: where a sub-layer meets the residual connection around it stands a small network with a bottleneck, the only thing that
  * trains.   A(h) = s · (W↑ f(W↓ h + b↓) + b↑)
@@ -32,14 +34,14 @@ const Settings = z.strictObject({
   mh_adapter: z.boolean().describe("an adapter after the attention of every layer; houlsby: true"),
   output_adapter: z.boolean().describe("an adapter after the feed-forward part of every layer; every kind: true"),
   reduction_factor: z
-    .union([z.number().positive(), z.record(z.string(), z.number().positive())])
+    .union([reductionFactor, z.record(z.string(), reductionFactor)])
     .describe(
       "width of the model over that of the bottleneck; or one for each layer by its number, with a `default`; 16, parallel: 2",
     ),
   non_linearity: z.enum(Object.keys(activations)).describe("the function in the bottleneck; houlsby: swish, else relu"),
   is_parallel: z.boolean().describe("the adapter reads what goes around the sub-layer, not what comes out of it; parallel: true"),
   scaling: z
-    .union([z.number(), z.literal("learned")])
+    .union([z.number().min(-1e38).max(1e38), z.literal("learned")])
     .describe("factor of what the adapter adds; learned: it trains, from 1; 1, parallel: 4"),
   original_ln_before: z.boolean().describe("the adapter reads the sum of sub-layer and residual; pfeiffer: true"),
   original_ln_after: z.boolean().describe("the residual is added after the adapter; every kind: true"),

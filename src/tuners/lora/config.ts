@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { positiveF32 } from "../../core/positive-f32.js";
 import { nameOrNames } from "../module-names.js";
 import { quantizationKeys } from "../quantized-base.js";
 
@@ -8,12 +9,7 @@ import { quantizationKeys } from "../quantized-base.js";
  */
 export const LoraConfig = z.strictObject({
   lora_rank: z.int().min(1).default(8).describe("rank of the update: adds r · (in + out) weights per layer"),
-  lora_alpha: z
-    .number()
-    .positive()
-    .nullable()
-    .default(null)
-    .describe("the update is multiplied by alpha / r; empty: twice the rank"),
+  lora_alpha: positiveF32.nullable().default(null).describe("the update is multiplied by alpha / r; empty: twice the rank"),
   lora_dropout: z.number().min(0).lt(1).default(0).describe("chance of zeroing an input feature, in training only"),
   lora_target: nameOrNames
     .default("all")
@@ -32,10 +28,7 @@ export const LoraConfig = z.strictObject({
     .record(z.string(), z.int().min(1))
     .default({})
     .describe("other ranks for some layers, by the end of their names (a regular expression)"),
-  alpha_pattern: z
-    .record(z.string(), z.number().positive())
-    .default({})
-    .describe("other alphas for some layers, in the same way"),
+  alpha_pattern: z.record(z.string(), positiveF32).default({}).describe("other alphas for some layers, in the same way"),
   use_rslora: z.boolean().default(false).describe("multiply by alpha / √r instead, so that high ranks learn as fast (rsLoRA)"),
   use_dora: z.boolean().default(false).describe("train the length of each row of a weight apart from its direction (DoRA)"),
   pissa_init: z.boolean().default(false).describe("start from the principal singular vectors of each weight (PiSSA)"),
@@ -43,9 +36,7 @@ export const LoraConfig = z.strictObject({
     .union([z.int().min(1), z.literal(-1)])
     .default(16)
     .describe("rounds of the approximate SVD for `pissa_init`; -1: exact, slow for wide layers"),
-  loraplus_lr_ratio: z
-    .number()
-    .positive()
+  loraplus_lr_ratio: positiveF32
     .nullable()
     .default(null)
     .describe("B learns this many times as fast as A (LoRA+); empty: as fast"),

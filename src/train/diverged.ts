@@ -1,0 +1,97 @@
+import type { Tensor } from "../core/tensor.js";
+import type { TokenizedRow } from "../data/example.js";
+import { DivergedError } from "../errors.js";
+import { firstNonFinite } from "../io/safetensors.js";
+import type { LanguageModel } from "../models/language-model.js";
+import { sourceOf } from "../models/load.js";
+import type { Parameter } from "../nn/module.js";
+import type { AdamW } from "../optim/adamw.js";
+
+/** What to tell when a number is no longer finite: at which step, where, and what to do. Nothing of that step has been saved. */
+
+const goOn = "What was saved before is good: resume_from_checkpoint=true goes on from the newest checkpoint, if there is one";
+
+/** Where training stands. */
+interface Now {
+  /** Steps that the weights have behind them. */
+  readonly step: number;
+  /** The peak, as the recipe says it. */
+  readonly learningRate: number;
+}
+
+/** A loss of `rows`; `what` says which: `step 5: the loss`. */
+export async function lossDiverged(
+  what: string,
+  model: LanguageModel,
+  rows: readonly TokenizedRow[],
+  loss: number,
+  { step, learningRate }: Now,
+): Promise<DivergedError> {
+  const broken = await firstBroken(model.namedParameters());
+  if (broken !== null)
+    return new DivergedError(
+      `${what} is ${loss}, for the weight ${broken} holds a number that is not finite. ` +
+        "Get the model, or the adapter that training goes on from, once more: its file is damaged",
+    );
+  const most = 5;
+  const more = rows.length > most ? ` and ${rows.length - most} more` : "";
+  const where = `${rows
+    .slice(0, most)
+    .map((row) => row.where)
+    .join(", ")}${more}`;
+  return new DivergedError(
+    `${what} is ${loss} on ${where}. The weights are as they were after step ${step}. ` +
+      `Try a lower learning_rate (now ${learningRate}) or a longer warmup, and look at these rows. ${goOn}`,
+  );
+}
+
+/** A gradient, before the weights changed. */
+export async function gradientDiverged(
+  parameters: ReadonlyMap<string, Parameter>,
+  loss: number,
+  { step, learningRate }: Now,
+): Promise<DivergedError> {
+  const culprit = (await firstBrokenGradient(parameters)) ?? "all weights together";
+  return new DivergedError(
+    `step ${step + 1}: the gradient of ${culprit} is not finite (loss ${loss}). The weights are as they were after step ${step}. ` +
+      `Try a lower learning_rate (now ${learningRate}) or max_grad_norm 1.0. ${goOn}`,
+  );
+}
+
+/** A weight or a moment, which the update after step `step` has made so. */
+export async function updateDiverged(
+  parameters: ReadonlyMap<string, Parameter>,
+  optimizer: AdamW,
+  { step, learningRate }: Now,
+): Promise<DivergedError> {
+  const weight = await firstBroken(parameters);
+  const culprit =
+    weight === null ? `a moment of ${(await optimizer.firstFlawedMoments()) ?? "a weight"}` : `the weight ${weight}`;
+  return new DivergedError(
+    `step ${step + 1}: the update made ${culprit} not finite. Nothing of this step is saved. Try a lower learning_rate (now ` +
+      `${learningRate}), and look at weight_decay, adam_epsilon and loraplus_lr_ratio if they are set. ${goOn}`,
+  );
+}
+
+/** The weights before they are saved: all finite, but so large that whoever squares them gets infinity. */
+export function weightsRanAway({ step, learningRate }: Now): DivergedError {
+  return new DivergedError(
+    `step ${step}: the weights that train have run away: the sum of their squares is no finite number. They are not saved. Try a lower ` +
+      `learning_rate (now ${learningRate}). ${goOn}`,
+  );
+}
+
+async function firstBroken(parameters: Iterable<[name: string, parameter: Parameter]>): Promise<string | null> {
+  for (const [name, { value }] of parameters) if (await isBroken(value)) return name;
+  return null;
+}
+
+async function firstBrokenGradient(parameters: ReadonlyMap<string, Parameter>): Promise<string | null> {
+  for (const [name, { value }] of parameters) if (value.grad !== null && (await isBroken(value.grad))) return name;
+  return null;
+}
+
+async function isBroken(tensor: Tensor): Promise<boolean> {
+  const { data, dtype } = sourceOf("", tensor);
+  return firstNonFinite(await data(), dtype) >= 0;
+}
