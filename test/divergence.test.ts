@@ -161,6 +161,13 @@ describe("settings that leave no finite weight", () => {
       assert.equal(engine.stats().liveBytes, before);
     });
 
+  test("a ratio that takes a rate out of f32, or whole weights at a step, is refused before the weights are read", async () => {
+    const refused = (message: RegExp) => ({ code: "CONFIG", message });
+    const recipe = (changes: object) => tinyRecipe(makeFolder(), { learning_rate: 10, loraplus_lr_ratio: 1e3, ...changes });
+    await assert.rejects(collect(recipe({ loraplus_lr_ratio: 1e38 })), refused(/learns 1e\+38 times as fast, at 1e\+39/));
+    await assert.rejects(collect(recipe({ weight_decay: 0.01 })), refused(/lora_B\.weight learns 1000 times as fast, at 10000/));
+  });
+
   test("the checkpoint before it is good, and with a lower rate the run goes on from it", async () => {
     const folder = makeFolder();
     const recipe = {

@@ -69,12 +69,12 @@ test("every kind of mistake is reported with its line and what to write", () => 
     ["constructor: 1", /^recipe\.yaml:4: unknown setting "constructor"/],
     [
       'learning_rate: "1e-4"',
-      /^recipe\.yaml:4: learning_rate: expected a number above 0, got "1e-4": write it without quotes, 1e-4$/,
+      /^recipe\.yaml:4: learning_rate: expected a number from 1e-37 to 1e\+38, got "1e-4": write it without quotes, 1e-4$/,
     ],
     ["cutoff_len: 1_000", /^recipe\.yaml:4: cutoff_len: expected a whole number from 2, got "1_000": write 1000$/],
     ["cutoff_len: 1.5", /^recipe\.yaml:4: cutoff_len: expected a whole number from 2, got 1\.5$/],
-    ["learning_rate: -1", /^recipe\.yaml:4: learning_rate: expected a number above 0, got -1$/],
-    ["learning_rate: .nan", /^recipe\.yaml:4: learning_rate: expected a number above 0, got NaN$/],
+    ["learning_rate: -1", /^recipe\.yaml:4: learning_rate: expected a number from 1e-37 to 1e\+38, got -1$/],
+    ["learning_rate: .nan", /^recipe\.yaml:4: learning_rate: expected a number from 1e-37 to 1e\+38, got NaN$/],
     ["warmup_ratio: 1.5", /^recipe\.yaml:4: warmup_ratio: expected a number from 0 to 1, got 1\.5$/],
     ["adam_beta1: 1", /^recipe\.yaml:4: adam_beta1: expected a number from 0 and below 1, got 1$/],
     ["val_size: 1.5", /^recipe\.yaml:4: val_size: expected a number from 0 and below 1, or a whole number from 1, got 1\.5$/],
@@ -220,6 +220,25 @@ test("mistakes in overrides name the override", () => {
   assert.match(problems("", "other.yaml"), /^unexpected argument "other\.yaml": settings are written key=value or --key value$/);
   assert.match(problems("", "=1"), /^unexpected argument "=1"/);
   assert.match(problems("", "seed=1", "seed=2"), /^override "seed=2": seed is set twice \(first by override "seed=1"\)$/);
+});
+
+test("settings that are 0 or infinite as numbers of the engine are refused", () => {
+  const keys = ["learning_rate", "adam_epsilon", "max_grad_norm", "lora_alpha", "loraplus_lr_ratio"];
+  for (const key of keys)
+    for (const value of ["1e-50", "1e39", "1e308", ".inf", ".nan", "-1"])
+      assert.match(
+        problems(`${key}: ${value}`),
+        new RegExp(`^recipe\\.yaml:4: ${key}: expected .*a number from 1e-37 to 1e\\+38, got`),
+      );
+  assert.match(problems("weight_decay: 1e39"), /^recipe\.yaml:4: weight_decay: expected a number from 0 to 1e\+38, got 1e\+39$/);
+  assert.match(problems("alpha_pattern: { q_proj: 1e39 }"), /^recipe\.yaml:4: alpha_pattern: /);
+  assert.match(
+    problems("weight_decay: 1\nlearning_rate: 1"),
+    /^recipe\.yaml:4: weight_decay × learning_rate is 1: a step would take/,
+  );
+  assert.match(problems("learning_rate: 1e38\nweight_decay: 1e38"), /weight_decay × learning_rate is 1e\+76/);
+  const { recipe } = parse(`${minimal}learning_rate: 1e38\nadam_epsilon: 1e-37\nmax_grad_norm: 0`);
+  assert.deepEqual([recipe.learning_rate, recipe.adam_epsilon, recipe.max_grad_norm], [1e38, 1e-37, 0]);
 });
 
 test("settings that contradict each other are refused, idle ones are told", () => {
