@@ -168,6 +168,13 @@ describe("settings that leave no finite weight", () => {
     await assert.rejects(collect(recipe({ weight_decay: 0.01 })), refused(/lora_B\.weight learns 1000 times as fast, at 10000/));
   });
 
+  test("factors that are 0 or infinite in f32 are refused with the recipe", async () => {
+    for (const [key, value] of Object.entries({ lora_alpha: 1e39, loraplus_lr_ratio: 1e-50, alpha_pattern: { q_proj: 1e39 } })) {
+      const recipe = tinyRecipe(makeFolder(), { [key]: value });
+      await assert.rejects(collect(recipe), { code: "CONFIG", message: new RegExp(`recipe: ${key}: `) });
+    }
+  });
+
   test("the checkpoint before it is good, and with a lower rate the run goes on from it", async () => {
     const folder = makeFolder();
     const recipe = {

@@ -223,7 +223,7 @@ test("mistakes in overrides name the override", () => {
 });
 
 test("settings that are 0 or infinite as numbers of the engine are refused", () => {
-  const keys = ["learning_rate", "adam_epsilon", "max_grad_norm", "lora_alpha", "loraplus_lr_ratio"];
+  const keys = ["learning_rate", "adam_epsilon", "max_grad_norm"];
   for (const key of keys)
     for (const value of ["1e-50", "1e39", "1e308", ".inf", ".nan", "-1"])
       assert.match(
@@ -231,7 +231,6 @@ test("settings that are 0 or infinite as numbers of the engine are refused", () 
         new RegExp(`^recipe\\.yaml:4: ${key}: expected .*a number from 1e-37 to 1e\\+38, got`),
       );
   assert.match(problems("weight_decay: 1e39"), /^recipe\.yaml:4: weight_decay: expected a number from 0 to 1e\+38, got 1e\+39$/);
-  assert.match(problems("alpha_pattern: { q_proj: 1e39 }"), /^recipe\.yaml:4: alpha_pattern: /);
   assert.match(
     problems("weight_decay: 1\nlearning_rate: 1"),
     /^recipe\.yaml:4: weight_decay × learning_rate is 1: a step would take/,
