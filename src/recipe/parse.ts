@@ -334,7 +334,10 @@ function relate(
   }
   const share = recipe.weight_decay * recipe.learning_rate;
   if (share >= 1)
-    refuse("weight_decay", `weight_decay × learning_rate is ${share}: a step would take away the whole of each weight`);
+    refuse(
+      "weight_decay",
+      `weight_decay × learning_rate is ${Number(share.toPrecision(3))}: a step would take away the whole of each weight`,
+    );
   if (recipe.resume_from_checkpoint && recipe.overwrite_output_dir)
     notUsed("overwrite_output_dir", "resume_from_checkpoint goes on there");
 
