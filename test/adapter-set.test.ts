@@ -12,6 +12,7 @@ import { AdapterSet } from "../src/tuners/adapter-set.js";
 import { tuners } from "../src/tuners/index.js";
 import { applyAdapter, saveTuned } from "../src/tuners/tuned-files.js";
 import { engine } from "./support/gradient-check.js";
+import { poisonFile } from "./support/poison-file.js";
 import { loadTinyLlama, reference, tinyLlama } from "./support/tiny-llama.js";
 
 const hub = join(tinyLlama, "../tiny-adapterhub");
@@ -154,11 +155,14 @@ test("weights that are damaged are found while they are read, and leave no trace
   const folder = temporaryFolder(t);
   await cp(join(hub, "pfeiffer"), folder, { recursive: true });
   const { model } = await loadTinyLlama("tied");
-  await applyAdapter(folder, model, tuners, new Rng(0));
-  for (const { value } of model.trainableParameters().values())
-    engine.write(value.id, 0, new Float32Array(value.size).fill(Number.NaN));
+  const { config } = await applyAdapter(folder, model, tuners, new Rng(0));
   const tuner = tuners.find(({ name }) => name === "adapter")!;
-  await saveTuned(folder, model, tuner, tuner.config.parse({ adapter_config: "pfeiffer" }), { name: "tiny", config: {} });
+  const save = (path: string) => saveTuned(path, model, tuner, config, { name: "tiny", config: {} });
+  await save(folder);
+  await poisonFile(join(folder, "adapter.safetensors"), "", Number.NaN);
+  const [parameter] = model.trainableParameters().values();
+  engine.write(parameter!.value.id, 0, Float32Array.of(Number.NaN));
+  await assert.rejects(save(join(folder, "not written")), { code: "DIVERGED" });
   model.dispose();
 
   const { model: fresh } = await loadTinyLlama("tied");

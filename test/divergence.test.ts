@@ -7,7 +7,6 @@ import { Rng } from "../src/core/rng.js";
 import type { Tensor } from "../src/core/tensor.js";
 import { AttuneError, Chat, type StartEvent } from "../src/index.js";
 import { newestCompleteCheckpoint, publishFolder } from "../src/io/checkpoint.js";
-import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "../src/io/safetensors.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import type { Task } from "../src/objectives/objective.js";
@@ -18,6 +17,7 @@ import { noProgress, train } from "../src/train/loop.js";
 import { StepPlan } from "../src/train/step-plan.js";
 import { tuners } from "../src/tuners/index.js";
 import { engine } from "./support/gradient-check.js";
+import { poisonFile } from "./support/poison-file.js";
 import { collect, makeFolder, tinyRecipe, trace } from "./support/run.js";
 import { exampleOf, loadTinyLlama, reference, tinyLlama } from "./support/tiny-llama.js";
 
@@ -203,20 +203,6 @@ async function poisonCheckpoint(path: string, file: string, suffix: string, valu
     await poisonFile(join(folder, file), suffix, value);
   });
   rmSync(copy, { recursive: true });
-}
-
-/** The first number of the first tensor whose name ends so becomes `value`. */
-async function poisonFile(path: string, suffix: string, value: number): Promise<void> {
-  const { tensors, metadata } = await openSafetensors(path);
-  const entries = [...tensors.values()].map((stored) => toTensorEntry(stored));
-  const chosen = entries.find(({ name }) => name.endsWith(suffix))!;
-  const sources: TensorSource[] = [];
-  for (const entry of entries) {
-    const bytes = await readEntry(entry);
-    if (entry === chosen) new Float32Array(bytes.buffer)[0] = value;
-    sources.push({ name: entry.name, dtype: "f32", shape: entry.shape, data: () => bytes, isOpaque: true });
-  }
-  await writeSafetensors(path, sources, { metadata: Object.fromEntries(metadata) });
 }
 
 describe("a checkpoint that holds a number which is not finite is passed over", () => {
