@@ -120,7 +120,10 @@ function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
     async exportModel(options) {
       calls.exported = options;
       options.onNotice?.("a notice\x1b[31m");
-      const drift = { maxLogitDifference: 0.01234, logits: 1000, sameToken: 0.995, lossBefore: 1.23456, lossAfter: 1.25 };
+      const drift = {
+        ...{ positions: 512, maxLogitDifference: 0.01234, meanLogitDifference: 0.001, divergence: 0, sameToken: 0.995 },
+        ...{ textLossBefore: 3, textLossAfter: 3.01, lossBefore: 1.23456, lossAfter: 1.25 },
+      };
       return options.to === "gguf-lora"
         ? { written: ["adapter.gguf"], type: null, drift: null }
         : { written: ["model.gguf", "Modelfile"], type: options.type ?? "q8_0", drift };
@@ -457,7 +460,10 @@ test("export hands its options on, and says what was written and what it changed
   const { to, type, maxDrift, adapter, model, data } = calls.exported!;
   assert.deepEqual([to, type, maxDrift, adapter, model, data], ["ollama", "q4_k_m", 5, "runs/orders", undefined, "held.jsonl"]);
   assert.match(out, /^Wrote model\.gguf, Modelfile in q4_k_m to exported\n/);
-  assert.match(out, /a logit changes by at most 0\.012 \(1000 compared\); the likeliest token stays at 99\.5 % of positions/);
+  assert.match(
+    out,
+    /at 512 positions of text: a logit changes by at most 0\.012, by 0\.0010 in the mean; the likeliest token stays at 99\.5 %;/,
+  );
   assert.match(out, /Held-out loss: 1\.2346 before, 1\.2500 after/);
   assert.match(out, /ollama create NAME -f exported[\\/]Modelfile/);
   assert.ok(err.includes("a notice") && !err.includes("\x1b[31m"));

@@ -28,10 +28,12 @@ export async function exportCommand(options: Record<string, string>, parts: Part
 function describe({ written, type, drift }: ExportReport, out: string): string {
   const lines = [`Wrote ${written.join(", ")}${type === null ? "" : ` in ${type}`} to ${escapeControls(out)}`];
   if (drift !== null) {
-    const { maxLogitDifference, logits, sameToken, lossBefore, lossAfter } = drift;
-    const largest = maxLogitDifference === 0 ? "0" : maxLogitDifference.toPrecision(2);
+    const { maxLogitDifference, meanLogitDifference, divergence, positions, sameToken, lossBefore, lossAfter } = drift;
+    const short = (value: number) => (value === 0 ? "0" : value.toPrecision(2));
     lines.push(
-      `Drift: a logit changes by at most ${largest} (${logits} compared); the likeliest token stays at ${(100 * sameToken).toFixed(1)} % of positions`,
+      `Drift, measured on what was written, at ${positions} positions of text: a logit changes by at most ${short(maxLogitDifference)}, by ` +
+        `${short(meanLogitDifference)} in the mean; the likeliest token stays at ${(100 * sameToken).toFixed(1)} %; ` +
+        `KL divergence ${short(divergence)}; loss ${drift.textLossBefore.toFixed(4)} before, ${drift.textLossAfter.toFixed(4)} after`,
     );
     if (lossBefore !== null) lines.push(`Held-out loss: ${lossBefore.toFixed(4)} before, ${lossAfter!.toFixed(4)} after`);
   }

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
-import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { Rng } from "../core/rng.js";
 import { loadEngine } from "../engine/load.js";
 import { AttuneError } from "../errors.js";
@@ -14,7 +17,8 @@ import { loadModel } from "../models/load.js";
 import { loadTokenizer } from "../text/load-tokenizer.js";
 import { chooseTemplate } from "../text/templates.js";
 import { tuners } from "../tuners/index.js";
-import { applyAdapter } from "../tuners/tuned-files.js";
+import { lora } from "../tuners/lora/lora.js";
+import { applyAdapter, saveTuned } from "../tuners/tuned-files.js";
 import { numberTypes } from "./choices.js";
 import { type ExportOptions, exportModel } from "./export.js";
 import { driftBetween, type Measurement, measure, probesFor } from "./measure.js";
@@ -36,8 +40,8 @@ async function says(path: string, adapterFolder?: string, probes: readonly Int32
   }
 }
 
-function differenceOf(a: Measurement, b: Measurement): number {
-  return driftBetween(a, b, 259).maxLogitDifference;
+function differenceOf(a: Measurement, b: Measurement, probes: readonly Int32Array[] = [probe]): number {
+  return driftBetween(a, b, probes).maxLogitDifference;
 }
 
 function exported(t: TestContext, options: Omit<ExportOptions, "out">): [out: string, ExportOptions] {
@@ -95,8 +99,11 @@ for (const type of numberTypes)
       for (const text of ["<|im_start|>user\nHé, 12!<|im_end|>", " a  b\n"])
         assert.deepEqual(to.encode(text, { special: true }), from.encode(text, { special: true }));
       assert.equal(to.chatTemplate, from.chatTemplate);
-      const probes = probesFor({ tokenizer: to, template: chooseTemplate(to).template }, []);
-      const difference = differenceOf(await says(folder, undefined, probes), await says(files.path, undefined, probes));
+      const probes = probesFor({ tokenizer: to, template: chooseTemplate(to).template }, [], {
+        vocabSize: 259,
+        maxPositions: 64,
+      });
+      const difference = differenceOf(await says(folder, undefined, probes), await says(files.path, undefined, probes), probes);
       assert.equal(difference, drift!.maxLogitDifference);
       assert.ok(type === "f32" ? difference === 0 : difference > 0, `drift ${difference}`);
       assert.deepEqual(to.stopIds, from.stopIds);
@@ -116,6 +123,107 @@ test("Q4_K_M gives more bits where llama.cpp does", () => {
   assert.equal(matrixType("model.embed_tokens.weight", [256, 512], { ...mixture, isTied: true }), "q6_k");
   assert.equal(matrixType("lm_head.weight", [256, 512], { ...mixture, type: "q4_0" }), "q6_k");
   assert.equal(matrixType("lm_head.weight", [256, 512], { ...mixture, type: "q8_0" }), "q8_0");
+});
+
+/** An adapter of LoRA with these settings, whose every weight has learnt something. */
+async function trainedAdapter(t: TestContext, folder: string, settings: Readonly<Record<string, unknown>>): Promise<string> {
+  const out = temporaryFolder(t);
+  const files = await openModel(folder);
+  const model = await loadModel({ kernels: loadEngine(), compute: "f32" }, files);
+  const config = lora.config.parse(settings);
+  lora.apply(model, config, new Rng(1));
+  const rng = new Rng(2);
+  for (const [, { value }] of model.trainableParameters()) {
+    const values = (await value.read()).map((number) => number + 0.1 * rng.normal());
+    value.device.kernels.write(value.id, 0, values);
+  }
+  await saveTuned(out, model, lora, config, { name: folder, config: files.config });
+  model.dispose();
+  return out;
+}
+
+const jsonIn = (path: string) => JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
+
+for (const whole of ["lm_head", "embed_tokens", "lm_head,embed_tokens"])
+  test(`a tied base of which ${whole} was trained apart leaves untied, and says what it learnt wherever it is opened`, async (t) => {
+    const trained = await trainedAdapter(t, base, { additional_target: whole });
+    const expected = await says(base, trained);
+    const [folder, toFolder] = exported(t, { model: base, adapter: trained, to: "hf", type: "f32" });
+    await exportModel(toFolder);
+    assert.equal(jsonIn(join(folder, "config.json")).tie_word_embeddings, false);
+    assert.ok(differenceOf(await says(folder), expected) < 1e-3);
+
+    for (const type of ["f32", "q4_0"] as const) {
+      const [out, toFile] = exported(t, { model: base, adapter: trained, to: "gguf", type, maxDrift: 1e9 });
+      const { drift } = await exportModel(toFile);
+      const path = join(out, "model.gguf");
+      const typeOf = (name: string) => readGgufHeader(path).tensors.find((tensor) => tensor.name === name)?.dtype;
+      const expectedTypes = type === "f32" ? ["f32", "f32"] : ["q4_0", "q8_0"]; // rows of 64 are no whole blocks of Q6_K
+      assert.deepEqual([typeOf("token_embd.weight"), typeOf("output.weight")], expectedTypes);
+      if (type === "f32") assert.ok(differenceOf(await says(path), expected) < 1e-3);
+      else assert.ok(drift!.maxLogitDifference > 0);
+    }
+  });
+
+test("a tied base stays tied; a head that its file holds beside a tied config leaves as it stands", async (t) => {
+  const [tied, options] = exported(t, { model: base, adapter, to: "hf" });
+  await exportModel(options);
+  assert.equal(jsonIn(join(tied, "config.json")).tie_word_embeddings, true);
+
+  const folder = temporaryFolder(t);
+  cpSync(join(fixtures, "untied"), folder, { recursive: true });
+  writeFileSync(
+    join(folder, "config.json"),
+    JSON.stringify({ ...jsonIn(join(folder, "config.json")), tie_word_embeddings: true }),
+  );
+  const [out, fromOther] = exported(t, { model: folder, to: "hf", type: "f32" });
+  await exportModel(fromOther);
+  assert.equal(jsonIn(join(out, "config.json")).tie_word_embeddings, false);
+  assert.equal(differenceOf(await says(out), await says(join(fixtures, "untied"))), 0);
+});
+
+test("drift is measured at hundreds of positions of text of many kinds, or of the rows given", async (t) => {
+  const [, options] = exported(t, { model: base, to: "gguf", type: "q4_0", maxDrift: 1e9 });
+  const { drift } = await exportModel(options);
+  const { positions, maxLogitDifference, meanLogitDifference, divergence, sameToken, textLossBefore, textLossAfter } = drift!;
+  assert.equal(positions, 512);
+  assert.ok(meanLogitDifference > 0 && meanLogitDifference < maxLogitDifference);
+  assert.ok(divergence > 0 && divergence < 1 && sameToken > 0.3 && sameToken < 1, JSON.stringify(drift));
+  assert.ok(textLossBefore > 0 && textLossBefore !== textLossAfter);
+
+  const chat = {
+    tokenizer: await loadTokenizer(await openModel(base)),
+    template: chooseTemplate(await loadTokenizer(await openModel(base))).template,
+  };
+  const lengths = (vocabSize: number, rows: readonly number[] = [], maxPositions = 4096) => {
+    const examples = rows.map((length) => ({ ids: new Int32Array(length), supervised: new Uint8Array(length), where: "" }));
+    return probesFor(chat, examples, { vocabSize, maxPositions }).map(({ length }) => length);
+  };
+  const total = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+  assert.equal(total(lengths(150_000)), 256);
+  assert.ok(lengths(150_000).length > 6, "of several kinds");
+  assert.deepEqual(lengths(1000, [1000]), [512]);
+  assert.deepEqual(lengths(1000, [1000, 20, 1000, 1000, 1000]), [128, 20, 128, 128, 108]);
+  assert.deepEqual(lengths(1000, [1000], 100), [100]);
+});
+
+test("a comparison of logits by hand", () => {
+  const [before, after] = [
+    { logits: Float32Array.of(Math.log(1), Math.log(3), 0, 0), loss: 1 },
+    { logits: Float32Array.of(Math.log(3), Math.log(1), 0, 0), loss: 2 },
+  ];
+  const drift = driftBetween(before, after, [Int32Array.of(0, 1)]);
+  const close = (name: keyof typeof drift, expected: number) =>
+    assert.ok(Math.abs(Number(drift[name]) - expected) < 1e-6, `${name}: ${drift[name]} for ${expected}`);
+  close("positions", 2);
+  close("maxLogitDifference", Math.log(3));
+  close("meanLogitDifference", Math.log(3) / 2);
+  close("divergence", (0.75 * Math.log(3) - 0.25 * Math.log(3)) / 2);
+  close("sameToken", 0.5);
+  close("textLossBefore", -Math.log(0.75));
+  close("textLossAfter", -Math.log(0.25));
+  const broken = { logits: Float32Array.of(Number.NaN, 1, 0, 0), loss: 2 };
+  assert.ok(Number.isNaN(driftBetween(before, broken, [Int32Array.of(0, 1)]).maxLogitDifference));
 });
 
 /** A copy of the adapter with other settings. */
@@ -187,7 +295,7 @@ test("rsLoRA's scaling goes into alpha, other alphas of some layers into their B
 
 test("for Ollama: weights or an adapter, and a Modelfile", async (t) => {
   const [out, options] = exported(t, { adapter, model: base, to: "ollama" });
-  assert.deepEqual((await exportModel(options)).written, ["model.gguf", "Modelfile"]);
+  assert.deepEqual((await exportModel(options)).written, ["Modelfile", "model.gguf"]);
   assert.match(
     readFileSync(join(out, "Modelfile"), "utf8"),
     /^FROM \.\/model\.gguf\nTEMPLATE """[\s\S]*"""\nPARAMETER stop "<\|im_end\|>"\n/,
@@ -195,7 +303,7 @@ test("for Ollama: weights or an adapter, and a Modelfile", async (t) => {
   assert.deepEqual(readdirSync(out).sort(), ["Modelfile", "model.gguf"]);
 
   const [onTop, adapterOptions] = exported(t, { adapter, model: base, to: "ollama", ollamaFrom: "tiny:latest" });
-  assert.deepEqual((await exportModel(adapterOptions)).written, ["adapter.gguf", "Modelfile"]);
+  assert.deepEqual((await exportModel(adapterOptions)).written, ["Modelfile", "adapter.gguf"]);
   assert.match(readFileSync(join(onTop, "Modelfile"), "utf8"), /^FROM tiny:latest\nADAPTER \.\/adapter\.gguf\n/);
 });
 
@@ -230,7 +338,7 @@ test("what cannot be exported is refused with a way out, and nothing is written"
     [
       { to: "gguf", model: base, adapter, maxDrift: 0 },
       "MODEL",
-      /changes by .*, more than the limit of 0\. Nothing was written.*--max-drift/,
+      /changes by .*, more than the limit of 0\. Nothing was kept.*--max-drift/,
     ],
     [
       { to: "gguf-lora", model: base, adapter: variant(t, { use_dora: true }) },
@@ -250,10 +358,47 @@ test("what cannot be exported is refused with a way out, and nothing is written"
     });
     assert.throws(() => readdirSync(out), { code: "ENOENT" });
   }
+  const parent = temporaryFolder(t);
+  const failing = { model: base, adapter, to: "gguf", maxDrift: 0, out: join(parent, "out") } as const;
+  await assert.rejects(exportModel(failing), /Nothing was kept/);
+  assert.deepEqual(readdirSync(parent), []);
   const inUse = temporaryFolder(t);
   writeFileSync(join(inUse, "precious.txt"), "");
   await assert.rejects(exportModel({ to: "hf", model: base, out: inUse }), {
     code: "CHECKPOINT",
     message: /is not empty \(precious\.txt\)/,
   });
+});
+
+test("an export that is killed leaves nothing under its name, and the next one removes what it began", async (t) => {
+  const parent = temporaryFolder(t);
+  const out = join(parent, "out");
+  const precious = join(parent, ".tmp-other-1");
+  mkdirSync(precious);
+  const script = `const { exportModel } = await import(${JSON.stringify(new URL("./export.js", import.meta.url).href)});
+    process.stdout.write("ready");
+    await exportModel(${JSON.stringify({ model: base, adapter, to: "hf", out })});`;
+  for (const delayMs of [0, 40, 80, 120, 160, 200]) {
+    const child = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+    const ended = once(child, "exit");
+    await once(child.stdout, "data");
+    await sleep(delayMs);
+    child.kill("SIGKILL");
+    await ended;
+    if (existsSync(out)) {
+      assert.ok(
+        existsSync(join(out, "config.json")) && existsSync(join(out, "model.safetensors")),
+        `${delayMs} ms: half a folder`,
+      );
+      rmSync(out, { recursive: true });
+    }
+  }
+  mkdirSync(join(parent, ".tmp-out-999999999"));
+  mkdirSync(out); // an empty folder of that name makes room
+  await exportModel({ model: base, adapter, to: "hf", out });
+  assert.deepEqual(readdirSync(parent).sort(), [".tmp-other-1", "out"]);
+  assert.ok(differenceOf(await says(out), await says(base, adapter)) < 0.5);
+  const file = join(parent, "file");
+  writeFileSync(file, "");
+  await assert.rejects(exportModel({ model: base, to: "hf", out: file }), { code: "CHECKPOINT", message: /is no folder/ });
 });

@@ -5,7 +5,7 @@ import { ModelError } from "../errors.js";
 import { systemErrorCode, writeFileAtomic } from "../io/disk.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { type TensorSource, writeShardedSafetensors } from "../io/safetensors.js";
-import type { LanguageModel } from "../models/language-model.js";
+import type { CausalLM } from "../models/causal-lm.js";
 import { transposed } from "../models/load.js";
 import type { ChatFormat } from "../text/supervised.js";
 import { bytesOfTensor, stored } from "./number-types.js";
@@ -18,7 +18,7 @@ const dtypeNames = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const
  */
 export async function writeHfFolder(
   folder: string,
-  model: LanguageModel,
+  model: CausalLM,
   files: ModelFiles,
   { tokenizer, template }: ChatFormat,
   type: keyof typeof dtypeNames,
@@ -48,7 +48,8 @@ export async function writeHfFolder(
   const ends = { bos_token_id: tokenizer.bosId, eos_token_id: [...tokenizer.stopIds] };
   const generation = (await generationConfig(files)) ?? `${JSON.stringify(ends, null, 2)}\n`;
   await writeFileAtomic(join(folder, "generation_config.json"), generation);
-  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify({ ...config, dtype: dtypeNames[type] }, null, 2)}\n`);
+  const written = { ...config, tie_word_embeddings: model.isTied, dtype: dtypeNames[type] };
+  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(written, null, 2)}\n`);
 }
 
 /** The base's own generation_config.json, if it has one. */

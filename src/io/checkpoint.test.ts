@@ -19,7 +19,14 @@ import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CheckpointError, NoSpaceError } from "../errors.js";
-import { lockFolder, newestCompleteCheckpoint, pruneCheckpoints, publishFolder, verifyFolder } from "./checkpoint.js";
+import {
+  lockFolder,
+  newestCompleteCheckpoint,
+  pruneCheckpoints,
+  publishFolder,
+  publishNewFolder,
+  verifyFolder,
+} from "./checkpoint.js";
 import { writeFileAtomic } from "./disk.js";
 import { repetitions, seededIntegers, temporaryFolder } from "./test-support.js";
 
@@ -335,3 +342,29 @@ function smallDisk(t: TestContext): string | undefined {
     return undefined;
   }
 }
+
+test("a new folder is there whole or not at all, without a marker, and takes the place of nothing", async (t) => {
+  const parent = temporaryFolder(t);
+  const out = join(parent, "deeper", "out");
+  const write = async (folder: string) => {
+    assert.ok(!existsSync(out));
+    await writeFile(join(folder, "weights.bin"), "w");
+    return 7;
+  };
+  assert.equal(await publishNewFolder(out, write), 7);
+  assert.deepEqual(readdirSync(out), ["weights.bin"]);
+  await assert.rejects(publishNewFolder(out, write), /is not empty \(weights\.bin\): choose a new folder/);
+
+  const other = join(parent, "other");
+  const failing = publishNewFolder(other, async (folder) => {
+    await writeFile(join(folder, "half"), "");
+    throw Object.assign(new Error("full"), { code: "ENOSPC" });
+  });
+  await assert.rejects(failing, NoSpaceError);
+  const disturbed = publishNewFolder(other, async () => {
+    mkdirSync(other);
+    await writeFile(join(other, "precious"), "");
+  });
+  await assert.rejects(disturbed, /is not empty \(precious\)/);
+  assert.deepEqual(readdirSync(parent).sort(), ["deeper", "other"]);
+});

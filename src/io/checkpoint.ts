@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join } from "node:path";
 import { z } from "zod";
 import { CheckpointError } from "../errors.js";
@@ -38,22 +38,70 @@ export async function publishFolder(
   write: (temporaryPath: string) => Promise<void>,
   { neededBytes }: { neededBytes?: number } = {},
 ): Promise<void> {
+  const kept = () => describeLastGood(dirname(finalPath));
+  await writeAside(finalPath, { neededBytes, kept }, async (temporary) => {
+    await write(temporary);
+    await sealFolder(temporary);
+    await moveIntoPlace(temporary, finalPath);
+  });
+}
+
+/**
+ * The same for a folder that other programs read: without a marker, and never in the place of anything but an empty folder. Removes what dead
+ * processes left of the same folder half written. Returns what `write` does. Throws CheckpointError if something is there.
+ */
+export async function publishNewFolder<T>(finalPath: string, write: (temporaryPath: string) => Promise<T>): Promise<T> {
+  await requireEmpty(finalPath);
+  await cleanLeftovers(dirname(finalPath), basename(finalPath));
+  return await writeAside(finalPath, {}, async (temporary) => {
+    const result = await write(temporary);
+    const { paths, folders } = await walk(temporary);
+    for (const path of paths) await syncFile(join(temporary, path));
+    for (const path of folders) await syncFolder(path);
+    await requireEmpty(finalPath);
+    await rmdir(finalPath).catch((error: unknown) => {
+      if (systemErrorCode(error) !== "ENOENT") throw error;
+    });
+    await rename(temporary, finalPath);
+    await syncFolder(dirname(finalPath));
+    return result;
+  });
+}
+
+/** Throws CheckpointError unless a folder is empty or not there. */
+export async function requireEmpty(folder: string): Promise<void> {
+  const names = await namesIn(folder).catch((error: unknown) => {
+    if (systemErrorCode(error) !== "ENOTDIR") throw error;
+    throw new CheckpointError(`${folder} is no folder: choose another name for the new folder`);
+  });
+  if (names.length > 0)
+    throw new CheckpointError(`${folder} is not empty (${names.slice(0, 3).join(", ")}): choose a new folder`);
+}
+
+interface AsideOptions {
+  readonly neededBytes?: number | undefined;
+  readonly kept?: () => Promise<string>;
+}
+
+/** Lets `write` fill a folder beside the final one, and removes it after an error. */
+async function writeAside<T>(
+  finalPath: string,
+  { neededBytes, kept }: AsideOptions,
+  write: (temporaryPath: string) => Promise<T>,
+): Promise<T> {
   const parent = dirname(finalPath);
   const temporary = join(parent, `.tmp-${basename(finalPath)}-${process.pid}`);
   if (underWay.has(temporary)) throw new CheckpointError(`${finalPath}: is already being written by this process.`);
   underWay.add(temporary);
-  const kept = () => describeLastGood(parent);
   try {
     await mkdir(parent, { recursive: true });
     await rm(temporary, { recursive: true, force: true });
     if (neededBytes !== undefined) await requireSpace(parent, neededBytes, kept);
-    await reportingFullDisk(
+    return await reportingFullDisk(
       parent,
       async () => {
         await mkdir(temporary);
-        await write(temporary);
-        await sealFolder(temporary);
-        await moveIntoPlace(temporary, finalPath);
+        return await write(temporary);
       },
       { neededBytes, kept },
     );
@@ -230,9 +278,13 @@ export async function newestCompleteCheckpoint(
   return undefined;
 }
 
-/** Removes temporary folders of dead processes, and puts back a folder whose replacement was interrupted. */
-async function cleanLeftovers(folder: string): Promise<void> {
+/**
+ * Removes temporary folders of dead processes, and puts back a folder whose replacement was interrupted: all in a folder of ours, or those of
+ * one name.
+ */
+async function cleanLeftovers(folder: string, ofName?: string): Promise<void> {
   for (const name of await namesIn(folder)) {
+    if (ofName !== undefined && !name.startsWith(`.tmp-${ofName}-`)) continue;
     const path = join(folder, name);
     const temporaryPid = temporaryName.exec(name)?.[1];
     if (temporaryPid !== undefined && isLeftover(path, Number(temporaryPid))) await rm(path, { recursive: true, force: true });

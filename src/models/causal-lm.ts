@@ -31,6 +31,12 @@ export abstract class CausalLM extends LanguageModel {
     return name === "lm_head.weight" && this.head !== null ? "an output projection, which a classifier has not" : null;
   }
 
+  /** Whether the output projection is the embedding's table as well. */
+  get isTied(): boolean {
+    const first = [...this.namedParameters()].find(([, parameter]) => parameter === this.lm_head.weight);
+    return first?.[0] !== "lm_head.weight";
+  }
+
   /** Logits (rows, V) at the given rows of the batch. */
   logits(batch: TokenBatch, rows: Int32Array): Tensor {
     return this.lm_head.forward(gatherRows(this.hidden(batch), rows));
