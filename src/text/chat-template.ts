@@ -1,7 +1,11 @@
-import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
 import { ModelError } from "../errors.js";
+import { OverBudget, TemplateError, Work } from "./jinja/errors.js";
+import { Refusal, raiseException, strftime } from "./jinja/globals.js";
+import { renderTemplate } from "./jinja/interpreter.js";
+import type { Statement } from "./jinja/nodes.js";
+import { parseTemplate } from "./jinja/parser.js";
+import { Callable, fromJson, type Value } from "./jinja/values.js";
 import type { RoleTokens } from "./tokenizer.js";
-import { withTimeLimit } from "./work-limit.js";
 
 /** One message of a chat. Roles are those that templates know: system, user, assistant, tool; keys have OpenAI's and transformers' names. */
 export interface Message {
@@ -42,42 +46,38 @@ export interface TemplateDialogue extends Omit<Dialogue, "messages"> {
 }
 
 const maxTemplateChars = 2 ** 20; // the longest in use, with tools and images, have about 20,000
-const maxSteps = 400_000; // tree nodes evaluated
-const maxStepsPerMessage = 500; // the templates in use take about 50
-const maxOutputChars = 2 ** 20; // beyond the length of the messages
-const maxItems = 100_000; // in a list that the template makes
-const timeLimitMs = 250; // for what counting nodes does not see: one filter applied to a great deal of data
 
-/** What a template, or rendering and encoding together, may take for a chat: far over what one in use needs on a busy machine. */
-export function chatTimeLimitMs(messages: readonly TemplateMessage[]): number {
-  return timeLimitMs + messages.length + charsOf(messages) / 100;
-}
-
-function charsOf(messages: readonly TemplateMessage[]): number {
-  return messages.reduce((total, message) => total + charsIn(message), 0);
+/**
+ * What a template may take: steps of evaluation, and characters that a text of its has. Those in use take 50 to 500 steps a message, some as many
+ * again for each message before it.
+ */
+function budgetOf(dialogue: TemplateDialogue): { steps: number; chars: number } {
+  const chars = charsIn(dialogue);
+  const { length } = dialogue.messages;
+  return { steps: 400_000 + 10_000 * length + 20 * length * length + 10 * chars, chars: 2 ** 20 + 4 * chars };
 }
 
 function charsIn(value: unknown): number {
   if (typeof value === "string") return value.length;
   if (typeof value !== "object" || value === null) return 1;
-  return Object.values(value).reduce((total: number, item) => total + 1 + charsIn(item), 0);
+  return Object.entries(value).reduce((total: number, [key, item]) => total + key.length + charsIn(item), 0);
 }
 
-/** The evaluator of @huggingface/jinja, whose own types do not resolve under Node's module rules. */
-interface JinjaInterpreter {
-  evaluate(node: unknown, scope: unknown): { readonly value: unknown };
-  run(program: unknown): { readonly value: unknown };
+/** How long rendering and encoding a chat may take on a busy machine: regular expressions of a tokenizer may never end. */
+export function chatTimeLimitMs(messages: readonly TemplateMessage[]): number {
+  return 1000 + 20 * messages.length + charsIn(messages) / 20;
 }
 
 /**
  * A chat template: Jinja, from the model or from the list of named ones, that turns messages into text.
- * Variables and settings as transformers offers them (utils/chat_template_utils.py, render_jinja_template), with no documents. Templates come from strangers, so work is bounded: nodes evaluated, length of every value, and time.
+ * Variables and settings as transformers offers them (utils/chat_template_utils.py, render_jinja_template), with no documents.
+ * Templates come from strangers: they reach nothing but these values, and their work is counted.
  */
 export class ChatTemplate {
   readonly source: string;
   /** For messages: where the template comes from. */
   readonly origin: string;
-  readonly #program: unknown;
+  readonly #body: readonly Statement[];
   readonly #roles: RoleTokens;
   readonly #now: Date;
 
@@ -95,72 +95,41 @@ export class ChatTemplate {
         `${origin}: the chat template has ${source.length} characters, more than the ${maxTemplateChars} allowed.`,
       );
     try {
-      this.#program = this.#limited(timeLimitMs, () => parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true })));
+      this.#body = parseTemplate(source);
     } catch (error) {
-      if (error instanceof ModelError) throw error;
-      throw new ModelError(`${origin}: the chat template is not valid Jinja: ${reasonOf(error)}`, { cause: error });
+      throw new ModelError(`${origin}: the chat template cannot be read: ${reasonOf(error)}`, { cause: error });
     }
   }
 
   /**
    * The chat as text; `addGenerationPrompt` ends it where the assistant's answer begins.
-   * Throws ModelError with the template's own words when it refuses the messages, and when it works too long.
+   * Throws ModelError with the template's own words when it refuses the messages, when it uses what attune does not know, and when it works
+   * too long.
    */
   render(dialogue: TemplateDialogue, { addGenerationPrompt }: { addGenerationPrompt: boolean }): string {
+    const work = new Work(budgetOf(dialogue));
+    const { messages, tools } = dialogue;
+    const variables: [string, Value][] = [
+      ["raise_exception", new Callable("raise_exception", ([message = null]) => raiseException(message, work))],
+      ["strftime_now", new Callable("strftime_now", ([pattern = null]) => strftime(this.#now, pattern, work))],
+      ...Object.entries(this.#roles).map(([name, token]): [string, Value] => [name, fromJson(token)]),
+      ["messages", messages.map((message) => fromJson(seenByTemplate(message)))],
+      ["tools", fromJson(tools)],
+      ["documents", null],
+      ["add_generation_prompt", addGenerationPrompt],
+    ];
     try {
-      return this.#limited(chatTimeLimitMs(dialogue.messages), () => this.#run(dialogue, addGenerationPrompt));
+      return renderTemplate(this.#body, variables, work);
     } catch (error) {
-      if (error instanceof ModelError) throw error;
       if (error instanceof Refusal)
         throw new ModelError(`${this.origin}: the chat template refuses these messages: ${error.message}`, { cause: error });
+      if (error instanceof OverBudget)
+        throw new ModelError(
+          `${this.origin}: the chat template was stopped: it took ${error.message}. Choose another with \`template:\`.`,
+          { cause: error },
+        );
       throw new ModelError(`${this.origin}: the chat template failed: ${reasonOf(error)}`, { cause: error });
     }
-  }
-
-  #run({ messages, tools }: TemplateDialogue, addGenerationPrompt: boolean): string {
-    const scope = new Environment();
-    const globals: Record<string, unknown> = {
-      ...this.#roles,
-      messages: messages.map(seenByTemplate),
-      tools: tools ?? null,
-      documents: null,
-      add_generation_prompt: addGenerationPrompt,
-      true: true,
-      false: false,
-      none: null,
-      True: true,
-      False: false,
-      None: null,
-      range: boundedRange,
-      strftime_now: (format: unknown) => strftime(this.#now, String(format)),
-      raise_exception: (message: unknown) => {
-        throw new Refusal(String(message));
-      },
-    };
-    for (const [name, value] of Object.entries(globals)) scope.set(name, value);
-
-    const interpreter: JinjaInterpreter = new Interpreter(scope);
-    const evaluate = interpreter.evaluate.bind(interpreter);
-    const mostSteps = maxSteps + maxStepsPerMessage * messages.length;
-    const maxChars = maxOutputChars + 2 * charsOf(messages);
-    let steps = 0;
-    interpreter.evaluate = (node, environment) => {
-      if (++steps > mostSteps) throw this.#tooMuch(`over ${mostSteps} steps`);
-      const result = evaluate(node, environment);
-      const { value } = result;
-      if (typeof value === "string" && value.length > maxChars) throw this.#tooMuch(`a text of over ${maxChars} characters`);
-      if (Array.isArray(value) && value.length > maxItems) throw this.#tooMuch(`a list of over ${maxItems} items`);
-      return result;
-    };
-    return String(interpreter.run(this.#program).value);
-  }
-
-  #limited<T>(limitMs: number, work: () => T): T {
-    return withTimeLimit(limitMs, work, () => this.#tooMuch(`over ${Math.round(limitMs)} ms`));
-  }
-
-  #tooMuch(what: string): ModelError {
-    return new ModelError(`${this.origin}: the chat template was stopped: it took ${what}. Choose another with \`template:\`.`);
   }
 }
 
@@ -171,55 +140,9 @@ function seenByTemplate({ isLearned: _, ...message }: TemplateMessage): Record<s
   return Object.fromEntries(Object.entries(seen).filter(([, value]) => value !== undefined));
 }
 
-/** `raise_exception` in a template: its author's words on what the messages lack. */
-class Refusal extends Error {}
-
-function boundedRange(first: unknown, second?: unknown, third?: unknown): number[] {
-  const isEndOnly = typeof second !== "number";
-  const start = isEndOnly ? 0 : Number(first);
-  const stop = isEndOnly ? Number(first) : second;
-  const step = typeof third === "number" ? third : 1;
-  const length = Math.max(0, Math.ceil((stop - start) / step));
-  if (!(length <= maxItems)) throw new Error(`range() of ${length} items: at most ${maxItems} are allowed`);
-  return Array.from({ length }, (_, i) => start + i * step);
-}
-
-const months = [
-  "January",
-  "February",
-  "March",
-  "April",
-  "May",
-  "June",
-  "July",
-  "August",
-  "September",
-  "October",
-  "November",
-  "December",
-];
-const days = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-
-/** Python's strftime in the C locale, for the codes that dates in templates use. */
-function strftime(date: Date, format: string): string {
-  const pad = (value: number) => String(value).padStart(2, "0");
-  const codes: Record<string, string> = {
-    Y: String(date.getFullYear()),
-    y: pad(date.getFullYear() % 100),
-    m: pad(date.getMonth() + 1),
-    B: months[date.getMonth()]!,
-    b: months[date.getMonth()]!.slice(0, 3),
-    d: pad(date.getDate()),
-    A: days[date.getDay()]!,
-    a: days[date.getDay()]!.slice(0, 3),
-    H: pad(date.getHours()),
-    M: pad(date.getMinutes()),
-    S: pad(date.getSeconds()),
-    "%": "%",
-  };
-  return format.replace(/%(.)/g, (code, letter: string) => codes[letter] ?? code);
-}
-
+/** RangeError: nested deeper than the stack. Other errors are faults of attune's, and say so themselves. */
 function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  if (error instanceof TemplateError) return error.message;
+  if (error instanceof RangeError) return "it is nested too deeply";
+  throw error;
 }
