@@ -21,10 +21,7 @@ test("templates see what transformers gives them", () => {
   assert.equal(render("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ add_generation_prompt }}"), "<s>Hello</s>False");
   assert.equal(render("{{ tools is none }} {{ documents is none }} {{ pad_token is defined }}"), "True True False");
   assert.equal(render("{% for i in range(2, 8, 2) %}{{ i }}{% endfor %}{{ range(3) | length }}"), "2463");
-  assert.equal(
-    render("{{ strftime_now('%d %b %Y, %A %-d %B %y %H:%M:%S %%') }}"),
-    "05 Mar 2026, Thursday 5 March 26 07:08:09 %",
-  );
+  assert.equal(render("{{ strftime_now('%d %b %Y, %A %-d %B %y %H:%M:%S %%') }}"), "05 Mar 2026, Thursday 5 March 26 07:08:09 %");
   assert.equal(render("  {% if true %}\n  x\n  {% endif %}\ny"), "  x\ny");
   assert.equal(
     render("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}"),

@@ -380,9 +380,12 @@ const reverse = filter("reverse", "", (input, _, { work }) => {
 });
 
 const items = filter("items", "", (input) => {
-  if (input instanceof Undefined) return new Generator([]);
-  if (!(input instanceof Dict)) throw new TemplateError("Can only get item pairs from a mapping.");
-  return new Generator(new View("items", input).items());
+  const make = function* (): Iterable<Value> {
+    if (input instanceof Undefined) return;
+    if (!(input instanceof Dict)) throw new TemplateError("Can only get item pairs from a mapping.");
+    yield* new View("items", input).items();
+  };
+  return new Generator(make());
 });
 
 const tojson = filter(
@@ -421,6 +424,10 @@ const truncate = filter(
   "truncate",
   "length? killwords? end? leeway?",
   (input, [size = 255n, isKilling = false, ending = "...", leeway = null], { work }) => {
+    if (!isText(input)) {
+      if (lengthOf(input) === undefined) throw new TemplateError(`object of type '${typeName(input)}' has no len()`);
+      throw new Unsupported(`truncate of a ${typeName(input)}`);
+    }
     const text = toText(input, work);
     const [limit, end] = [integer(size, "truncate"), toText(ending, work)];
     const slack = leeway === null ? 5 : integer(leeway, "truncate");

@@ -1,17 +1,21 @@
 import { TemplateError, Unsupported, type Work } from "./errors.js";
 import {
   asNumeric,
+  Callable,
   Dict,
   demand,
   floatText,
+  Generator,
   isNumber,
   type Keywords,
+  Namespace,
   points,
   repr,
   Tuple,
   toText,
   typeName,
   type Value,
+  View,
 } from "./values.js";
 
 /** `text % values`: the conversions s, r, d, i, u, f, F, x, X, o, e, g and %, with flags, width and precision. */
@@ -43,8 +47,11 @@ export function formatPercent(template: string, values: Value, work: Work): stri
       );
     },
   );
-  if (used < items.length && !(values instanceof Dict) && (values instanceof Tuple || used === 0))
-    throw new TemplateError("not all arguments converted during string formatting");
+  const isMapping =
+    values !== null &&
+    typeof values === "object" &&
+    ![Tuple, View, Generator, Callable, Namespace].some((kind) => values instanceof kind);
+  if (used < items.length && !isMapping) throw new TemplateError("not all arguments converted during string formatting");
   work.text(result.length);
   return result;
 }

@@ -21,7 +21,15 @@ const maxRange = 100_000; // jinja2/sandbox.py, MAX_RANGE
 export function globals(work: Work): [name: string, value: Value][] {
   return [
     ["range", new Callable("range", (args) => range(args))],
-    ["dict", new Callable("dict", (args, keywords) => new Dict(entriesOf("dict", args, keywords, work)))],
+    [
+      "dict",
+      new Callable("dict", (args, keywords) => new Dict(entriesOf("dict", args, keywords, work)), {
+        attribute: (name) => {
+          if (name === "fromkeys") throw new Unsupported("dict.fromkeys");
+          return undefined;
+        },
+      }),
+    ],
     ["namespace", new Callable("namespace", (args, keywords) => namespace(entriesOf("namespace", args, keywords, work)))],
     ["cycler", new Callable("cycler", (args) => cycler(args))],
     ["joiner", new Callable("joiner", (args, keywords) => joiner(bind("joiner", "sep?", args, keywords)[0] ?? ", "))],

@@ -437,7 +437,7 @@ const listMethods: Readonly<Record<string, Method<readonly Value[]>>> = {
 };
 
 const dictMethods: Readonly<Record<string, Method<Dict>>> = {
-  get: method("get", "key default?", (self, [key, fallback]) => self.get(key!) ?? fallback ?? null),
+  get: method("get", "key default?", (self, [key, fallback = null]) => (self.has(key!) ? self.get(key!)! : fallback)),
   keys: method("keys", "", (self) => new View("keys", self)),
   values: method("values", "", (self) => new View("values", self)),
   items: method("items", "", (self) => new View("items", self)),

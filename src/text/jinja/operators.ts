@@ -3,7 +3,7 @@ import { escaped } from "./filters.js";
 import { percent } from "./methods.js";
 import { asNumeric, demand, isList, isNumber, isText, lengthOf, Markup, Tuple, typeName, type Value } from "./values.js";
 
-const maxBits = 100_000n; // of an int
+const maxBits = 14_000n; // of an int: Python refuses to print longer ones
 
 /** `left operator right` as Python computes it. Throws TemplateError where Python raises. */
 export function binary(operator: string, left: Value, right: Value, work: Work): Value {
@@ -44,6 +44,7 @@ function repeated(value: Value, count: bigint | boolean, operator: string, other
   const length = typeof value === "string" ? value.length : items?.length;
   if (length === undefined) throw mismatch(operator, value, other);
   const times = Number(asNumeric(count));
+  if (Math.abs(times) >= 2 ** 63) throw new TemplateError("cannot fit 'int' into an index-sized integer");
   const whole = Math.max(0, times) * length;
   if (typeof value === "string") {
     work.text(whole);

@@ -1,6 +1,8 @@
 import { type TemplateError, Unsupported } from "./errors.js";
+import { filters } from "./filters.js";
 import { syntaxError, type Token, tokenize } from "./lexer.js";
 import type { Args, Expr, Filter, Signature, Statement, Target } from "./nodes.js";
+import { tests } from "./tests.js";
 
 /**
  * A template's source as statements. Throws TemplateError where Jinja refuses to compile it, Unsupported where it needs other templates or
@@ -21,13 +23,31 @@ class Parser {
   readonly #reads: Set<string>[] = [];
   /** What encloses the statement at hand, from where `break` and `continue` look outwards. */
   readonly #around: ("loop" | "function")[] = [];
+  readonly #unknown: TemplateError[] = [];
+  #isConditional = false;
 
   constructor(tokens: readonly Token[]) {
     this.#tokens = tokens;
   }
 
   template(): Statement[] {
-    return this.#statements([]);
+    const body = this.#statements([]);
+    if (this.#unknown[0] !== undefined) throw this.#unknown[0];
+    return body;
+  }
+
+  /** Jinja looks for the names of filters and tests when it compiles, but for those that a condition may keep from being used. */
+  #checkName(what: "filter" | "test", name: string, line: number): void {
+    if (!this.#isConditional && !Object.hasOwn(what === "filter" ? filters : tests, name))
+      this.#unknown.push(syntaxError(`No ${what} named '${name}'.`, line));
+  }
+
+  #inside<T>(isConditional: boolean, work: () => T): T {
+    const before = this.#isConditional;
+    this.#isConditional = isConditional;
+    const result = work();
+    this.#isConditional = before;
+    return result;
   }
 
   get #current(): Token {
@@ -92,7 +112,7 @@ class Parser {
 
   /** A body that ends with this tag and nothing else. */
   #bodyTo(end: string): Statement[] {
-    const body = this.#body(end);
+    const body = this.#inside(false, () => this.#body(end));
     this.#next();
     return body;
   }
@@ -112,7 +132,7 @@ class Parser {
       case "for":
         return [this.#for()];
       case "if":
-        return [this.#if()];
+        return [this.#inside(true, () => this.#if())];
       case "set":
         return [this.#set()];
       case "macro": {
@@ -157,9 +177,9 @@ class Parser {
     const target = this.#target("in");
     this.#expect("name", "in");
     const list = this.#tuple({ conditional: false, end: "recursive" });
-    const test = this.#skip("name", "if") ? this.#expression() : undefined;
+    const test = this.#skip("name", "if") ? this.#inside(false, () => this.#expression()) : undefined;
     const isRecursive = this.#skip("name", "recursive");
-    const body = this.#within("loop", () => this.#body("endfor", "else"));
+    const body = this.#inside(false, () => this.#within("loop", () => this.#body("endfor", "else")));
     const otherwise = this.#next().value === "endfor" ? [] : this.#bodyTo("endfor");
     return { kind: "for", target, list, test, isRecursive, body, otherwise };
   }
@@ -171,7 +191,10 @@ class Parser {
       branches.push([test, this.#body("elif", "else", "endif")]);
       const { value: tag } = this.#next();
       if (tag === "elif") continue;
-      return { kind: "if", branches, otherwise: tag === "else" ? this.#bodyTo("endif") : [] };
+      if (tag === "endif") return { kind: "if", branches, otherwise: [] };
+      const otherwise = this.#body("endif");
+      this.#next();
+      return { kind: "if", branches, otherwise };
     }
   }
 
@@ -278,10 +301,12 @@ class Parser {
   }
 
   #expression(): Expr {
+    const known = this.#unknown.length;
     let value = this.#or();
     while (this.#skip("name", "if")) {
       const test = this.#or();
       value = { kind: "conditional", test, value, otherwise: this.#skip("name", "else") ? this.#expression() : undefined };
+      this.#unknown.length = known;
     }
     return value;
   }
@@ -489,7 +514,9 @@ class Parser {
     let value = start;
     for (let first = isInline; first || this.#is("operator", "|"); first = false) {
       if (!first) this.#at++;
+      const { line } = this.#current;
       const filter = this.#dottedName();
+      this.#checkName("filter", filter, line);
       value = { kind: "filter", name: filter, input: value, args: this.#is("operator", "(") ? this.#args() : noArgs };
     }
     return value;
@@ -500,6 +527,7 @@ class Parser {
     const isNegated = this.#skip("name", "not");
     const name = this.#dottedName();
     const { type, value, line } = this.#current;
+    this.#checkName("test", name, line);
     let args = noArgs;
     if (type === "operator" && value === "(") args = this.#args();
     else if (

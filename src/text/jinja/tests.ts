@@ -33,10 +33,10 @@ function test(
   return (input, args, keywords, context) => run(input, bind(name, parameters, args, keywords) as Value[], context);
 }
 
-function remainder(input: Value, by: Value, { binary }: FilterContext): bigint | number {
+function remainder(input: Value, by: Value, context: FilterContext): bigint | number {
   demand(input);
   if (!isNumber(input)) throw new TemplateError(`unsupported operand type(s) for %: '${typeName(input)}' and 'int'`);
-  return asNumeric(binary("%", input, by) as bigint | number);
+  return asNumeric(context.binary("%", input, by) as bigint | number);
 }
 
 const comparison = (operator: string, isTrue: (order: number) => boolean) =>

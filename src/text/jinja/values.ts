@@ -250,6 +250,7 @@ export function itemsOf(value: Value, work: Work): Iterable<Value> | undefined {
       work,
     );
   if (value instanceof Undefined) return [];
+  if (value instanceof Callable && value.length !== undefined) throw new Unsupported("a loop over a loop");
   return value instanceof Markup ? counted(points(value.text), work) : undefined;
 }
 
