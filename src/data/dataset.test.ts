@@ -251,7 +251,8 @@ test("every kind of bad row is left out under skip, in lines and in arrays, and 
     [/has to be text, got the number 7/, '{"instruction": "Q", "output": 7}'],
     [/has to be text, got an object/, '{"instruction": {"a": 1}, "output": "A"}'],
     [/the row has \d+ bytes, more than/, `{"instruction": "Q", "output": "${"x".repeat(33 * 2 ** 20)}"}`],
-    [/the row has \d+ characters, more than/, `{"instruction": "Q", "output": "${"x".repeat(2 ** 20)}"}`],
+    [/the row has \d+ characters, more than/, `{"instruction": "Q", "output": "${"x ".repeat(2 ** 20)}"}`],
+    [/a word of 200000 characters, more than/, `{"instruction": "Q", "output": "${"x".repeat(2e5)}"}`],
   ];
   const inOne = (parts: readonly (string | Buffer)[], between: string) =>
     Buffer.concat(parts.flatMap((part, i) => (i === 0 ? [] : [Buffer.from(between)]).concat(Buffer.from(part as string))));

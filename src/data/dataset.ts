@@ -306,13 +306,13 @@ interface Unrendered extends BadRow {
   readonly cause: unknown;
 }
 
-const mostFailedMs = 20_000;
+const mostTimeouts = 3;
 
 /** Renders rows, each to tokens or to what is wrong with it. */
 class RowRenderer {
   readonly #chat: ChatFormat;
   readonly #options: SupervisionOptions;
-  #failedMs = 0;
+  #timeouts = 0;
 
   constructor(chat: ChatFormat, options: SupervisionOptions) {
     this.#chat = chat;
@@ -339,22 +339,16 @@ class RowRenderer {
     }
   }
 
-  /** Throws DataError when rows fail so slowly, one after the other, that it is no fault of theirs. */
+  /** Throws DataError when row after row takes too long, as that is no fault of theirs. */
   #renderAlone(row: Conversation): RenderedRow | Unrendered {
-    const start = performance.now();
-    let rendered: RenderedRow | Unrendered;
     try {
-      rendered = limited([row], () => this.#renderOne(row));
+      return limited([row], () => this.#renderOne(row));
     } catch (error) {
       if (!(error instanceof TooLong)) throw error;
-      rendered = { where: row.where, reason: error.message, cause: error };
+      if (++this.#timeouts === mostTimeouts)
+        throw new DataError(`${row.where}: ${error.message} So it was with ${mostTimeouts} rows.`, { cause: error });
+      return { where: row.where, reason: error.message, cause: error };
     }
-    if ("reason" in rendered) this.#failedMs += performance.now() - start;
-    if (this.#failedMs > mostFailedMs && "reason" in rendered)
-      throw new DataError(`${row.where}: ${rendered.reason} Rows fail so slowly that the run would not begin.`, {
-        cause: rendered.cause,
-      });
-    return rendered;
   }
 }
 

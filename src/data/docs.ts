@@ -159,7 +159,7 @@ const badRows = `## Bad rows
 
 A bad row ends the run before it starts, with file and line (of an array, the row's number). \`on_bad_record: skip\` leaves it out instead and says how many
 were, and why the first was. Bad is every row that cannot be learned from as it stands: no JSON object, nested more than 127 deep, a key twice, not UTF-8,
-half a character in what is read, longer than 32 MB or than ${mostChars.conversation} characters (${mostChars.document} for stage pt); what the tables refuse; what the chat
+half a character in what is read, a word of over 131072 characters, longer than 32 MB or than ${mostChars.conversation} characters (${mostChars.document} for stage pt); what the tables refuse; what the chat
 template refuses or has no place for; a text without tokens. Rows longer than \`cutoff_len\` are cut, with a notice.
 
 What spoils a whole file is an error: no such file, a folder, a pipe or a device, compressed or binary formats, UTF-16, an array that is not closed, more

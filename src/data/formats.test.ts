@@ -546,7 +546,7 @@ test("rows of any JSON are read, or refused by name: nothing else comes of them"
 });
 
 test("rows that are too long for any template or tokenizer are refused", () => {
-  const long = "x".repeat(mostChars.conversation + 1);
+  const long = "x ".repeat(mostChars.conversation / 2 + 1);
   for (const row of [
     answerWith({ content: long }),
     answerWith({ tool_calls: [{ name: "f", arguments: { long } }] }),
@@ -565,8 +565,14 @@ test("rows that are too long for any template or tokenizer are refused", () => {
     /characters/,
   );
   assert.equal(readWith(texts, { text: long }).notices.length, 0);
+  for (const character of ["x", "字", " ", "-", "😀"])
+    assert.match(
+      fault(() => readWith(texts, { text: `a${character.repeat(2 ** 17 + 1)}` })),
+      /a word of \d+ characters, more than/,
+    );
+  assert.equal(readWith(texts, { text: "一二三，四五六。".repeat(2 ** 15) }).notices.length, 0);
   assert.match(
-    fault(() => readWith(texts, { text: "x".repeat(mostChars.document + 1) })),
+    fault(() => readWith(texts, { text: "x ".repeat(mostChars.document / 2 + 1) })),
     /characters/,
   );
 });

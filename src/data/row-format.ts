@@ -163,9 +163,16 @@ function isEmpty(value: unknown): boolean {
   return typeof value === "object" && Object.keys(value).length === 0;
 }
 
-/** Throws RowFault unless `value` is text. */
+const longestWord = 2 ** 17; // characters; tokenizers take seconds for it, and what is longer is no language
+const word = /[\p{L}\p{M}\p{N}]+|\s+|[^\s\p{L}\p{M}\p{N}]+/gu;
+
+/** Throws RowFault unless `value` is text that a tokenizer takes. */
 export function text(value: unknown, place: string): string {
   if (typeof value !== "string") throw new RowFault(`${place} has to be text, got ${kindOf(value)}.`);
+  if (value.length > longestWord)
+    for (const [{ length }] of value.matchAll(word))
+      if (length > longestWord)
+        throw new RowFault(`${place} holds a word of ${length} characters, more than the ${longestWord} allowed.`);
   if (/\p{Surrogate}/u.test(value)) throw new RowFault(`${place} holds half a character (a lone surrogate, \\uD800–\\uDFFF).`);
   return value;
 }
