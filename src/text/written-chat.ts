@@ -30,7 +30,7 @@ export function writeChat(template: ChatTemplate, tokenizer: Tokenizer, chat: Di
   const shield = new Shield(tokenizer);
   const safe = shield.hideAll(chat);
   const draft = bestDraft(template, shield, safe, options);
-  return { text: draft.text, shield, turns: turnsOf(draft, options), remarks: draft.remarks(options) };
+  return { text: draft.text, shield, turns: turnsOf(draft, tokenizer, options), remarks: draft.remarks(options) };
 }
 
 /** A chat in one of the forms that a template may know, and what came of it. */
@@ -177,9 +177,9 @@ function* thoughtfulForms(
   yield withLast(shield.hideTags(content));
 }
 
-function turnsOf(draft: Draft, { addGenerationPrompt, learned }: WritingOptions): Map<number, Span> {
+function turnsOf(draft: Draft, tokenizer: Tokenizer, { addGenerationPrompt, learned }: WritingOptions): Map<number, Span> {
   const turns = new Map<number, Span>();
-  const finder = new TurnFinder(draft, addGenerationPrompt);
+  const finder = new TurnFinder(draft, tokenizer, addGenerationPrompt);
   for (const [index, { role }] of draft.dialogue.messages.entries()) {
     if (role !== "assistant") continue;
     try {
@@ -193,10 +193,12 @@ function turnsOf(draft: Draft, { addGenerationPrompt, learned }: WritingOptions)
 
 class TurnFinder {
   readonly #draft: Draft;
+  readonly #tokenizer: Tokenizer;
   readonly #addGenerationPrompt: boolean;
 
-  constructor(draft: Draft, addGenerationPrompt: boolean) {
+  constructor(draft: Draft, tokenizer: Tokenizer, addGenerationPrompt: boolean) {
     this.#draft = draft;
+    this.#tokenizer = tokenizer;
     this.#addGenerationPrompt = addGenerationPrompt;
   }
 
@@ -233,9 +235,21 @@ class TurnFinder {
     const altered = own.find(({ part, from, to }) => text.slice(from, to) !== parts[part]!.text && parts[part]!.kind !== "call");
     if (altered !== undefined) throw this.#rewritten(index);
     const head = Math.min(...own.map(({ from }) => from));
-    const tail = Math.max(...own.map(({ to }) => to));
+    const last = own.reduce((furthest, place) => (place.to > furthest.to ? place : furthest));
+    const tail = parts[last.part]!.kind === "call" ? this.#endOfCalls(index, last.to) : last.to;
     const before = places.reduce((end, { to }) => (to <= head ? Math.max(end, to) : end), 0);
     return [this.#promptEnd(index, before, head), tail];
+  }
+
+  /** Calls end with what the template closes them with, which no mark stands in: with the token that ends the turn, before anything else is said. */
+  #endOfCalls(index: number, from: number): number {
+    const { text, places = [] } = this.#draft;
+    const next = places.reduce((first, place) => (place.from >= from ? Math.min(first, place.from) : first), text.length);
+    const end = this.#tokenizer
+      .split(text)
+      .find(({ id, start }) => id !== undefined && start >= from && this.#tokenizer.stopIds.has(id));
+    if (end === undefined || end.start > next) throw this.#rewritten(index);
+    return end.start;
   }
 
   /**
