@@ -72,7 +72,9 @@ export const defaultAlignment = 32;
 export const maxDimensions = 4;
 const maxNameBytes = 65_535;
 const maxStringBytes = 64 << 20;
-const maxArrayLength = 1 << 22; // the largest vocabularies and merge lists have about 2¹⁹ items
+const maxItems = 1 << 22; // of all arrays together: the largest vocabularies and merge lists have about 2¹⁹ each
+const maxMetadataBytes = 128 << 20;
+const maxTensors = 1 << 17;
 const minKeyValueBytes = 8 + 4 + 1;
 const minTensorBytes = 8 + 4 + 8 + 4 + 8;
 
@@ -118,6 +120,7 @@ export function parseGgufHeader(path: string, source: SyncByteSource): GgufHeade
   if (version > 0xffff) throw bytes.unsupported("it is big-endian; convert it on this machine");
   if (version !== 2 && version !== 3) throw bytes.unsupported(`it has version ${version}; versions 2 and 3 are read`);
   const tensorCount = bytes.count("tensors", minTensorBytes);
+  if (tensorCount > maxTensors) throw bytes.damaged(`it claims ${tensorCount} tensors, more than ${maxTensors}`);
   const keyCount = bytes.count("metadata values", minKeyValueBytes);
 
   const metadata: Record<string, unknown> = Object.create(null) as Record<string, unknown>;
@@ -125,6 +128,7 @@ export function parseGgufHeader(path: string, source: SyncByteSource): GgufHeade
     const key = bytes.string(maxNameBytes, "a metadata key");
     if (key in metadata) throw bytes.damaged(`metadata key "${key}" appears twice`);
     metadata[key] = readValue(bytes, key);
+    if (bytes.position > maxMetadataBytes) throw bytes.damaged(`its metadata have more than ${maxMetadataBytes} bytes`);
   }
   const splits = metadata["split.count"];
   if (typeof splits === "number" && splits > 1) {
@@ -133,7 +137,7 @@ export function parseGgufHeader(path: string, source: SyncByteSource): GgufHeade
 
   const alignment = metadata["general.alignment"] ?? defaultAlignment;
   if (typeof alignment !== "number" || alignment < 1 || !Number.isInteger(Math.log2(alignment))) {
-    throw bytes.damaged(`general.alignment is ${String(alignment)}, expected a power of two`);
+    throw bytes.damaged(`general.alignment is ${String(alignment).slice(0, 100)}, expected a power of two`);
   }
   const infos = readTensorInfos(bytes, tensorCount);
 
@@ -200,7 +204,8 @@ function readValue(bytes: ByteReader, key: string): unknown {
     throw bytes.damaged(`metadata "${key}" is an array of ${itemType === arrayType ? "arrays" : `unknown type ${itemType}`}`);
   }
   const length = bytes.count(`items of "${key}"`, itemType === stringType ? 8 : itemBytes);
-  if (length > maxArrayLength) throw bytes.damaged(`metadata "${key}" has ${length} items, more than ${maxArrayLength}`);
+  bytes.items += length;
+  if (bytes.items > maxItems) throw bytes.damaged(`metadata up to "${key}" have ${bytes.items} items, more than ${maxItems}`);
   const items: unknown[] = [];
   for (let i = 0; i < length; i++) items.push(readScalar(bytes, itemType, key));
   return items;
@@ -249,6 +254,8 @@ class ByteReader {
   readonly #path: string;
   readonly #source: SyncByteSource;
   #buffer = Buffer.alloc(0);
+  /** Of all arrays so far. */
+  items = 0;
   /** Next byte in the buffer. */
   #at = 0;
   /** Position in the source of the buffer's end. */

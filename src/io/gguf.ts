@@ -128,7 +128,7 @@ function ropeScaling(path: string, metadata: Metadata, modelType: string, maxPos
   if (type === "none" || (type === "linear" && factor === 1)) return null;
   if (type === "linear") return { rope_type: "linear", factor };
   if (type !== "yarn") {
-    throw new ModelError(`${path}: RoPE scaling "${type}" is not supported; attune knows linear, llama3 and yarn.`);
+    throw new ModelError(`${path}: RoPE scaling "${type.slice(0, 100)}" is not supported; attune knows linear, llama3 and yarn.`);
   }
   // llama.cpp multiplies its attention factor with YaRN's own; transformers takes the product.
   const ownFactor = metadata.optionalPositive(key("yarn_attn_factor")) ?? metadata.optionalPositive(key("attn_factor"));

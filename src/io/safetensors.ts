@@ -64,7 +64,7 @@ const plainDTypes: ReadonlyMap<string, PlainDType> = new Map([
 const storedNames: Record<PlainDType, StoredDType> = { f32: "F32", f16: "F16", bf16: "BF16" };
 
 const lengthBytes = 8;
-const maxHeaderBytes = 100_000_000;
+const maxHeaderBytes = 10_000_000; // of 80,000 tensors; 100 MB, as the reference takes, could be made to take minutes and gigabytes
 const maxU64 = 2n ** 64n - 1n;
 
 /**
@@ -386,7 +386,7 @@ export async function writeShardedSafetensors(
   return [...names, indexFileName];
 }
 
-const maxIndexBytes = 100_000_000;
+const maxIndexBytes = maxHeaderBytes;
 
 /**
  * Opens every shard that a `model.safetensors.index.json` names and returns the tensors of all.
