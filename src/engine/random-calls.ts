@@ -20,6 +20,7 @@ type Addon = NativeEngine & Record<string, (...args: unknown[]) => unknown>;
 
 const calls: Record<string, Arguments> = { ...kernelCalls, ...otherCalls, emulateAmx: [["on", true]] };
 const names = Object.keys(calls);
+const kernelNames = Object.keys(kernelCalls);
 const KiB = 1024;
 
 class FromGetter extends Error {}
@@ -129,7 +130,7 @@ function generator(engine: Addon, next: () => number, blocks: Blocks) {
     if (typeof good === "number") return realNumbers.has(name) ? pick(real(), next()) : size();
     if (typeof good === "boolean") return next() < 0.5;
     if (typeof good === "bigint") return pick(0n, 2n ** 64n - 1n, BigInt(Math.floor(next() * 2 ** 53)));
-    if (typeof good === "string") return pick(...Object.keys(dtypes), "f32", "bf16", ...activations, ...engine.info().tiers);
+    if (typeof good === "string") return pick(...(words[name] ?? Object.keys(dtypes)));
     if (good instanceof Int32Array)
       return name === "segments" ? indices(7).map((value, i) => (i % 2 ? value % 4 : value)) : indices(5);
     if (good instanceof Float32Array)
@@ -165,7 +166,12 @@ function generator(engine: Addon, next: () => number, blocks: Blocks) {
   return { pick, other, wrong };
 }
 
-const activations = ["relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"];
+/** What the texts that are no element type may be. */
+const words: Readonly<Record<string, readonly string[]>> = {
+  compute: ["f32", "bf16"],
+  kind: ["relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"],
+  isa: ["portable", "avx2", "avx512", "avx512bf16", "amx"],
+};
 const shapeSizes = new Set(["qRows", "kRows", "heads", "kvHeads", "headDim", "window"]);
 
 function detached<T extends ArrayBufferView>(view: T): T {
@@ -215,7 +221,7 @@ async function randomCall(engine: Addon, number: number, ends: Map<string, numbe
   engine.setIsa(pick(...engine.info().tiers));
   engine.emulateAmx!(next() < 0.2);
   if (number % 16 === 0) engine.setThreads(pick(1, 2, 3));
-  const name = pick(...names);
+  const name = next() < 0.85 ? pick(...kernelNames) : pick(...names);
   const args = calls[name]!;
   // A third of the calls has only arguments of the right kind, in new combinations; the others have more and more wrong ones.
   const [changed, bad] = pick([0.9, 0], [0.9, 0], [0.3, 0.15], [0.5, 0.3], [0.2, 0.9], [0, 0.1]);
