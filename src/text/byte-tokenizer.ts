@@ -1,5 +1,5 @@
+import { byteCharacters } from "./byte-characters.js";
 import { namedTemplate } from "./templates.js";
-import { byteCharacters } from "./token-bytes.js";
 import { Tokenizer } from "./tokenizer.js";
 
 /** Control tokens of the byte tokenizer, ids 256 and up. */
@@ -37,7 +37,6 @@ export function byteTokenizer(): Tokenizer {
     roles,
     stopIds: [256, 258],
     chatTemplate: namedTemplate("chatml"),
-    addsBos: false,
     where: "the byte tokenizer",
     files: [
       { name: "tokenizer.json", contents: JSON.stringify(json) },

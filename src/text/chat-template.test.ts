@@ -175,7 +175,7 @@ test("the recipe's template wins, and says how it differs from the model's own",
 
 test("a model without a template asks for one", () => {
   const json = JSON.parse(byteTokenizer().files()[0]!.contents);
-  const bare = new Tokenizer({ json, roles: {}, stopIds: [], addsBos: false, files: [], where: "tokenizer.json" });
+  const bare = new Tokenizer({ json, roles: {}, stopIds: [], files: [], where: "tokenizer.json" });
   assert.throws(() => chooseTemplate(bare), { code: "MODEL", message: /Set `template:` in the recipe; one of default, alpaca/ });
   assert.throws(() => chooseTemplate(bare, { name: "zephyr" }), { code: "CONFIG", message: /end-of-sequence token/ });
   assert.deepEqual(chooseTemplate(bare, { name: "chatml" }).notices, []);

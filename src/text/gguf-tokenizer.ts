@@ -1,5 +1,5 @@
 import { ModelError } from "../errors.js";
-import { preTokenizers } from "./pre-tokenizers.js";
+import { preTokenizers } from "./gguf-pre-tokenizers.js";
 import type { RoleTokens, TokenizerParts } from "./tokenizer.js";
 
 type Metadata = Readonly<Record<string, unknown>>;
@@ -48,6 +48,7 @@ export function ggufTokenizer(metadata: Metadata, file: string): Omit<TokenizerP
         ? sentencepieceBpe(metadata, vocabulary, types.map(Number), roles, fail)
         : fail(`tokenizer ${JSON.stringify(model)} is not supported: expected gpt2 or llama.`);
 
+  const addsBos = (metadata["tokenizer.ggml.add_bos_token"] ?? model === "llama") === true;
   const roleTokens = new Set(Object.values(roles));
   const added = vocabulary.flatMap((content, id) => {
     const type = Number(types[id]);
@@ -60,20 +61,18 @@ export function ggufTokenizer(metadata: Metadata, file: string): Omit<TokenizerP
     truncation: null,
     padding: null,
     added_tokens: added,
-    post_processor: null,
+    post_processor: addsBos && roles.bos_token !== undefined ? beginsWith(roles.bos_token, ids[roles.bos_token]!) : null,
     ...stages,
     model: { type: "BPE", dropout: null, continuing_subword_prefix: null, end_of_word_suffix: null, ...stages.model, vocab: ids },
   };
 
   const chatTemplate = metadata["tokenizer.chat_template"];
-  const addsBos = metadata["tokenizer.ggml.add_bos_token"] ?? model === "llama";
   const stopIds = ["eos_token_id", "eot_token_id", "eom_token_id"].map((key) => metadata[`tokenizer.ggml.${key}`]);
   return {
     json,
     roles,
     stopIds: stopIds.filter((id) => id !== undefined).map(Number),
     ...(typeof chatTemplate === "string" && chatTemplate !== "" ? { chatTemplate } : {}),
-    addsBos: addsBos === true,
     notices:
       model === "gpt2" && metadata["tokenizer.ggml.pre"] === undefined
         ? [
@@ -98,6 +97,18 @@ export function ggufTokenizer(metadata: Metadata, file: string): Omit<TokenizerP
       },
       { name: "special_tokens_map.json", contents: `${JSON.stringify(roles, null, 2)}\n` },
     ],
+  };
+}
+
+/** A post-processor that puts one token before a text. */
+function beginsWith(token: string, id: number): object {
+  const [first, second] = [{ Sequence: { id: "A", type_id: 0 } }, { Sequence: { id: "B", type_id: 1 } }];
+  const begin = { SpecialToken: { id: token, type_id: 0 } };
+  return {
+    type: "TemplateProcessing",
+    single: [begin, first],
+    pair: [begin, first, second],
+    special_tokens: { [token]: { id: token, ids: [id], tokens: [token] } },
   };
 }
 

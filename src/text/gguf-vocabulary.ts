@@ -1,9 +1,9 @@
 import { isDeepStrictEqual } from "node:util";
 import { ModelError } from "../errors.js";
 import type { GgufMetadata, GgufValue } from "../io/gguf-writer.js";
+import { type PreTokenizer, preTokenizers } from "./gguf-pre-tokenizers.js";
 import { tokenType } from "./gguf-tokenizer.js";
 import { tokenizerJsonOf } from "./load-tokenizer.js";
-import { type PreTokenizer, preTokenizers } from "./pre-tokenizers.js";
 import type { Tokenizer } from "./tokenizer.js";
 import type { TokenizerJson } from "./tokenizer-json.js";
 
@@ -78,9 +78,7 @@ function byteLevelKeys(json: TokenizerJson, where: string): GgufMetadata {
         `those that attune knows llama.cpp to have: ${Object.keys(preTokenizers).join(", ")}.`,
     );
   // A space inside a half would cut it in two; byte-level vocabularies write it as Ġ.
-  const merges = json.model.merges.map((merge) =>
-    typeof merge === "string" ? merge : merge.map((half) => half.replaceAll(" ", "Ġ")).join(" "),
-  );
+  const merges = json.model.merges.map((merge) => merge.map((half) => half.replaceAll(" ", "Ġ")).join(" "));
   return {
     "tokenizer.ggml.model": { string: "gpt2" },
     "tokenizer.ggml.pre": { string: name },
@@ -102,7 +100,7 @@ function sentencepieceKeys(json: TokenizerJson, tokens: readonly string[], where
   // The first merge that makes a token is the best; tokens that no merge makes come after all others.
   const ranks = new Map<string, number>();
   for (const [rank, merge] of json.model.merges.entries()) {
-    const token = typeof merge === "string" ? merge.replace(" ", "") : merge.join("");
+    const token = merge.join("");
     if (!ranks.has(token)) ranks.set(token, rank);
   }
   return {

@@ -4,7 +4,8 @@ import { ModelError } from "../errors.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { parseJson } from "../io/strict-json.js";
 import { ggufTokenizer } from "./gguf-tokenizer.js";
-import { type RoleTokens, type TextFile, type TokenFrame, Tokenizer, type TokenizerParts } from "./tokenizer.js";
+import { quote } from "./stage.js";
+import { type RoleTokens, type TextFile, Tokenizer, type TokenizerParts } from "./tokenizer.js";
 import { checkTokenizerJson, type TokenizerJson } from "./tokenizer-json.js";
 
 type JsonObject = Record<string, unknown>;
@@ -23,7 +24,7 @@ const endTokens = [
   "<｜end▁of▁sentence｜>",
 ];
 
-const maxFileBytes = 256 * 2 ** 20; // Gemma's tokenizer.json, the largest in use, has 34 MB
+const maxFileBytes = 64 * 2 ** 20; // Gemma's tokenizer.json, the largest in use, has 34 MB
 
 /**
  * The tokenizer of a model: `tokenizer.json` and its companions of a Hugging Face folder, or the metadata of a GGUF file.
@@ -48,13 +49,14 @@ export async function loadTokenizerFolder(folder: string): Promise<Tokenizer> {
   return new Tokenizer({ ...parts, stopIds: [...parts.stopIds, ...knownEndIds(parts.json)] });
 }
 
-/** The tokenizer.json behind a tokenizer, with the tokens that only its tokenizer_config.json lists. */
+/** The tokenizer.json behind a tokenizer, with what its companions add to it. */
 export function tokenizerJsonOf(tokenizer: Tokenizer, where: string): TokenizerJson {
   const parsed = (name: string) => {
     const contents = tokenizer.files().find((file) => file.name === name)?.contents;
-    return contents === undefined ? {} : (JSON.parse(contents) as JsonObject);
+    return contents === undefined ? undefined : (JSON.parse(contents) as JsonObject);
   };
-  return checkTokenizerJson(withConfiguredTokens(parsed("tokenizer.json"), parsed("tokenizer_config.json")), where);
+  const companions = { config: parsed("tokenizer_config.json") ?? {}, map: parsed("special_tokens_map.json") ?? {}, where };
+  return checkTokenizerJson(resolve(parsed("tokenizer.json") ?? {}, companions).json, where);
 }
 
 /** The chat template saved in a folder, or undefined. Sources in order: chat_template.jinja, chat_template.json, tokenizer_config.json. */
@@ -69,81 +71,145 @@ export async function readChatTemplate(folder: string): Promise<string | undefin
 
 async function folderTokenizer(folder: string, modelStopIds: readonly number[]): Promise<TokenizerParts> {
   const where = join(folder, "tokenizer.json");
-  const [json, config, map, generation, chatTemplate] = await Promise.all([
-    readJson(folder, "tokenizer.json"),
-    readJson(folder, "tokenizer_config.json"),
-    readJson(folder, "special_tokens_map.json"),
-    readJson(folder, "generation_config.json"),
-    readChatTemplate(folder),
-  ]);
+  const names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] as const;
+  const contents = await Promise.all(names.map((name) => readText(folder, name)));
+  const [json, config = {}, map = {}] = names.map((name, index) => parsed(folder, name, contents[index]));
+  const [generation, chatTemplate] = await Promise.all([readJson(folder, "generation_config.json"), readChatTemplate(folder)]);
   if (json === undefined)
     throw new ModelError(
       `${folder}: there is no tokenizer.json. Models that have only tokenizer.model can be converted with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…).`,
     );
-
-  const roles = rolesOf(map, config);
-  const names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
-  const contents = await Promise.all(names.map((name) => readText(folder, name)));
-  const files: TextFile[] = names.flatMap((name, index) => {
-    const text = contents[index];
-    return text === undefined ? [] : [{ name, contents: text }];
-  });
-  const frame = frameOf(json.post_processor);
   return {
-    json: withConfiguredTokens(json, config),
-    roles,
+    ...resolve(json, { config, map, where }),
     stopIds: [...modelStopIds, ...endIds(generation?.eos_token_id)],
     ...(chatTemplate === undefined ? {} : { chatTemplate }),
-    addsBos: config?.add_bos_token === true || frame.before[0] === roles.bos_token,
-    frame,
-    files,
+    cleansUpSpaces: config.clean_up_tokenization_spaces === true,
+    files: names.flatMap((name, index): TextFile[] => {
+      const text = contents[index];
+      return text === undefined ? [] : [{ name, contents: text }];
+    }),
     where,
   };
 }
 
-/** tokenizer_config.json may list added tokens that tokenizer.json does not have. */
-function withConfiguredTokens(json: JsonObject, config: JsonObject | undefined): JsonObject {
-  const configured = config?.added_tokens_decoder;
-  if (!isObject(configured)) return json;
-  const added: unknown[] = Array.isArray(json.added_tokens) ? json.added_tokens : [];
-  const known = new Set(added.map((token) => (isObject(token) ? token.content : undefined)));
-  const missing = Object.entries(configured).flatMap(([id, token]) =>
-    isObject(token) && !known.has(token.content) ? [{ ...token, id: Number(id) }] : [],
-  );
-  return { ...json, added_tokens: [...added, ...missing] };
+interface Companions {
+  readonly config: JsonObject;
+  readonly map: JsonObject;
+  readonly where: string;
 }
 
-function rolesOf(...sources: (JsonObject | undefined)[]): RoleTokens {
-  const roles: Record<string, string> = {};
-  for (const source of sources) {
-    for (const role of ["bos_token", "eos_token", "unk_token", "pad_token"]) {
-      const token = source?.[role];
-      const content = isObject(token) ? token.content : token;
-      if (typeof content === "string" && content !== "") roles[role] = content;
+/**
+ * A tokenizer.json together with tokenizer_config.json and special_tokens_map.json. Where they say different things, the answer is that of
+ * transformers 5 (tokenization_utils_base.py `_from_pretrained`, tokenization_utils_tokenizers.py `__init__`), and a notice tells it: the map
+ * counts only where the configuration lists no `added_tokens_decoder`, and then more than the configuration; tokens of that list replace those of
+ * tokenizer.json; a token with a role is a control token, and a new one where there is none; `add_bos_token` is left to the post-processor.
+ */
+function resolve(json: JsonObject, { config, map, where }: Companions): Pick<TokenizerParts, "json" | "roles" | "notices"> {
+  const notices: string[] = [];
+  const hasList = isObject(config.added_tokens_decoder);
+  const names = hasList ? config : { ...config, ...map };
+  for (const role of roleNames) {
+    const [here, there] = [contentOf(config[role]), contentOf(map[role])];
+    if (here !== undefined && there !== undefined && here !== there)
+      notices.push(
+        `${where}: ${role} is ${quote(here)} in tokenizer_config.json and ${quote(there)} in special_tokens_map.json; ` +
+          `${quote(hasList ? here : there)} is taken, as transformers does.`,
+      );
+  }
+  const roles = Object.fromEntries(
+    ["bos_token", "eos_token", "unk_token", "pad_token"].flatMap((role) => {
+      const content = contentOf(names[role]);
+      return content === undefined ? [] : [[role, content]];
+    }),
+  ) as RoleTokens;
+
+  const added = new Map<unknown, JsonObject>();
+  const list: unknown[] = Array.isArray(json.added_tokens) ? json.added_tokens : [];
+  for (const token of list) if (isObject(token)) added.set(token.content, token);
+  const isUsable = Array.isArray(json.added_tokens ?? []) && list.every(isObject); // what is not, is refused later
+  const vocab = isObject(json.model) && isObject(json.model.vocab) ? json.model.vocab : {};
+  const size = Object.keys(vocab).length;
+  let highest = list.reduce((most: number, token) => (isObject(token) ? Math.max(most, Number(token.id) || 0) : most), -1);
+  const add = (content: string, token: JsonObject) => {
+    const id = added.get(content)?.id ?? (Object.hasOwn(vocab, content) ? vocab[content] : highest >= size ? highest + 1 : size);
+    highest = Math.max(highest, Number(id));
+    added.set(content, { ...token, content, id });
+  };
+
+  const changed: string[] = [];
+  const listed = hasList ? Object.entries(config.added_tokens_decoder as JsonObject) : [];
+  for (const [, token] of listed.sort(([a], [b]) => Number(a) - Number(b))) {
+    if (!isObject(token) || typeof token.content !== "string") continue;
+    const { __type, ...flags } = token;
+    const before = added.get(token.content);
+    const now = standardFlags(flags);
+    if (before !== undefined && flagNames.some((flag) => standardFlags(before)[flag] !== now[flag])) changed.push(token.content);
+    add(token.content, now);
+  }
+  if (changed.length > 0)
+    notices.push(
+      `${where}: tokenizer_config.json changes how ${changed.slice(0, 5).map(quote).join(", ")}${changed.length > 5 ? " and others" : ""} are found; it is followed, as transformers does.`,
+    );
+  const named = Object.keys(names).filter((key) => key.endsWith("_token") && contentOf(names[key]) !== undefined);
+  const extra: unknown = (names.extra_special_tokens ?? names.additional_special_tokens) || [];
+  const extras = Array.isArray(extra) ? extra : isObject(extra) ? Object.values(extra) : [];
+  for (const [token, hasRole] of [
+    ...named.map((key) => [names[key], true] as const),
+    ...extras.map((each) => [each, isObject(extra)] as const),
+  ]) {
+    const content = contentOf(token);
+    if (content === undefined) continue;
+    const before = added.get(content);
+    if (before !== undefined) {
+      if (hasRole) add(content, { ...standardFlags(before), special: true });
+      continue;
     }
+    const { __type, ...flags } = isObject(token) ? token : { content };
+    add(content, standardFlags({ ...flags, special: true }));
   }
-  return roles;
+
+  if (
+    config.add_bos_token === true &&
+    roles.bos_token !== undefined &&
+    !JSON.stringify(json.post_processor ?? null).includes(quote(roles.bos_token))
+  )
+    notices.push(
+      `${where}: add_bos_token is true in tokenizer_config.json, but the post_processor adds none; no begin token is added, as in transformers 5.`,
+    );
+
+  const stages = followBertOptions(json, config, where, notices);
+  return { json: isUsable ? { ...stages, added_tokens: [...added.values()] } : stages, roles, notices };
 }
 
-/** The tokens that a post-processor puts around a text. */
-function frameOf(postProcessor: unknown): TokenFrame {
-  if (!isObject(postProcessor)) return { before: [], after: [] };
-  const { type, processors, single, cls, sep } = postProcessor;
-  if (Array.isArray(processors)) {
-    const frames = processors.map(frameOf);
-    return { before: frames.flatMap(({ before }) => before), after: frames.flatMap(({ after }) => after) };
-  }
-  if (type === "BertProcessing" || type === "RobertaProcessing") return { before: [nameOf(cls)], after: [nameOf(sep)] };
-  const parts: unknown[] = Array.isArray(single) ? single : [];
-  const at = parts.findIndex((part) => isObject(part) && part.Sequence !== undefined);
-  const namesIn = (some: unknown[]) =>
-    some.flatMap((part) => (isObject(part) && isObject(part.SpecialToken) ? [String(part.SpecialToken.id)] : []));
-  return { before: namesIn(parts.slice(0, Math.max(0, at))), after: namesIn(parts.slice(at + 1)) };
+const roleNames = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const flagNames = ["special", "normalized", "lstrip", "rstrip", "single_word"] as const;
+
+/** An added token with every flag that it leaves out, at its default in the tokenizers library. */
+function standardFlags(token: JsonObject): JsonObject & Readonly<Record<(typeof flagNames)[number], unknown>> {
+  const special = token.special ?? false;
+  return { normalized: special !== true, lstrip: false, rstrip: false, single_word: false, ...token, special };
 }
 
-/** The token of a pair [token, id]. */
-function nameOf(pair: unknown): string {
-  return Array.isArray(pair) ? String(pair[0]) : "";
+/** The text of a token, which files write as it is or as an object. */
+function contentOf(token: unknown): string | undefined {
+  const content = isObject(token) ? token.content : token;
+  return typeof content === "string" && content !== "" ? content : undefined;
+}
+
+/** BERT's tokenizers read these options from tokenizer_config.json, whatever the normalizer says (models/bert/tokenization_bert.py). */
+function followBertOptions(json: JsonObject, config: JsonObject, where: string, notices: string[]): JsonObject {
+  const isBert = /^(?:Distil)?BertTokenizer(?:Fast)?$/.test(String(config.tokenizer_class));
+  if (!isBert || !isObject(json.normalizer) || json.normalizer.type !== "BertNormalizer") return json;
+  const options = { do_lower_case: "lowercase", strip_accents: "strip_accents", tokenize_chinese_chars: "handle_chinese_chars" };
+  const normalizer: Record<string, unknown> = { ...json.normalizer };
+  for (const [key, option] of Object.entries(options)) {
+    if (config[key] === undefined || config[key] === (normalizer[option] ?? null)) continue;
+    notices.push(
+      `${where}: ${key} is ${quote(config[key])} in tokenizer_config.json, but the normalizer's ${option} is ${quote(normalizer[option])}; the first is taken, as transformers does.`,
+    );
+    normalizer[option] = config[key];
+  }
+  return { ...json, normalizer };
 }
 
 /** Ids of the known end tokens that are control tokens of this vocabulary. */
@@ -168,7 +234,10 @@ function templateOf(json: JsonObject | undefined, where: string): string | undef
 }
 
 async function readJson(folder: string, name: string): Promise<JsonObject | undefined> {
-  const text = await readText(folder, name);
+  return parsed(folder, name, await readText(folder, name));
+}
+
+function parsed(folder: string, name: string, text: string | undefined): JsonObject | undefined {
   if (text === undefined) return undefined;
   let json: unknown;
   try {

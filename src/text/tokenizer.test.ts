@@ -27,7 +27,7 @@ const tokenizers: readonly (readonly [string, Tokenizer])[] = [
 function build(change: (json: Record<string, unknown> & { model: Record<string, unknown> }) => void): Tokenizer {
   const json = JSON.parse(bytes.files()[0]!.contents);
   change(json);
-  const parts: TokenizerParts = { json, roles: {}, stopIds: [], addsBos: false, files: [], where: "tokenizer.json" };
+  const parts: TokenizerParts = { json, roles: {}, stopIds: [], files: [], where: "tokenizer.json" };
   return new Tokenizer(parts);
 }
 
@@ -238,10 +238,16 @@ test("damaged and hostile tokenizer files are refused with their fault named", (
     [/added_tokens\[0\]/, (json) => Object.assign(json, { added_tokens: [{ id: 1 }] })],
     [/added_tokens\[0\]/, (json) => Object.assign(json, { added_tokens: [{ id: 1, content: "" }] })],
     [/"added_tokens" has to be/, (json) => Object.assign(json, { added_tokens: "no" })],
-    [/cannot be built/, (json) => Object.assign(json, { pre_tokenizer: { type: "Nonsense" } })],
-    [/cannot be built/, (json) => Object.assign(json, { pre_tokenizer: { type: "Split", pattern: { Regex: "(((" } } })],
-    [/cannot be built/, (json) => Object.assign(json, { pre_tokenizer: deep })],
-    [/decoder .* not supported/, (json) => Object.assign(json, { decoder: null })],
+    [
+      /pre_tokenizer \(Nonsense\): this kind is not supported/,
+      (json) => Object.assign(json, { pre_tokenizer: { type: "Nonsense" } }),
+    ],
+    [
+      /a group that is not closed/,
+      (json) => Object.assign(json, { pre_tokenizer: { type: "Split", pattern: { Regex: "(((" } } }),
+    ],
+    [/more than 20 deep/, (json) => Object.assign(json, { pre_tokenizer: deep })],
+    [/decoder \(CTC\): this kind is not supported/, (json) => Object.assign(json, { decoder: { type: "CTC" } })],
   ];
   for (const [message, change] of faults) assert.throws(() => build(change), { code: "MODEL", message }, String(message));
   assert.doesNotThrow(() =>
@@ -312,12 +318,11 @@ test("WordPiece: words in pieces between [CLS] and [SEP], and back", () => {
       added_tokens: ["[PAD]", "[UNK]", "[CLS]", "[SEP]"].map(special),
       normalizer: { type: "BertNormalizer", clean_text: true, handle_chinese_chars: true, strip_accents: null, lowercase: true },
       pre_tokenizer: { type: "BertPreTokenizer" },
+      post_processor: { type: "BertProcessing", cls: ["[CLS]", 2], sep: ["[SEP]", 3] },
       decoder: { type: "WordPiece", prefix: "##", cleanup: true },
     },
     roles: {},
     stopIds: [],
-    addsBos: false,
-    frame: { before: ["[CLS]"], after: ["[SEP]"] },
     files: [],
     where: "tokenizer.json",
   });
@@ -328,6 +333,6 @@ test("WordPiece: words in pieces between [CLS] and [SEP], and back", () => {
     [2, 4, 5, 3],
     "what is cut is the text, not what stands around it",
   );
-  assert.equal(tokenizer.decode(ids), "unaffable 你 hello !");
+  assert.equal(tokenizer.decode(ids), "unaffable 你 hello!");
   assert.ok(!tokenizer.encode("[CLS]", { special: false }).includes(2), "text never becomes a control token");
 });

@@ -1,9 +1,16 @@
-import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
 import { ModelError } from "../errors.js";
-import { hasOnlyKnownPatterns } from "./pre-tokenizers.js";
-import { byteCharacters, TokenBytes } from "./token-bytes.js";
-import { checkTokenizerJson, type TokenizerJson } from "./tokenizer-json.js";
+import { AddedTokenFinder, type Piece } from "./added-tokens.js";
+import { byteCharacters } from "./byte-characters.js";
+import { buildDecoder, cleaned, type TextStream } from "./decoders.js";
+import { hasOnlyKnownPatterns } from "./gguf-pre-tokenizers.js";
+import { buildNormalizer } from "./normalizers.js";
+import { type Frame, frameOf } from "./post-processors.js";
+import { buildPreTokenizer } from "./pre-tokenizers.js";
+import { buildTokenModel, byteToken, type TokenModel, WordCache } from "./token-models.js";
+import { checkTokenizerJson, type VocabularyModel } from "./tokenizer-json.js";
 import { withTimeLimit } from "./work-limit.js";
+
+export type { Piece } from "./added-tokens.js";
 
 /** Tokens with a role, as `special_tokens_map.json` names them. */
 export interface RoleTokens {
@@ -13,23 +20,10 @@ export interface RoleTokens {
   readonly pad_token?: string;
 }
 
-/** Tokens that a model expects around a text: `[CLS]` and `[SEP]`, or a begin-of-sequence token. */
-export interface TokenFrame {
-  readonly before: readonly string[];
-  readonly after: readonly string[];
-}
-
 /** A file of a tokenizer, to be saved beside an adapter. */
 export interface TextFile {
   readonly name: string;
   readonly contents: string;
-}
-
-/** A stretch of text that holds no control token, or one control token (`id`). `start` is where it begins in the whole text. */
-export interface Piece {
-  readonly text: string;
-  readonly start: number;
-  readonly id?: number;
 }
 
 export interface StreamDecoder {
@@ -45,10 +39,8 @@ export interface TokenizerParts {
   /** Ids that end a generation, beside the end-of-sequence token. */
   readonly stopIds: readonly number[];
   readonly chatTemplate?: string;
-  /** Whether plain encoding puts the begin-of-sequence token first. The chat template decides for chats, never this. */
-  readonly addsBos: boolean;
-  /** What plain encoding puts around a text; without it, the begin-of-sequence token where `addsBos` says so. */
-  readonly frame?: TokenFrame;
+  /** `clean_up_tokenization_spaces`: whether decoded text loses spaces before punctuation. Byte pairs never do, as in transformers. */
+  readonly cleansUpSpaces?: boolean;
   /** Rows of the model's embedding; tokens beyond them cannot be used. */
   readonly embeddingRows?: number;
   readonly files: readonly TextFile[];
@@ -58,34 +50,13 @@ export interface TokenizerParts {
   readonly where: string;
 }
 
-/** The stages of @huggingface/tokenizers, whose own types do not resolve under Node's module rules. */
-interface Stages {
-  readonly normalizer: ((text: string) => string) | null;
-  readonly pre_tokenizer: ((text: string, options: { section_index: number }) => string[]) | null;
-  readonly model: ((words: string[]) => string[]) & {
-    readonly tokens_to_ids: ReadonlyMap<string, number>;
-    readonly unk_token_id?: number;
-    /** Unknown tokens in a row become one, across words. */
-    readonly fuse_unk: boolean;
-  };
-}
-
-const maxCachedWords = 100_000;
-const maxCachedWordChars = 64;
-
-interface Added {
-  readonly content: string;
-  readonly id: number;
-  readonly lstrip: boolean;
-  readonly rstrip: boolean;
-}
-
 /**
- * Text to token ids and back, on the stages of @huggingface/tokenizers (normalise, split, BPE or WordPiece).
+ * Text to token ids and back: added tokens are found, the text between them is normalised and split, and the model makes ids of the words.
+ * Ids and decoded text are those of Hugging Face's tokenizers 0.23, whose stages are written out here because those in JavaScript
+ * (@huggingface/tokenizers) differ: they lower-case and split otherwise outside ASCII, and pass over options that they do not know.
  *
- * The stages are driven from here rather than through that library's `encode`, because text from data must never become a control
- * token: control tokens (those marked special) are found only where the caller asks for them. Other added tokens, such as
- * `<think>` or runs of spaces, are ordinary vocabulary and are always found. Ids are those of Hugging Face's tokenizers.
+ * Control tokens (those marked special) are found only where the caller asks for them, as with `encode_special_tokens` there. Other added
+ * tokens, such as `<think>` or runs of spaces, are ordinary vocabulary and are always found.
  */
 export class Tokenizer {
   /** Highest token id plus one. */
@@ -97,6 +68,7 @@ export class Tokenizer {
   readonly stopIds: ReadonlySet<number>;
   readonly controlIds: ReadonlySet<number>;
   readonly roles: RoleTokens;
+  /** Whether plain encoding puts the begin-of-sequence token first. The chat template decides for chats, never this. */
   readonly addsBos: boolean;
   readonly chatTemplate: string | undefined;
   /** Whether every stretch of text gets a space in front (Llama 2): encoding two halves is then not encoding the whole. */
@@ -104,22 +76,28 @@ export class Tokenizer {
   /** What the user should know about this tokenizer. */
   readonly notices: readonly string[];
 
-  readonly #frame: { readonly before: readonly number[]; readonly after: readonly number[] };
-  readonly #stages: Stages;
-  readonly #control: Splitter;
-  readonly #literal: Splitter;
-  readonly #normalisedLiteral: Splitter;
-  readonly #decoder: TokenBytes;
+  readonly #frame: Frame;
+  readonly #normalizer: ((text: string) => string) | null;
+  readonly #preTokenizer: ((text: string, isFirst: boolean) => readonly string[]) | null;
+  readonly #model: TokenModel;
+  readonly #control: AddedTokenFinder;
+  /** Added tokens that are looked for before the text is normalised, and after it. */
+  readonly #exact: AddedTokenFinder;
+  readonly #normalised: AddedTokenFinder;
+  readonly #ids: ReadonlyMap<string, number>;
+  /** What is decoded for an id. */
+  readonly #spellings: ReadonlyMap<number, string>;
+  readonly #startDecoder: () => TextStream;
   readonly #files: readonly TextFile[];
   readonly #where: string;
-  readonly #trusted: boolean;
-  readonly #wordCache = new Map<string, readonly number[]>();
+  readonly #isTrusted: boolean;
+  readonly #wordCache = new WordCache();
 
   /** Throws ModelError when the file is damaged, hostile, or of a kind that is not supported. */
   constructor(parts: TokenizerParts) {
     const { where } = parts;
     const json = checkTokenizerJson(parts.json, where);
-    const notices = [...(parts.notices ?? [])];
+    const notices = [...(parts.notices ?? []), ...json.notices];
 
     const rows = parts.embeddingRows ?? Number.POSITIVE_INFINITY;
     const lastWord = Object.values(json.model.vocab).reduce((highest, id) => Math.max(highest, id), -1);
@@ -134,50 +112,55 @@ export class Tokenizer {
         `${where}: ${unusable.map((token) => token.content).join(", ")} have no embedding in this model (${rows} rows) and are read as plain text.`,
       );
 
-    this.#stages = buildStages({ ...json, added_tokens: usable }, where);
     this.#where = where;
-    this.#trusted = hasOnlyKnownPatterns([json.normalizer, json.pre_tokenizer]);
+    this.#normalizer = buildNormalizer(json.normalizer, where);
+    this.#preTokenizer = buildPreTokenizer(json.pre_tokenizer, where);
+    this.#model = buildTokenModel(json, where);
+    const startDecoder = buildDecoder(json.decoder, where);
+    const cleansUp = parts.cleansUpSpaces === true && json.model.type !== "BPE";
+    this.#startDecoder = cleansUp ? () => cleaned(startDecoder()) : startDecoder;
 
-    const isNormalised = (token: { normalized: boolean }) => token.normalized && this.#stages.normalizer !== null;
-    const literal = usable.filter((token) => !token.special);
-    this.#control = new Splitter(usable.filter((token) => token.special));
-    this.#literal = new Splitter(literal.filter((token) => !isNormalised(token)));
-    this.#normalisedLiteral = new Splitter(
-      literal.filter(isNormalised).map((token) => ({ ...token, content: this.#stages.normalizer!(token.content) })),
+    const spelled = this.#limited(usable, () =>
+      usable.map((token) =>
+        token.normalized ? { ...token, content: this.#normalizer?.(token.content) ?? token.content } : token,
+      ),
     );
+    this.#control = new AddedTokenFinder(usable.filter((token) => token.special));
+    this.#exact = new AddedTokenFinder(usable.filter((token) => !token.normalized));
+    this.#normalised = new AddedTokenFinder(spelled.filter((token) => token.normalized));
+    this.#isTrusted =
+      hasOnlyKnownPatterns([json.normalizer, json.pre_tokenizer, json.decoder]) &&
+      json.model.max_input_chars_per_word <= maxTrustedWord &&
+      Math.max(this.#exact.mostLengths, this.#normalised.mostLengths) <= maxTrustedLengths;
 
     this.controlIds = new Set(this.#control.tokens.map((token) => token.id));
     this.vocabSize = usable.reduce((highest, token) => Math.max(highest, token.id), lastWord) + 1;
-    this.#decoder = new TokenBytes(json, usable, where);
+    this.#ids = new Map([...Object.entries(json.model.vocab), ...usable.map(({ content, id }) => [content, id] as const)]);
+    const words = Object.entries(json.model.vocab).map(([token, id]) => [id, token] as const);
+    this.#spellings = new Map([...words, ...spelled.map(({ content, id }) => [id, content] as const)]);
 
     const idOf = (token: string | undefined) => (token === undefined ? undefined : this.idOf(token));
     this.roles = parts.roles;
     this.bosId = idOf(parts.roles.bos_token);
     this.eosId = idOf(parts.roles.eos_token);
-    this.unkId = this.#stages.model.unk_token_id;
+    this.unkId = this.#model.unkId;
     const stopIds = new Set(parts.stopIds.filter((id) => id < this.vocabSize));
     if (this.eosId !== undefined) stopIds.add(this.eosId);
     this.stopIds = stopIds;
-    this.addsBos = parts.addsBos && this.bosId !== undefined;
-    const idsOf = (tokens: readonly string[]) => tokens.flatMap((token) => this.idOf(token) ?? []);
-    const before = idsOf(parts.frame?.before ?? []);
-    if (this.addsBos && before[0] !== this.bosId) before.unshift(this.bosId!);
-    this.#frame = { before, after: idsOf(parts.frame?.after ?? []) };
+    this.#frame = frameOf(json.post_processor, where);
+    const stranger = [...this.#frame.before, ...this.#frame.after].find((id) => !this.#spellings.has(id));
+    if (stranger !== undefined) throw new ModelError(`${where}: post_processor: there is no token ${stranger}.`);
+    this.addsBos = this.bosId !== undefined && this.#frame.before[0] === this.bosId;
     this.chatTemplate = parts.chatTemplate;
-    this.prefixesSpace = this.#words("x", 0).join("") !== "x";
-
-    if (this.#decoder.isByteLevel && this.unkId === undefined) {
-      const missing = textBytes.filter((byte) => this.idOf(byteCharacters[byte]!) === undefined).length;
-      if (missing > 0)
-        notices.push(`${where}: ${missing} bytes of ordinary text have no token; text that needs them loses them.`);
-    }
+    this.prefixesSpace = this.#limited([], () => this.#words(this.#normalizer?.("x") ?? "x", true).join("") !== "x");
+    notices.push(...lossNotices(json.model, this.#ids, where));
     this.notices = notices;
     this.#files = parts.files;
   }
 
   /** The id of a token, or undefined when the vocabulary has none of this name. */
   idOf(token: string): number | undefined {
-    return this.#stages.model.tokens_to_ids.get(token);
+    return this.#ids.get(token);
   }
 
   /**
@@ -186,21 +169,13 @@ export class Tokenizer {
    * continues another, so that tokenizers that put a space before the first word only do not.
    */
   encode(text: string, { special, atStart = true }: { special: boolean; atStart?: boolean }): Int32Array {
+    const wellFormed = text.replace(/\p{Surrogate}/gu, "\uFFFD");
     const work = () => {
       const ids: number[] = [];
-      for (const piece of special ? this.#control.split(text) : [{ text, start: 0, id: undefined }]) {
-        if (piece.id !== undefined) ids.push(piece.id);
-        else this.#encodePlain(piece.text, atStart && piece.start === 0, ids);
-      }
+      this.#encode(wellFormed, special, atStart, ids);
       return Int32Array.from(ids);
     };
-    if (this.#trusted) return work();
-    const limitMs = 1000 + text.length / 10;
-    const seconds = Math.round(limitMs / 1000);
-    return withTimeLimit(limitMs, work, () => {
-      const message = `tokenizing ${text.length} characters took over ${seconds} s: a regular expression of the file never ends.`;
-      return new ModelError(`${this.#where}: ${message}`);
-    });
+    return this.#isTrusted ? work() : this.#limited([{ content: wellFormed }], work);
   }
 
   /**
@@ -228,17 +203,14 @@ export class Tokenizer {
 
   /** Decodes token by token, as a generation brings them. The pieces joined are exactly what `decode` returns. */
   decodeStream({ special = false }: { special?: boolean } = {}): StreamDecoder {
-    const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-    let isFirst = true;
+    const stream = this.#startDecoder();
+    const limited = (work: () => string) => (this.#isTrusted ? work() : this.#limited([], work));
     return {
       push: (id) => {
-        if (!special && this.controlIds.has(id)) return "";
-        const text = utf8.decode(this.#decoder.bytesOf(id), { stream: true });
-        const stripped = isFirst && this.#decoder.stripsFirstSpace && text.startsWith(" ") ? text.slice(1) : text;
-        if (text !== "") isFirst = false;
-        return stripped;
+        const token = !special && this.controlIds.has(id) ? undefined : this.#spellings.get(id);
+        return token === undefined ? "" : limited(() => stream.push(token));
       },
-      end: () => utf8.decode(),
+      end: () => limited(() => stream.end()),
     };
   }
 
@@ -248,44 +220,26 @@ export class Tokenizer {
     return [...this.#files, { name: "chat_template.jinja", contents: this.chatTemplate }];
   }
 
-  #encodePlain(text: string, atStart: boolean, ids: number[]): void {
+  #encode(text: string, special: boolean, atStart: boolean, ids: number[]): void {
     if (text === "") return;
     const from = ids.length;
-    const { normalizer } = this.#stages;
-    for (const outer of this.#literal.split(text)) {
+    const skips = (token: { special: boolean }) => token.special && !special;
+    for (const outer of this.#exact.split(text, skips)) {
       if (outer.id !== undefined) {
         ids.push(outer.id);
         continue;
       }
-      const normalised = normalizer === null ? outer.text : normalizer(outer.text);
-      for (const inner of this.#normalisedLiteral.split(normalised)) {
-        if (inner.id !== undefined) {
-          ids.push(inner.id);
-          continue;
-        }
-        const words = this.#words(inner.text, atStart && outer.start === 0 ? 0 : 1, true);
-        if (this.#stages.model.fuse_unk) for (const id of this.#encodeWords(words)) ids.push(id);
-        else for (const word of words) for (const id of this.#encodeWord(word)) ids.push(id);
+      const normalised = this.#normalizer?.(outer.text) ?? outer.text;
+      for (const inner of this.#normalised.split(normalised, skips)) {
+        if (inner.id !== undefined) ids.push(inner.id);
+        else
+          for (const word of this.#words(inner.text, atStart && outer.start === 0 && inner.start === 0))
+            for (const id of this.#wordCache.of(word, () => this.#model.encode(word))) ids.push(id);
       }
     }
-    for (let i = from; i < ids.length; i++) {
+    if (special) return;
+    for (let i = from; i < ids.length; i++)
       if (this.controlIds.has(ids[i]!) && ids[i] !== this.unkId) this.#encodeBroken(text, atStart, ids, from);
-    }
-  }
-
-  /** BPE looks at one word at a time, and text repeats its words. */
-  #encodeWord(word: string): readonly number[] {
-    const known = this.#wordCache.get(word);
-    if (known !== undefined) return known;
-    const ids = this.#encodeWords([word]);
-    if (this.#wordCache.size >= maxCachedWords) this.#wordCache.clear();
-    if (word.length <= maxCachedWordChars) this.#wordCache.set(word, ids);
-    return ids;
-  }
-
-  #encodeWords(words: string[]): number[] {
-    const { model } = this.#stages;
-    return model(words).flatMap((token) => model.tokens_to_ids.get(token) ?? model.unk_token_id ?? []);
   }
 
   /** Models that take whole words from the vocabulary would give a control token for its name: the name is encoded in two halves. */
@@ -297,64 +251,38 @@ export class Tokenizer {
       );
     ids.length = from;
     const cut = found.start + ((text.codePointAt(found.start) ?? 0) > 0xffff ? 2 : 1);
-    this.#encodePlain(text.slice(0, cut), atStart, ids);
-    this.#encodePlain(text.slice(cut), false, ids);
+    this.#encode(text.slice(0, cut), false, atStart, ids);
+    this.#encode(text.slice(cut), false, false, ids);
   }
 
-  #words(text: string, section: number, isNormalised = false): string[] {
-    const { normalizer, pre_tokenizer } = this.#stages;
-    const normalised = isNormalised || normalizer === null ? text : normalizer(text);
-    if (normalised === "") return [];
-    return pre_tokenizer === null ? [normalised] : pre_tokenizer(normalised, { section_index: section });
+  #words(text: string, isFirst: boolean): readonly string[] {
+    if (text === "") return [];
+    return this.#preTokenizer === null ? [text] : this.#preTokenizer(text, isFirst);
   }
-}
 
-function buildStages(json: TokenizerJson, where: string): Stages {
-  const build = () => new HfTokenizer(json, { clean_up_tokenization_spaces: false }) as unknown as Stages;
-  try {
-    return withTimeLimit(
-      60_000,
-      build,
-      () => new ModelError(`${where}: loading took over a minute; the file is damaged or hostile.`),
-    );
-  } catch (error) {
-    if (error instanceof ModelError) throw error;
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new ModelError(`${where}: this tokenizer cannot be built: ${reason}`, { cause: error });
+  /** Runs stages of the file on these texts, for as long as any that end would need. */
+  #limited<T>(texts: readonly { readonly content: string }[], work: () => T): T {
+    const length = texts.reduce((total, { content }) => total + content.length, 0);
+    const limitMs = 2000 + length / 50;
+    return withTimeLimit(limitMs, work, () => {
+      const seconds = Math.round(limitMs / 1000);
+      const message = `tokenizing ${length} characters took over ${seconds} s: a regular expression of the file never ends.`;
+      return new ModelError(`${this.#where}: ${message}`);
+    });
   }
 }
 
-/** Finds added tokens in text: leftmost first, the longest where several begin. */
-class Splitter {
-  readonly tokens: readonly Added[];
-  readonly #byContent: ReadonlyMap<string, Added>;
-  readonly #pattern: RegExp | undefined;
-
-  constructor(tokens: readonly Added[]) {
-    this.tokens = tokens;
-    this.#byContent = new Map(tokens.map((token) => [token.content, token]));
-    const longestFirst = tokens.map((token) => token.content).sort((a, b) => b.length - a.length);
-    const escaped = longestFirst.map((content) => content.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
-    this.#pattern = tokens.length > 0 ? new RegExp(escaped.join("|"), "gu") : undefined;
-  }
-
-  split(text: string): Piece[] {
-    if (this.#pattern === undefined) return [{ text, start: 0 }];
-    const pieces: Piece[] = [];
-    let from = 0;
-    for (const match of text.matchAll(this.#pattern)) {
-      const token = this.#byContent.get(match[0])!;
-      let end = match.index;
-      if (token.lstrip) end = from + text.slice(from, end).trimEnd().length;
-      if (end > from) pieces.push({ text: text.slice(from, end), start: from });
-      pieces.push({ text: match[0], start: match.index, id: token.id });
-      from = match.index + match[0].length;
-      if (token.rstrip) from = text.length - text.slice(from).trimStart().length;
-    }
-    if (from < text.length) pieces.push({ text: text.slice(from), start: from });
-    return pieces;
-  }
+/** What of a text gets lost with this vocabulary: nothing where there is a token for the unknown. */
+function lossNotices(model: VocabularyModel, ids: ReadonlyMap<string, number>, where: string): string[] {
+  if (model.type !== "BPE" || model.unk_token !== null) return [];
+  const lacking = (name: (byte: number) => string) => textBytes.filter((byte) => !ids.has(name(byte))).length;
+  const missing = model.byte_fallback ? lacking(byteToken) : lacking((byte) => byteCharacters[byte]!);
+  if (missing === 0) return [];
+  return [`${where}: ${missing} bytes of ordinary text have no token; text that needs them loses them.`];
 }
+
+const maxTrustedWord = 1000;
+const maxTrustedLengths = 64;
 
 /** The bytes of ordinary UTF-8 text: without control characters, the planes that Unicode leaves empty, and bytes it never uses. */
 const textBytes: readonly number[] = byteCharacters
