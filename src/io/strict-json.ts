@@ -148,16 +148,20 @@ export function parseStrictJson(
 
 /**
  * `JSON.parse` for files from outside: it refuses what is nested deeper than any such file is, as what walks through the value later would
- * overflow the stack. Throws SyntaxError.
+ * overflow the stack, and what holds more than `maxValues` values, as short ones take many times the memory of their text. Throws SyntaxError.
  */
-export function parseJson(text: string): unknown {
+export function parseJson(text: string, { maxValues = Number.POSITIVE_INFINITY }: { maxValues?: number } = {}): unknown {
   let depth = 0;
+  let values = 0;
   for (let at = 0; at < text.length; at++) {
     const code = text.charCodeAt(at);
     if (code === 0x22) at = endOfString(text, at);
     else if (code === 0x5b || code === 0x7b) {
       if (++depth > maxDepth) throw new SyntaxError(`nested too deeply at character ${at}`);
+      values++;
     } else if (code === 0x5d || code === 0x7d) depth--;
+    else if (code === 0x2c) values++;
+    if (values > maxValues) throw new SyntaxError(`more than ${maxValues} values`);
   }
   return JSON.parse(text);
 }

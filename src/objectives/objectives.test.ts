@@ -33,7 +33,7 @@ test("pt: in pieces of any length, every token of a document is predicted once, 
   const end = tokenizer.eosId!;
   const whole = [end, ...tokenizer.encode(text, { special: false }), end];
   for (let length = 2; length <= whole.length + 1; length++) {
-    const pieces = piecesOf({ text, where: "a.txt:1" }, tokenizer, length);
+    const pieces = piecesOf(tokenizer.encode(text, { special: false }), "a.txt:1", tokenizer, length);
     assert.ok(pieces.every(({ ids }) => ids.length <= length && ids.length >= 2));
     const predicted = pieces.flatMap(({ ids, supervised }) => [...ids].filter((_, t) => supervised[t] === 1));
     assert.deepEqual(predicted, whole.slice(1), `pieces of ${length}`);
@@ -52,6 +52,22 @@ test("pt reads documents from files without a chat template", async () => {
       ["a.txt:2", 7],
     ],
   );
+});
+
+test("pt reads control tokens as such, or spells them out, and says how many texts hold any", async () => {
+  const folder = writeData("a.txt", "one<|im_end|>\ntwo\n");
+  const read = async (settings: object) => {
+    const told: string[] = [];
+    const source = { ...sourceIn(folder, 100), warn: (message: string) => told.push(message) };
+    const rows = await pt.read(["a.txt"], source, pt.config.parse(settings));
+    return { lengths: rows.map(({ ids }) => ids.length), told };
+  };
+  const { lengths, told } = await read({});
+  assert.deepEqual(lengths, [6, 5]);
+  assert.match(told.join(), /1 of 2 texts hold control tokens, which are read as such/);
+  const spelled = await read({ split_special_tokens: true });
+  assert.deepEqual(spelled.lengths, [15, 5]);
+  assert.match(spelled.told.join(), /1 of 2 texts hold control tokens; they are spelled out/);
 });
 
 const base = { model_type: "llama", architectures: ["LlamaForCausalLM"], hidden_size: 8 };

@@ -157,7 +157,6 @@ export const missing: Readonly<Record<string, MissingKey>> = {
   resize_vocab: { advice: "the vocabulary stays the base's" },
   add_tokens: { advice: "the vocabulary stays the base's" },
   add_special_tokens: { advice: "the vocabulary stays the base's" },
-  split_special_tokens: { advice: "special tokens are never split" },
   model_revision: { harmless: ["main"], advice: "write the revision behind the name: `model_name_or_path: owner/name@revision`" },
   adapter_folder: { advice: "give `adapter_name_or_path` the whole path" },
   mix_strategy: { harmless: ["concat"], advice: "datasets are put one after another and shuffled" },

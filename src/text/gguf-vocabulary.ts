@@ -27,7 +27,7 @@ interface VocabularyOptions {
  */
 export function ggufVocabulary(tokenizer: Tokenizer, { rows, template, where }: VocabularyOptions): GgufMetadata {
   const json = tokenizerJsonOf(tokenizer, where);
-  const contents = new Map(Object.entries(json.model.vocab).map(([content, id]) => [id, content]));
+  const contents = new Map([...json.model.vocab].map(([content, id]) => [id, content]));
   for (const { id, content } of json.added_tokens) if (id < rows) contents.set(id, content);
   const added = new Set(json.added_tokens.map(({ id }) => id));
   const isSentencepiece = json.model.byte_fallback === true;

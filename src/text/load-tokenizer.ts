@@ -25,6 +25,7 @@ const endTokens = [
 ];
 
 const maxFileBytes = 64 * 2 ** 20; // Gemma's tokenizer.json, the largest in use, has 34 MB
+const maxValues = 2 ** 23; // Gemma's has 2^21
 
 /**
  * The tokenizer of a model: `tokenizer.json` and its companions of a Hugging Face folder, or the metadata of a GGUF file.
@@ -241,7 +242,7 @@ function parsed(folder: string, name: string, text: string | undefined): JsonObj
   if (text === undefined) return undefined;
   let json: unknown;
   try {
-    json = parseJson(text);
+    json = parseJson(text, { maxValues });
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new ModelError(
@@ -255,7 +256,9 @@ function parsed(folder: string, name: string, text: string | undefined): JsonObj
 async function readText(folder: string, name: string): Promise<string | undefined> {
   const path = join(folder, name);
   try {
-    const { size } = await stat(path);
+    const stats = await stat(path);
+    if (!stats.isFile()) throw new ModelError(`${path}: not a file.`); // to open a pipe would wait for its other end
+    const { size } = stats;
     if (size > maxFileBytes)
       throw new ModelError(`${path}: ${size} bytes are more than any tokenizer has (limit ${maxFileBytes}).`);
     return new TextDecoder("utf-8", { fatal: true }).decode(await readFile(path));

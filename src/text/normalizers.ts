@@ -56,6 +56,7 @@ const kinds: Readonly<Record<string, (stage: Stage) => Rewrite>> = {
   Lowercase: () => lowercase,
   Nmt: () => (text) =>
     text
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is removed
       .replace(/[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]/g, "")
       .replace(/[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]/g, " "),
   Replace(stage) {

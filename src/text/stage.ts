@@ -2,6 +2,7 @@ import { ModelError } from "../errors.js";
 import { translateRegex } from "./regex.js";
 
 const maxDepth = 20;
+const maxStages = 100;
 
 /**
  * One stage of a tokenizer.json (a normalizer, a pre-tokenizer, a decoder …) and its options. Every option has to be asked for: `done`
@@ -72,6 +73,7 @@ export class Stage {
 
   stages(name: string): Stage[] {
     const list = this.option(name, (value) => Array.isArray(value), "a list");
+    if (list.length > maxStages) return this.fail(`"${name}" has ${list.length} stages: at most ${maxStages} are allowed.`);
     return list.map((each: unknown, index) => new Stage(each, `${this.path}.${name}[${index}]`, this.#where));
   }
 

@@ -1,5 +1,6 @@
 import { ModelError } from "../errors.js";
-import type { TokenizerJson } from "./tokenizer-json.js";
+import { quote } from "./stage.js";
+import type { VocabularyModel } from "./tokenizer-json.js";
 
 /** The stage that knows the vocabulary: turns one word into token ids. Source: tokenizers 0.23, src/models. */
 export interface TokenModel {
@@ -8,15 +9,15 @@ export interface TokenModel {
   readonly unkId: number | undefined;
 }
 
-export function buildTokenModel(json: TokenizerJson, where: string): TokenModel {
-  const vocab: ReadonlyMap<string, number> = new Map(Object.entries(json.model.vocab));
-  switch (json.model.type) {
+/** Throws ModelError when merges leave the vocabulary. */
+export function buildTokenModel(model: VocabularyModel, where: string): TokenModel {
+  switch (model.type) {
     case "BPE":
-      return new BytePairs(json.model, vocab, where);
+      return new BytePairs(model, where);
     case "WordPiece":
-      return wordPiece(json.model, vocab, where);
+      return wordPiece(model, where);
     case "WordLevel":
-      return wordLevel(json.model, vocab, where);
+      return wordLevel(model, where);
   }
 }
 
@@ -30,7 +31,7 @@ const positionBase = 2 ** 31;
 class BytePairs implements TokenModel {
   readonly unkId: number | undefined;
   readonly #vocab: ReadonlyMap<string, number>;
-  readonly #options: TokenizerJson["model"];
+  readonly #options: VocabularyModel;
   readonly #where: string;
   /** left · 2²⁴ + right → rank. */
   readonly #ranks = new Map<number, number>();
@@ -39,7 +40,8 @@ class BytePairs implements TokenModel {
   readonly #byteIds: readonly (number | undefined)[];
   readonly #cutsAtSpaces: boolean;
 
-  constructor(options: TokenizerJson["model"], vocab: ReadonlyMap<string, number>, where: string) {
+  constructor(options: VocabularyModel, where: string) {
+    const { vocab } = options;
     this.#vocab = vocab;
     this.#options = options;
     this.#where = where;
@@ -47,9 +49,15 @@ class BytePairs implements TokenModel {
     this.unkId = unk_token === null ? undefined : vocab.get(unk_token);
     this.#made = new Int32Array(merges.length);
     let joinsAtSpaces = false;
+    const idOf = (token: string, rank: number): number => {
+      const id = vocab.get(token);
+      if (id !== undefined) return id;
+      const merge = quote(merges[rank]);
+      throw new ModelError(`${where}: merge ${rank} (${merge}) needs the token ${quote(token)}, which the vocabulary lacks.`);
+    };
     for (const [rank, [left, right]] of merges.entries()) {
-      this.#ranks.set(vocab.get(left)! * pairBase + vocab.get(right)!, rank);
-      this.#made[rank] = vocab.get(left + right.slice(prefix.length))!;
+      this.#ranks.set(idOf(left, rank) * pairBase + idOf(right, rank), rank);
+      this.#made[rank] = idOf(left + right.slice(prefix.length), rank);
       joinsAtSpaces ||= right.startsWith("▁") && !left.endsWith("▁");
     }
     this.#byteIds = Array.from({ length: 256 }, (_, byte) => vocab.get(byteToken(byte)));
@@ -149,13 +157,13 @@ export function byteToken(byte: number): string {
 
 function lacksUnknown(token: string, where: string): never {
   throw new ModelError(
-    `${where}: the text has characters that the vocabulary lacks, and the vocabulary lacks ${JSON.stringify(token)} for them.`,
+    `${where}: the text has characters that the vocabulary lacks, and the vocabulary lacks ${quote(token)} for them.`,
   );
 }
 
 /** The longest tokens of the vocabulary from the left; a word for which there are none is unknown as a whole. */
-function wordPiece(options: TokenizerJson["model"], vocab: ReadonlyMap<string, number>, where: string): TokenModel {
-  const { unk_token, continuing_subword_prefix: prefix, max_input_chars_per_word: maxCharacters } = options;
+function wordPiece(model: VocabularyModel, where: string): TokenModel {
+  const { vocab, unk_token, continuing_subword_prefix: prefix, max_input_chars_per_word: maxCharacters } = model;
   const unkId = unk_token === null ? undefined : vocab.get(unk_token);
   const longest = [...vocab.keys()].reduce((most, token) => Math.max(most, token.length), 0);
   return {
@@ -181,7 +189,7 @@ function wordPiece(options: TokenizerJson["model"], vocab: ReadonlyMap<string, n
 }
 
 /** A word is a token or unknown. */
-function wordLevel({ unk_token }: TokenizerJson["model"], vocab: ReadonlyMap<string, number>, where: string): TokenModel {
+function wordLevel({ vocab, unk_token }: VocabularyModel, where: string): TokenModel {
   const unkId = unk_token === null ? undefined : vocab.get(unk_token);
   return { unkId, encode: (word) => [vocab.get(word) ?? unkId ?? lacksUnknown(unk_token ?? "unk_token", where)] };
 }

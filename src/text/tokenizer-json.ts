@@ -18,7 +18,7 @@ export const modelTypes = ["BPE", "WordPiece", "WordLevel"] as const;
 /** The model with every option, at its default where a type does not have it. */
 export interface VocabularyModel {
   readonly type: (typeof modelTypes)[number];
-  readonly vocab: Readonly<Record<string, number>>;
+  readonly vocab: ReadonlyMap<string, number>;
   readonly merges: readonly (readonly [left: string, right: string])[];
   readonly unk_token: string | null;
   readonly continuing_subword_prefix: string;
@@ -46,7 +46,7 @@ const maxAddedTokens = 2 ** 18;
 type Json = Readonly<Record<string, unknown>>;
 
 /**
- * Checks a parsed tokenizer.json before anything is built from it: kinds, options, ids, and that merges stay inside the vocabulary. What the
+ * Checks a parsed tokenizer.json before anything is built from it: kinds, options and ids. What the
  * tokenizers library would read otherwise than the file says is refused.
  * Throws ModelError that names the entry.
  */
@@ -138,7 +138,7 @@ function checkModel(json: Json, fail: Fail): VocabularyModel {
   return {
     type,
     vocab,
-    merges: isBpe ? checkMerges(json.merges, vocab, prefix, fail) : [],
+    merges: isBpe ? checkMerges(json.merges, fail) : [],
     unk_token: isBpe ? option<string | null>("unk_token", "string", null) : required<string>("unk_token", "string"),
     continuing_subword_prefix: type === "WordLevel" ? "" : prefix,
     end_of_word_suffix: option("end_of_word_suffix", "string", ""),
@@ -171,24 +171,23 @@ function typeOf(json: Json, fail: Fail): VocabularyModel["type"] {
   return fail(`"model" has no type and ${what}: ${expected}.`);
 }
 
-function checkVocab(vocab: unknown, fail: Fail): Readonly<Record<string, number>> {
-  if (!isRecord(vocab)) return fail('"model.vocab" has to map tokens to ids.');
+function checkVocab(json: unknown, fail: Fail): ReadonlyMap<string, number> {
+  if (!isRecord(json)) return fail('"model.vocab" has to map tokens to ids.');
+  const vocab = new Map<string, number>();
   const seen = new Set<number>();
-  for (const [token, id] of Object.entries(vocab)) {
-    if (!isId(id)) fail(`token ${quote(token)} has id ${quote(id)}: expected a whole number below ${maxId}.`);
-    if (seen.has(id as number)) fail(`id ${id} is given to more than one token, ${quote(token)} among them.`);
-    seen.add(id as number);
+  for (const token of Object.keys(json)) {
+    const id = json[token];
+    if (!isId(id)) return fail(`token ${quote(token)} has id ${quote(id)}: expected a whole number below ${maxId}.`);
+    if (seen.has(id)) fail(`id ${id} is given to more than one token, ${quote(token)} among them.`);
+    seen.add(id);
+    vocab.set(token, id);
   }
-  if (seen.size === 0) fail("the vocabulary is empty.");
-  return vocab as Readonly<Record<string, number>>;
+  if (vocab.size === 0) fail("the vocabulary is empty.");
+  return vocab;
 }
 
-function checkMerges(
-  merges: unknown,
-  vocab: Readonly<Record<string, number>>,
-  prefix: string,
-  fail: Fail,
-): readonly (readonly [string, string])[] {
+/** Pairs of tokens; that the vocabulary has them is for the model to see. */
+function checkMerges(merges: unknown, fail: Fail): readonly (readonly [string, string])[] {
   if (!Array.isArray(merges)) return fail('"model.merges" has to be a list.');
   if (merges.length > maxMerges) fail(`${merges.length} merges are more than the ${maxMerges} allowed.`);
   return merges
@@ -197,11 +196,7 @@ function checkMerges(
       const pair: unknown = typeof merge === "string" ? merge.split(" ") : merge;
       if (!Array.isArray(pair) || pair.length !== 2 || !pair.every((half) => typeof half === "string"))
         return fail(`merge ${index} is ${quote(merge)}: expected two tokens.`);
-      const [left, right] = pair as [string, string];
-      for (const token of [left, right, left + right.slice(prefix.length)])
-        if (!Object.hasOwn(vocab, token))
-          fail(`merge ${index} (${quote(merge)}) needs the token ${quote(token)}, which the vocabulary lacks.`);
-      return [left, right] as const;
+      return pair as unknown as readonly [string, string];
     });
 }
 
@@ -209,11 +204,11 @@ function checkMerges(
  * Added tokens with the ids that the tokenizers library gives them: of the vocabulary where it has the token, else the next that is free. The
  * ids that the file states are not asked there; where they are others, the file is refused. Source: src/tokenizer/added_vocabulary.rs.
  */
-function checkAddedTokens(added: unknown, vocab: Readonly<Record<string, number>>, fail: Fail): readonly AddedToken[] {
+function checkAddedTokens(added: unknown, vocab: ReadonlyMap<string, number>, fail: Fail): readonly AddedToken[] {
   if (!Array.isArray(added)) return fail('"added_tokens" has to be a list.');
   if (added.length > maxAddedTokens) fail(`${added.length} added tokens are more than the ${maxAddedTokens} allowed.`);
   const tokens = new Map<string, AddedToken>();
-  const size = Object.keys(vocab).length;
+  const size = vocab.size;
   let highest = -1;
   for (const [index, entry] of added.entries() as ArrayIterator<[number, unknown]>) {
     if (!isRecord(entry) || typeof entry.content !== "string" || entry.content === "" || !isId(entry.id))
@@ -229,7 +224,7 @@ function checkAddedTokens(added: unknown, vocab: Readonly<Record<string, number>
     if (unknown.length > 0)
       fail(`added_tokens[${index}] ${quote(content)} has the unknown option ${unknown.map(quote).join(", ")}.`);
     const free = highest >= size ? highest + 1 : size;
-    const given = tokens.get(content)?.id ?? (Object.hasOwn(vocab, content) ? vocab[content]! : free);
+    const given = tokens.get(content)?.id ?? vocab.get(content) ?? free;
     if (given !== id)
       fail(
         `added_tokens[${index}] ${quote(content)} has id ${id}, but the tokenizers library would give it ${given}: the file contradicts itself.`,

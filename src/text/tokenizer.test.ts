@@ -225,6 +225,7 @@ test("damaged and hostile tokenizer files are refused with their fault named", (
   for (let level = 0; level < 20_000; level++) deep = { type: "Sequence", pretokenizers: [deep] };
   const faults: [RegExp, (json: Record<string, unknown> & { model: Record<string, unknown> }) => void][] = [
     [/no "model"/, (json) => Object.assign(json, { model: null })],
+    [/version "2.0"/, (json) => Object.assign(json, { version: "2.0" })],
     [/"Unigram" is not supported/, (json) => Object.assign(json.model, { type: "Unigram" })],
     [/map tokens to ids/, (json) => Object.assign(json.model, { vocab: ["a"] })],
     [/vocabulary is empty/, (json) => Object.assign(json.model, { vocab: {} })],
@@ -234,9 +235,26 @@ test("damaged and hostile tokenizer files are refused with their fault named", (
     [/more than one token/, (json) => Object.assign(json.model, { vocab: { a: 0, b: 0 } })],
     [/merge 0 .* expected two tokens/, (json) => Object.assign(json.model, { merges: ["abc"] })],
     [/vocabulary lacks/, (json) => Object.assign(json.model, { merges: ["a b"] })],
+    [/is Unigram by its vocabulary/, (json) => Object.assign(json, { model: { unk_id: 0, vocab: [["a", 0]] } })],
+    [/does not hold what any type needs/, (json) => Object.assign(json, { model: { vocab: { a: 0 } } })],
+    [/type null is not supported/, (json) => Object.assign(json.model, { type: null })],
+    [/"model" has the unknown option "alpha"/, (json) => Object.assign(json.model, { alpha: 0.1 })],
+    [/"model.dropout" is 0.1/, (json) => Object.assign(json.model, { dropout: 0.1 })],
+    [/"model.fuse_unk" is "yes"/, (json) => Object.assign(json.model, { fuse_unk: "yes" })],
+    [
+      /needs a number/,
+      (json) =>
+        Object.assign(json, { model: { type: "WordPiece", unk_token: "a", continuing_subword_prefix: "##", vocab: { a: 0 } } }),
+    ],
     [/"model.merges"/, (json) => Object.assign(json.model, { merges: {} })],
     [/added_tokens\[0\]/, (json) => Object.assign(json, { added_tokens: [{ id: 1 }] })],
     [/added_tokens\[0\]/, (json) => Object.assign(json, { added_tokens: [{ id: 1, content: "" }] })],
+    [/contradicts itself/, (json) => Object.assign(json, { added_tokens: [{ id: 3, content: "new" }] })],
+    [
+      /"lstrip" has to be true or false/,
+      (json) => Object.assign(json, { added_tokens: [{ id: 256, content: "new", lstrip: 1 }] }),
+    ],
+    [/unknown option "weight"/, (json) => Object.assign(json, { added_tokens: [{ id: 256, content: "new", weight: 1 }] })],
     [/"added_tokens" has to be/, (json) => Object.assign(json, { added_tokens: "no" })],
     [
       /pre_tokenizer \(Nonsense\): this kind is not supported/,
@@ -251,7 +269,10 @@ test("damaged and hostile tokenizer files are refused with their fault named", (
   ];
   for (const [message, change] of faults) assert.throws(() => build(change), { code: "MODEL", message }, String(message));
   assert.doesNotThrow(() =>
-    build((json) => Object.assign(json.model, { vocab: JSON.parse('{"__proto__": 300, "constructor": 301}') })),
+    build((json) => {
+      json.added_tokens = [];
+      Object.assign(json.model, { vocab: JSON.parse('{"__proto__": 300, "constructor": 301}') });
+    }),
   );
 });
 
@@ -264,6 +285,39 @@ test("a regular expression that never ends is stopped", () => {
   });
   assert.equal(hostile.decode(hostile.encode("banana", { special: false })), "banana");
   assert.throws(() => hostile.encode(`${"a".repeat(60)}b`, { special: false }), { code: "MODEL", message: /never ends/ });
+});
+
+test("a normalizer that never ends, or makes a flood of a text, ends in an error, while the file is loaded too", () => {
+  const evil = { type: "Replace", pattern: { Regex: "(a+)+$" }, content: "b" };
+  const added = { id: 259, content: `${"a".repeat(60)}!`, normalized: true };
+  const doubling = { type: "Replace", pattern: { Regex: "." }, content: "aa" };
+  const faults: [RegExp, object][] = [
+    [/never ends/, evil],
+    [/longer than/, { type: "Sequence", normalizers: Array(60).fill(doubling) }],
+    [/longer than/, { type: "Replace", pattern: { Regex: "" }, content: "b".repeat(1e6) }],
+    [/longer than/, { type: "Sequence", normalizers: Array(90).fill({ type: "Prepend", prepend: "b".repeat(1e5) }) }],
+  ];
+  for (const [message, normalizer] of faults) {
+    const change = (json: Record<string, unknown>) =>
+      Object.assign(json, { normalizer, added_tokens: [...(json.added_tokens as []), added] });
+    assert.throws(() => build(change), { code: "MODEL", message }, JSON.stringify(normalizer).slice(0, 100));
+  }
+  const decoding = build((json) =>
+    Object.assign(json, { decoder: evil, model: { ...json.model, vocab: { [added.content]: 0 } }, added_tokens: [] }),
+  );
+  assert.throws(() => decoding.decode([0]), { code: "MODEL", message: /never ends/ });
+});
+
+test("text of millions of characters is encoded, and a stretch that no pattern can hold is named", () => {
+  const long = "It's the 12th line of text, 你好.\n".repeat(200_000);
+  for (const tokenizer of [byteLevel, sentencepiece]) {
+    const line = tokenizer.encode(long.slice(0, long.indexOf("\n") + 1), { special: false });
+    assert.ok(tokenizer.encode(long, { special: false }).length >= 199_999 * (line.length - 1));
+  }
+  assert.throws(() => byteLevel.encode("你".repeat(30_000_000), { special: false }), {
+    code: "DATA",
+    message: /30000000 characters/,
+  });
 });
 
 test("a tokenizer of another model is refused, added tokens without embeddings are left out", async () => {

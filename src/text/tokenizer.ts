@@ -1,4 +1,4 @@
-import { ModelError } from "../errors.js";
+import { AttuneError, DataError, ModelError } from "../errors.js";
 import { AddedTokenFinder, type Piece } from "./added-tokens.js";
 import { byteCharacters } from "./byte-characters.js";
 import { buildDecoder, cleaned, type TextStream } from "./decoders.js";
@@ -76,7 +76,8 @@ export class Tokenizer {
   /** What the user should know about this tokenizer. */
   readonly notices: readonly string[];
 
-  readonly #frame: Frame;
+  /** Ids that belong around a text that a model reads alone. */
+  readonly frame: Frame;
   readonly #normalizer: ((text: string) => string) | null;
   readonly #preTokenizer: ((text: string, isFirst: boolean) => readonly string[]) | null;
   readonly #model: TokenModel;
@@ -84,9 +85,10 @@ export class Tokenizer {
   /** Added tokens that are looked for before the text is normalised, and after it. */
   readonly #exact: AddedTokenFinder;
   readonly #normalised: AddedTokenFinder;
-  readonly #ids: ReadonlyMap<string, number>;
+  readonly #vocab: ReadonlyMap<string, number>;
+  readonly #added: ReadonlyMap<string, number>;
   /** What is decoded for an id. */
-  readonly #spellings: ReadonlyMap<number, string>;
+  readonly #spellings: readonly (string | undefined)[];
   readonly #startDecoder: () => TextStream;
   readonly #files: readonly TextFile[];
   readonly #where: string;
@@ -100,7 +102,9 @@ export class Tokenizer {
     const notices = [...(parts.notices ?? []), ...json.notices];
 
     const rows = parts.embeddingRows ?? Number.POSITIVE_INFINITY;
-    const lastWord = Object.values(json.model.vocab).reduce((highest, id) => Math.max(highest, id), -1);
+    const { vocab } = json.model;
+    let lastWord = -1;
+    for (const id of vocab.values()) lastWord = Math.max(lastWord, id);
     if (lastWord >= rows)
       throw new ModelError(
         `${where}: the vocabulary reaches id ${lastWord}, but the model has only ${rows} embeddings: this tokenizer belongs to another model.`,
@@ -115,7 +119,7 @@ export class Tokenizer {
     this.#where = where;
     this.#normalizer = buildNormalizer(json.normalizer, where);
     this.#preTokenizer = buildPreTokenizer(json.pre_tokenizer, where);
-    this.#model = buildTokenModel(json, where);
+    this.#model = buildTokenModel(json.model, where);
     const startDecoder = buildDecoder(json.decoder, where);
     const cleansUp = parts.cleansUpSpaces === true && json.model.type !== "BPE";
     this.#startDecoder = cleansUp ? () => cleaned(startDecoder()) : startDecoder;
@@ -135,9 +139,12 @@ export class Tokenizer {
 
     this.controlIds = new Set(this.#control.tokens.map((token) => token.id));
     this.vocabSize = usable.reduce((highest, token) => Math.max(highest, token.id), lastWord) + 1;
-    this.#ids = new Map([...Object.entries(json.model.vocab), ...usable.map(({ content, id }) => [content, id] as const)]);
-    const words = Object.entries(json.model.vocab).map(([token, id]) => [id, token] as const);
-    this.#spellings = new Map([...words, ...spelled.map(({ content, id }) => [id, content] as const)]);
+    this.#vocab = vocab;
+    this.#added = new Map(usable.map(({ content, id }) => [content, id]));
+    const spellings: string[] = [];
+    for (const [token, id] of vocab) spellings[id] = token;
+    for (const { content, id } of spelled) spellings[id] = content;
+    this.#spellings = spellings;
 
     const idOf = (token: string | undefined) => (token === undefined ? undefined : this.idOf(token));
     this.roles = parts.roles;
@@ -147,26 +154,27 @@ export class Tokenizer {
     const stopIds = new Set(parts.stopIds.filter((id) => id < this.vocabSize));
     if (this.eosId !== undefined) stopIds.add(this.eosId);
     this.stopIds = stopIds;
-    this.#frame = frameOf(json.post_processor, where);
-    const stranger = [...this.#frame.before, ...this.#frame.after].find((id) => !this.#spellings.has(id));
+    this.frame = frameOf(json.post_processor, where);
+    const stranger = [...this.frame.before, ...this.frame.after].find((id) => this.#spellings[id] === undefined);
     if (stranger !== undefined) throw new ModelError(`${where}: post_processor: there is no token ${stranger}.`);
-    this.addsBos = this.bosId !== undefined && this.#frame.before[0] === this.bosId;
+    this.addsBos = this.bosId !== undefined && this.frame.before[0] === this.bosId;
     this.chatTemplate = parts.chatTemplate;
     this.prefixesSpace = this.#limited([], () => this.#words(this.#normalizer?.("x") ?? "x", true).join("") !== "x");
-    notices.push(...lossNotices(json.model, this.#ids, where));
+    notices.push(...lossNotices(json.model, where));
     this.notices = notices;
     this.#files = parts.files;
   }
 
   /** The id of a token, or undefined when the vocabulary has none of this name. */
   idOf(token: string): number | undefined {
-    return this.#ids.get(token);
+    return this.#added.get(token) ?? this.#vocab.get(token);
   }
 
   /**
    * Token ids of a text; no begin- or end-of-sequence token is added.
    * `special: false` is for text from people and data: `<|im_end|>` in it stays plain text. `atStart: false` says that the text
    * continues another, so that tokenizers that put a space before the first word only do not.
+   * Throws DataError for a text that is too long to be split, ModelError when a stage of the file never ends.
    */
   encode(text: string, { special, atStart = true }: { special: boolean; atStart?: boolean }): Int32Array {
     const wellFormed = text.replace(/\p{Surrogate}/gu, "\uFFFD");
@@ -175,7 +183,16 @@ export class Tokenizer {
       this.#encode(wellFormed, special, atStart, ids);
       return Int32Array.from(ids);
     };
-    return this.#isTrusted ? work() : this.#limited([{ content: wellFormed }], work);
+    try {
+      return this.#isTrusted ? work() : this.#limited([{ content: wellFormed }], work);
+    } catch (error) {
+      if (error instanceof AttuneError || !(error instanceof Error)) throw error;
+      // V8's regular expressions give up on stretches of millions of characters, and on patterns that become too large.
+      throw new DataError(
+        `${this.#where}: a text of ${text.length} characters cannot be split into words: ${error.message}. Break it into lines.`,
+        { cause: error },
+      );
+    }
   }
 
   /**
@@ -183,7 +200,7 @@ export class Tokenizer {
    * Ids are those of transformers' `tokenizer(text, truncation=True)`.
    */
   encodeFramed(text: string, maxLength = Number.POSITIVE_INFINITY): Int32Array {
-    const { before, after } = this.#frame;
+    const { before, after } = this.frame;
     const room = Math.max(0, maxLength - before.length - after.length);
     return Int32Array.from([...before, ...this.encode(text, { special: false }).subarray(0, room), ...after]);
   }
@@ -207,7 +224,7 @@ export class Tokenizer {
     const limited = (work: () => string) => (this.#isTrusted ? work() : this.#limited([], work));
     return {
       push: (id) => {
-        const token = !special && this.controlIds.has(id) ? undefined : this.#spellings.get(id);
+        const token = !special && this.controlIds.has(id) ? undefined : this.#spellings[id];
         return token === undefined ? "" : limited(() => stream.push(token));
       },
       end: () => limited(() => stream.end()),
@@ -263,7 +280,7 @@ export class Tokenizer {
   /** Runs stages of the file on these texts, for as long as any that end would need. */
   #limited<T>(texts: readonly { readonly content: string }[], work: () => T): T {
     const length = texts.reduce((total, { content }) => total + content.length, 0);
-    const limitMs = 2000 + length / 50;
+    const limitMs = 2000 + length / 150; // the slowest text measured takes 1 µs for a character
     return withTimeLimit(limitMs, work, () => {
       const seconds = Math.round(limitMs / 1000);
       const message = `tokenizing ${length} characters took over ${seconds} s: a regular expression of the file never ends.`;
@@ -273,9 +290,9 @@ export class Tokenizer {
 }
 
 /** What of a text gets lost with this vocabulary: nothing where there is a token for the unknown. */
-function lossNotices(model: VocabularyModel, ids: ReadonlyMap<string, number>, where: string): string[] {
+function lossNotices(model: VocabularyModel, where: string): string[] {
   if (model.type !== "BPE" || model.unk_token !== null) return [];
-  const lacking = (name: (byte: number) => string) => textBytes.filter((byte) => !ids.has(name(byte))).length;
+  const lacking = (name: (byte: number) => string) => textBytes.filter((byte) => !model.vocab.has(name(byte))).length;
   const missing = model.byte_fallback ? lacking(byteToken) : lacking((byte) => byteCharacters[byte]!);
   if (missing === 0) return [];
   return [`${where}: ${missing} bytes of ordinary text have no token; text that needs them loses them.`];
