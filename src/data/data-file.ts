@@ -1,5 +1,4 @@
-import { constants } from "node:fs";
-import { type FileHandle, open } from "node:fs/promises";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { getHeapStatistics } from "node:v8";
 import { DataError } from "../errors.js";
 
@@ -50,20 +49,14 @@ export async function openDataFile(path: string, isWhole = true): Promise<DataFi
   let file: FileHandle;
   let size: number;
   try {
-    // To open a pipe would wait for its other end: not blocking, it is open at once, and then seen for what it is.
-    file = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
-  } catch (error) {
-    throw unreadable(path, error);
-  }
-  try {
-    const status = await file.stat();
+    const status = await stat(path);
     if (status.isDirectory()) throw new DataError(`${path}: this is a folder; name the file in it.`);
     if (!status.isFile())
       throw new DataError(`${path}: this is no file but a pipe, a socket or a device; save the data to a file.`);
     size = status.size;
     if (isWhole && size > maxTextBytes()) throw tooLarge(path);
+    file = await open(path);
   } catch (error) {
-    await file.close();
     throw unreadable(path, error);
   }
 

@@ -8,6 +8,7 @@ import { conversationColumns, conversations, questionColumns, refusedColumns } f
 import { labelledColumns, labelledTexts } from "./labelled-texts.js";
 import { partTypes, reasoningKeys, refusedMessageKeys, roleNames, weightKeys } from "./messages.js";
 import { Fields, mostChars, RowFault, type RowFormat, Tally } from "./row-format.js";
+import { anyRow } from "./test-support.js";
 import { textColumns, texts } from "./texts.js";
 
 interface Reading<T> {
@@ -449,88 +450,10 @@ test("docs/data.md is what the lists give, and the lists are what is done", asyn
 });
 
 test("rows of any JSON are read, or refused by name: nothing else comes of them", () => {
-  const words = [
-    "user",
-    "assistant",
-    "system",
-    "tool",
-    "gpt",
-    "human",
-    "function_call",
-    "text",
-    "tool_call",
-    "function",
-    '{"name": "f"}',
-    "[]",
-    "",
-  ];
-  const value = fc.letrec<{ any: unknown }>((tie) => ({
-    any: fc.oneof(
-      { maxDepth: 4 },
-      fc.constantFrom(null, true, 0, 1, 0.5, Number.MAX_VALUE, ...words),
-      fc.string({ unit: "binary" }),
-      fc.array(tie("any"), { maxLength: 3 }),
-      fc.dictionary(
-        fc.constantFrom(
-          "name",
-          "arguments",
-          "function",
-          "type",
-          "text",
-          "value",
-          "role",
-          "from",
-          "content",
-          "tool_calls",
-          "__proto__",
-          "constructor",
-        ),
-        tie("any"),
-        { maxKeys: 4 },
-      ),
-    ),
-  })).any;
-  const keysOf = (record: object) => Object.keys(record);
-  const messageKeys = [
-    "role",
-    "from",
-    "content",
-    "value",
-    "tool_calls",
-    "function_call",
-    "name",
-    "tool_call_id",
-    "tools",
-    ...reasoningKeys,
-    ...weightKeys,
-    ...keysOf(refusedMessageKeys),
-  ];
-  const message = fc.oneof(
-    value,
-    fc.dictionary(fc.constantFrom(...messageKeys), value, { maxKeys: 5 }),
-    fc.record({ role: fc.constantFrom(...words), content: value, tool_calls: value }, { requiredKeys: [] }),
-  );
-  const list = fc.oneof(value, fc.array(message, { maxLength: 4 }));
-  const columns = [
-    ...keysOf(questionColumns),
-    ...Object.values(questionColumns).flat(),
-    ...Object.values(conversationColumns).flat(),
-    ...keysOf(refusedColumns),
-    "text",
-    "label",
-    "chosen",
-    "rejected",
-    "__proto__",
-    "toString",
-  ];
-  const row = fc.oneof(
-    fc.dictionary(fc.constantFrom(...columns), fc.oneof(value, list), { maxKeys: 8 }),
-    fc.record({ messages: list, tools: value, system: value }, { requiredKeys: ["messages"] }),
-  );
   let wereRead = 0;
   for (const format of [conversations, texts, labelledTexts] as RowFormat<unknown, never>[])
     fc.assert(
-      fc.property(row, (values) => {
+      fc.property(anyRow, (values) => {
         try {
           const { said: result } = readWith(format, values);
           assert.doesNotThrow(() => JSON.stringify(result));

@@ -90,7 +90,7 @@ export const unneeded: Readonly<Record<string, string>> = {
   group_by_length: "batches hold no padding, so there is nothing to gain",
   pad_to_sequence_len: "batches hold no padding",
   ignore_pad_token_for_loss: "batches hold no padding",
-  remove_unused_columns: "only the columns of the format are read",
+  remove_unused_columns: "columns that are not read are named and left: docs/data.md",
   per_device_eval_batch_size: "attune picks it: the evaluation loss does not depend on it",
   eval_accumulation_steps: "the evaluation loss does not depend on it",
   do_eval: "held-out data (`val_size` or `eval_dataset`) is evaluated when `eval_strategy` says",
