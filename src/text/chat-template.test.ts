@@ -173,6 +173,31 @@ test("the recipe's template wins, and says how it differs from the model's own",
   assert.throws(() => chooseTemplate(tokenizer, { name: "__proto__" }), { code: "CONFIG", message: /is not known/ });
 });
 
+test("a template whose generation prompt and chats do not agree is told", () => {
+  const json = JSON.parse(byteTokenizer().files()[0]!.contents);
+  const noticesOf = (chatTemplate: string) =>
+    chooseTemplate(new Tokenizer({ json, roles, stopIds: [258], chatTemplate, files: [], where: "x" })).notices;
+  const turn = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n";
+  const chat = (prompt: string) => `{% for m in messages %}${turn}{% endfor %}${prompt}`;
+  const prompted = (text: string) => `{% if add_generation_prompt %}${text}{% endif %}`;
+  assert.deepEqual(noticesOf(chat(prompted("{{ '<|im_start|>assistant\n' }}"))), []);
+  assert.deepEqual(
+    noticesOf(
+      "{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content + '</s>' }}{% endfor %}",
+    ),
+    [],
+  );
+  assert.match(noticesOf(chat("")).join(), /writes no generation prompt: "<\|im_start\|>assistant\\n" is learned/);
+  assert.match(
+    noticesOf(chat("{{ '<|im_start|>assistant\n' }}")).join(),
+    /writes its generation prompt whether it is asked to or not/,
+  );
+  assert.match(
+    noticesOf(chat(prompted("{{ '<|im_start|>model\n' }}"))).join(),
+    /goes on with "model\\n" where its chats have "assistant/,
+  );
+});
+
 test("a model without a template asks for one", () => {
   const json = JSON.parse(byteTokenizer().files()[0]!.contents);
   const bare = new Tokenizer({ json, roles: {}, stopIds: [], files: [], where: "tokenizer.json" });

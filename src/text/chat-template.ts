@@ -65,7 +65,7 @@ function charsIn(value: unknown): number {
 
 /** How long rendering and encoding a chat may take on a busy machine: regular expressions of a tokenizer may never end. */
 export function chatTimeLimitMs(messages: readonly TemplateMessage[]): number {
-  return 1000 + 20 * messages.length + charsIn(messages) / 20;
+  return 250 + 5 * messages.length + charsIn(messages) / 50;
 }
 
 /**

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { availableParallelism } from "node:os";
 import test from "node:test";
 import fc from "fast-check";
 import { DataError, ModelError } from "../errors.js";
@@ -117,6 +119,112 @@ test("there is never more than one begin-of-sequence token in front", () => {
   assert.equal(first, byteLevel.bosId);
   assert.notEqual(second, byteLevel.bosId);
   assert.deepEqual(learned(chat, talk("Hello", "Hi")), ["Hi<|eot_id|>"]);
+});
+
+test("turns that look alike are found alike: a long chat's are those of chats that end with them", () => {
+  const system = { role: "system", content: "Be brief." };
+  for (const name of names) {
+    if (name === "qwen3") continue; // writes the last answer otherwise
+    for (const tokenizer of [byteLevel, sentencepiece]) {
+      const chat = chatOf(tokenizer, name);
+      const turns = Array.from({ length: 16 }, (_, i) => `${["Hello", " yes", "no\n", "x 7"][i % 4]} ${i}${"\n".repeat(i % 3)}`);
+      const messages = name === "gemma" ? talk(...turns) : [system, ...talk(...turns)];
+      const whole = learned(chat, messages);
+      assert.equal(whole.length, 8, name);
+      let answer = 0;
+      for (const [i, { role }] of messages.entries())
+        if (role === "assistant") assert.equal(learned(chat, messages.slice(0, i + 1)).at(-1), whole[answer++], `${name}, ${i}`);
+    }
+  }
+});
+
+/** Counts how often a template is rendered, and in a text of how many characters. */
+function counting(chat: ChatFormat): { chat: ChatFormat; renderings: () => number } {
+  let renderings = 0;
+  const template = Object.create(chat.template) as ChatTemplate;
+  const { source, origin } = chat.template;
+  Object.defineProperties(template, { source: { value: source }, origin: { value: origin } });
+  template.render = (...args) => {
+    renderings++;
+    return chat.template.render(...args);
+  };
+  return { chat: { ...chat, template }, renderings: () => renderings };
+}
+
+const longChat = (turns: number, thoughts = "") =>
+  talk(...Array.from({ length: turns }, (_, i) => `${i % 2 === 0 ? "" : thoughts}Turn ${i}: ok then`));
+
+test("a long chat takes a few renderings, whatever the template", () => {
+  for (const name of names)
+    for (const thoughts of ["", "<think>\nhm\n</think>\n\n"]) {
+      const { chat, renderings } = counting(chatOf(byteLevel, name));
+      const { supervised } = renderConversation(chat, { messages: longChat(200, thoughts) });
+      assert.ok(supervised.includes(1));
+      assert.ok(renderings() <= 12, `${name} took ${renderings()} renderings`);
+    }
+  const { chat, renderings } = counting(chatOf(byteLevel, "llama3"));
+  assert.equal(learned(chat, longChat(2000)).length, 1000);
+  assert.ok(renderings() <= 12);
+});
+
+test("a long chat is rendered on a machine that is busy", async () => {
+  const busy = Array.from({ length: 2 * availableParallelism() }, () => spawn(process.execPath, ["-e", "for (;;);"]));
+  try {
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    for (const turns of [2000, 600]) {
+      assert.equal(learned(chatOf(byteLevel, "qwen3"), longChat(turns)).length, turns / 2);
+      assert.ok(renderPrompt(chatOf(byteLevel, "chatml"), { messages: longChat(turns) }).length > 10 * turns);
+    }
+  } finally {
+    for (const each of busy) each.kill("SIGKILL");
+  }
+});
+
+/** DeepSeek R1's way: thoughts are cut out of all answers, and the prompt opens them. */
+const cutting =
+  "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n{{ m.content.split('</think>')[-1] }}<|im_end|>{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}";
+
+test("thoughts of the last answer are kept where a template cuts them out, and it is told", () => {
+  const chat = { tokenizer: byteLevel, template: new ChatTemplate(cutting, { roles: {}, origin: "own" }) };
+  const messages = talk("Q", "<think>\nfirst\n</think>\n\nA", "And?", "<think>\nsecond\n</think>\n\nB");
+  assert.deepEqual(learned(chat, messages), ["A<|im_end|>", "second\n</think>\n\nB<|im_end|>"]);
+  const { ids, supervised, remarks } = renderConversation(chat, { messages }, { maskHistory: true });
+  assert.deepEqual(renderPrompt(chat, { messages: messages.slice(0, 3) }), ids.subarray(0, supervised.indexOf(1)));
+  assert.deepEqual(remarks, [
+    "the chat template cuts the thoughts out of the last answer; they are kept, as they are to be learned.",
+    "the chat template leaves out the thoughts of earlier answers.",
+  ]);
+  const beside = [...talk("Q"), { role: "assistant", content: "B", reasoning_content: "second" }];
+  assert.deepEqual(learned(chat, beside), ["second\n</think>\n\nB<|im_end|>"]);
+  assert.deepEqual(renderConversation(chat, { messages: talk("Q", "A") }).remarks, [
+    "the last answer has no thoughts, while the chat template's generation prompt opens them with <think>.",
+  ]);
+  const unlearned = messages.map((message, i) => (i === 3 ? { ...message, isLearned: false } : message));
+  assert.deepEqual(learned(chat, unlearned), ["A<|im_end|>"]);
+});
+
+test("words that a template leaves out are told by role, and answers to be learned are not left out", () => {
+  const only = (roles: string) =>
+    `{% for m in messages %}{% if m.role in ${roles} %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endif %}{% endfor %}`;
+  const chat = (roles: string) => ({
+    tokenizer: byteLevel,
+    template: new ChatTemplate(only(roles), { roles: {}, origin: "own" }),
+  });
+  const messages = [
+    { role: "system", content: "Be brief." },
+    ...talk("Q", "A"),
+    { role: "tool", content: "42" },
+    ...talk("P", "B"),
+  ];
+  assert.deepEqual(renderConversation(chat("['user', 'assistant']"), { messages }).remarks, [
+    "the chat template leaves out what the system says.",
+    "the chat template leaves out what the tool says.",
+  ]);
+  assert.deepEqual(renderConversation(chat("['system', 'user', 'assistant', 'tool']"), { messages }).remarks, []);
+  assert.throws(() => renderConversation(chat("['user']"), { messages }), {
+    code: "DATA",
+    message: /leaves out what the assistant says \(message 3\)/,
+  });
 });
 
 test("answers without an end-of-turn token are told", () => {

@@ -1,6 +1,7 @@
 import { DataError, ModelError } from "../errors.js";
 import { type ChatTemplate, chatTimeLimitMs, type Dialogue, type Message } from "./chat-template.js";
 import type { Piece, Tokenizer } from "./tokenizer.js";
+import { indexFrom, type Span } from "./turns.js";
 import { withTimeLimit } from "./work-limit.js";
 import { type WrittenChat, writeChat } from "./written-chat.js";
 
@@ -101,12 +102,9 @@ function layOut(chat: ChatFormat, dialogue: Dialogue, options: LayoutOptions): L
 
 function layOutUnlimited({ tokenizer, template }: ChatFormat, dialogue: Dialogue, options: LayoutOptions): Layout {
   const written = writeChat(template, tokenizer, dialogue, options);
-  const { text, shield, remarks } = written;
-  const pieces = tokenizer.split(text);
-  const spans = new Map<number, Span>();
-  for (const [index, span] of written.turns) spans.set(index, cutAfterEnd(span, text, pieces, tokenizer));
+  const { text, shield, pieces, turns: spans, remarks } = written;
 
-  const cuts = new Set([...spans.values()].flat());
+  const cuts = [...new Set([...spans.values()].flat())].sort((a, b) => a - b);
   const ids: number[] = [];
   const indexAt = new Map<number, number>(); // position in the text → index in ids
   for (const piece of pieces) {
@@ -120,7 +118,7 @@ function layOutUnlimited({ tokenizer, template }: ChatFormat, dialogue: Dialogue
 
   // Whitespace that a control token takes with it (rstrip) belongs to no piece: such a position is where the next piece begins.
   const starts = [...indexAt.keys()].sort((a, b) => a - b);
-  const indexOf = (at: number) => indexAt.get(starts.find((start) => start >= at) ?? text.length) ?? ids.length;
+  const indexOf = (at: number) => indexAt.get(starts[indexFrom(starts, at)] ?? text.length) ?? ids.length;
   const turns = new Map<number, Span>();
   for (const [index, [from, to]] of spans) turns.set(index, [indexOf(from) - doubled, indexOf(to) - doubled]);
   return { ids: Int32Array.from(ids.slice(doubled)), turns, remarks };
@@ -131,11 +129,11 @@ function encodePlain(
   tokenizer: Tokenizer,
   shield: WrittenChat["shield"],
   { text, start }: Piece,
-  cuts: ReadonlySet<number>,
+  cuts: readonly number[],
   ids: number[],
   indexAt: Map<number, number>,
 ): void {
-  const inside = [...cuts].filter((cut) => cut > start && cut < start + text.length).sort((a, b) => a - b);
+  const inside = cuts.slice(indexFrom(cuts, start + 1), indexFrom(cuts, start + text.length));
   const encode = (from: number, to: number) =>
     tokenizer.encode(shield.show(text.slice(from - start, to - start)), { special: false, atStart: from === 0 });
   const end = start + text.length;
@@ -158,16 +156,4 @@ function encodePlain(
     indexAt.set(cut, ids.length + shared);
   }
   for (const id of whole) ids.push(id);
-}
-
-type Span = readonly [from: number, to: number];
-
-/**
- * Ends a turn right after its first end-of-turn token: generation stops there, so what follows (ChatML's line break) is never
- * generated. Spans found by a probe stop before that token.
- */
-function cutAfterEnd([from, to]: Span, text: string, pieces: readonly Piece[], tokenizer: Tokenizer): Span {
-  const end = pieces.find(({ id, start }) => id !== undefined && start >= from && tokenizer.stopIds.has(id));
-  if (end === undefined || text.slice(to, end.start).trim() !== "") return [from, to];
-  return [from, end.start + end.text.length];
 }

@@ -225,7 +225,8 @@ export function chooseTemplate(tokenizer: Tokenizer, { name, source, now, toolFo
             ...options,
             origin: `the model's own, with tool_format: ${toolFormat}`,
           });
-    if (template !== undefined) return { template, notices: bosNotices(template, tokenizer) };
+    if (template !== undefined)
+      return { template, notices: [...bosNotices(template, tokenizer), ...promptNotices(template, tokenizer)] };
     throw new ModelError(
       `The model has no chat template, so it is not known how a chat is written for it. Set \`template:\` in the recipe; one of ${templateNames.join(", ")}.`,
     );
@@ -317,6 +318,41 @@ function bosNotices(template: ChatTemplate, tokenizer: Tokenizer): string[] {
   return [
     `The tokenizer begins every text with ${bos}, but the model's chat template does not; chats follow the template, as in transformers.`,
   ];
+}
+
+/** Answers are learned as what follows the generation prompt: a template whose prompt and chats do not agree is worth a word. */
+function promptNotices(template: ChatTemplate, tokenizer: Tokenizer): string[] {
+  const [question, answer] = ["Hello", "Hi!"];
+  const render = (addGenerationPrompt: boolean, messages: readonly Message[]) =>
+    template.render({ messages }, { addGenerationPrompt });
+  const asked: Message[] = [{ role: "user", content: question }];
+  let [prompt, plain, whole] = ["", "", ""];
+  try {
+    [prompt, plain] = [render(true, asked), render(false, asked)];
+    whole = render(false, [...asked, { role: "assistant", content: answer }]);
+  } catch {
+    return []; // it refuses such chats
+  }
+  if (!whole.startsWith(prompt)) {
+    if (prompt.trimEnd().endsWith("<think>")) return []; // told where there are no thoughts
+    let same = 0;
+    while (whole[same] === prompt[same]) same++;
+    const [there, here] = [prompt.slice(same), whole.slice(same, same + 20)].map((text) => JSON.stringify(text));
+    return [
+      `The chat template's generation prompt goes on with ${there} where its chats have ${here}: the model does not learn to answer after the prompt.`,
+    ];
+  }
+  if (prompt !== plain) return [];
+  const header = whole.slice(prompt.length, whole.indexOf(answer, prompt.length));
+  if (header.trim() !== "")
+    return [
+      `The chat template writes no generation prompt: ${JSON.stringify(header)} is learned as the beginning of an answer, and the model has to write it.`,
+    ];
+  const end = plain.slice(plain.lastIndexOf(question) + question.length);
+  const isStop = (id: number | undefined) => id !== undefined && tokenizer.stopIds.has(id);
+  const words = tokenizer.split(end).filter(({ id, text }) => !isStop(id) && text.trim() !== "");
+  if (words.length === 0 || !whole.endsWith(end)) return [];
+  return [`The chat template writes its generation prompt whether it is asked to or not: chats end with ${JSON.stringify(end)}.`];
 }
 
 /** Control-looking tokens of a format, such as `<|…|>`, that the model has not. */

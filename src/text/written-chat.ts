@@ -1,8 +1,9 @@
-import { AttuneError, DataError } from "../errors.js";
+import { DataError } from "../errors.js";
 import type { ChatTemplate, Dialogue, TemplateDialogue, TemplateMessage } from "./chat-template.js";
 import { markChat, type Part, type Place, readMarks } from "./marked-chat.js";
 import { Shield } from "./shield.js";
-import type { Tokenizer } from "./tokenizer.js";
+import type { Piece, Tokenizer } from "./tokenizer.js";
+import { findTurns, type Span, withoutError } from "./turns.js";
 
 export interface WritingOptions {
   readonly addGenerationPrompt: boolean;
@@ -15,12 +16,12 @@ export interface WrittenChat {
   readonly text: string;
   /** Shows what stands hidden in `text`. */
   readonly shield: Shield;
-  /** Where the assistant's turns lie in `text`, by the index of the message: from where the generation prompt ends. */
+  /** `text`, cut at its control tokens. */
+  readonly pieces: readonly Piece[];
+  /** Where the assistant's turns lie in `text`, by the index of the message. */
   readonly turns: ReadonlyMap<number, Span>;
   readonly remarks: readonly string[];
 }
-
-type Span = readonly [from: number, to: number];
 
 /**
  * Writes a chat and finds the assistant's turns in it. What a chat says is not lost on the way: where a template leaves out tool calls or the
@@ -30,7 +31,9 @@ export function writeChat(template: ChatTemplate, tokenizer: Tokenizer, chat: Di
   const shield = new Shield(tokenizer);
   const safe = shield.hideAll(chat);
   const draft = bestDraft(template, shield, safe, options);
-  return { text: draft.text, shield, turns: turnsOf(draft, tokenizer, options), remarks: draft.remarks(options) };
+  const pieces = tokenizer.split(draft.text);
+  const { turns, remarks } = findTurns({ ...draft, pieces, stopIds: tokenizer.stopIds, ...options });
+  return { text: draft.text, shield, pieces, turns, remarks: [...draft.remarks(options), ...remarks] };
 }
 
 /** A chat in one of the forms that a template may know, and what came of it. */
@@ -175,140 +178,4 @@ function* thoughtfulForms(
   });
   if (thoughts !== undefined) yield withLast(content);
   yield withLast(shield.hideTags(content));
-}
-
-function turnsOf(draft: Draft, tokenizer: Tokenizer, { addGenerationPrompt, learned }: WritingOptions): Map<number, Span> {
-  const turns = new Map<number, Span>();
-  const finder = new TurnFinder(draft, tokenizer, addGenerationPrompt);
-  for (const [index, { role }] of draft.dialogue.messages.entries()) {
-    if (role !== "assistant") continue;
-    try {
-      turns.set(index, finder.find(index));
-    } catch (error) {
-      if (learned.has(index) || !(error instanceof DataError)) throw error;
-    }
-  }
-  return turns;
-}
-
-class TurnFinder {
-  readonly #draft: Draft;
-  readonly #tokenizer: Tokenizer;
-  readonly #addGenerationPrompt: boolean;
-
-  constructor(draft: Draft, tokenizer: Tokenizer, addGenerationPrompt: boolean) {
-    this.#draft = draft;
-    this.#tokenizer = tokenizer;
-    this.#addGenerationPrompt = addGenerationPrompt;
-  }
-
-  find(index: number): Span {
-    return this.#byPrefix(index) ?? this.#byMarks(index) ?? this.#byProbe(index);
-  }
-
-  #render(messages: readonly TemplateMessage[], addGenerationPrompt: boolean): string {
-    const { template, dialogue } = this.#draft;
-    return template.render({ ...dialogue, messages }, { addGenerationPrompt });
-  }
-
-  /**
-   * The turn as the text between two renderings: of the messages before it with the generation prompt, and of those up to it.
-   * Undefined when the template writes a chat differently as it goes on (Qwen 3 drops old thoughts) or refuses a part of it.
-   */
-  #byPrefix(index: number): Span | undefined {
-    const { text, dialogue } = this.#draft;
-    const { messages } = dialogue;
-    return withoutError(() => {
-      const before = this.#render(messages.slice(0, index), true);
-      if (!text.startsWith(before)) return undefined;
-      const isWhole = index === messages.length - 1 && !this.#addGenerationPrompt;
-      const upTo = isWhole ? text : this.#render(messages.slice(0, index + 1), false);
-      return upTo.startsWith(before) && text.startsWith(upTo) ? ([before.length, upTo.length] as const) : undefined;
-    });
-  }
-
-  /** The turn as what stands between its outermost marks, with what the template writes between the generation prompt and them. */
-  #byMarks(index: number): Span | undefined {
-    const { places, parts, text } = this.#draft;
-    const own = places?.filter(({ part }) => parts[part]!.message === index) ?? [];
-    if (places === undefined || own.length === 0) return undefined;
-    const altered = own.find(({ part, from, to }) => text.slice(from, to) !== parts[part]!.text && parts[part]!.kind !== "call");
-    if (altered !== undefined) throw this.#rewritten(index);
-    const head = Math.min(...own.map(({ from }) => from));
-    const last = own.reduce((furthest, place) => (place.to > furthest.to ? place : furthest));
-    const tail = parts[last.part]!.kind === "call" ? this.#endOfCalls(index, last.to) : last.to;
-    const before = places.reduce((end, { to }) => (to <= head ? Math.max(end, to) : end), 0);
-    return [this.#promptEnd(index, before, head), tail];
-  }
-
-  /** Calls end with what the template closes them with, which no mark stands in: with the token that ends the turn, before anything else is said. */
-  #endOfCalls(index: number, from: number): number {
-    const { text, places = [] } = this.#draft;
-    const next = places.reduce((first, place) => (place.from >= from ? Math.min(first, place.from) : first), text.length);
-    const end = this.#tokenizer
-      .split(text)
-      .find(({ id, start }) => id !== undefined && start >= from && this.#tokenizer.stopIds.has(id));
-    if (end === undefined || end.start > next) throw this.#rewritten(index);
-    return end.start;
-  }
-
-  /**
-   * The turn as what changes when other words are put in its place, with the blanks that the template writes between the generation
-   * prompt and them. Throws DataError when what changes is not the words of the message.
-   */
-  #byProbe(index: number): Span {
-    const { text, dialogue } = this.#draft;
-    const { messages } = dialogue;
-    const content = messages[index]!.content ?? "";
-    const words = content.trim();
-    const unlike = (character: string | undefined) => (character === "x" ? "y" : "x");
-    const probe = `${unlike(words.at(0))}probe${unlike(words.at(-1))}`;
-    const probed = this.#render(
-      messages.map((message, i) => (i === index ? { ...message, content: probe } : message)),
-      this.#addGenerationPrompt,
-    );
-
-    const shorter = Math.min(text.length, probed.length);
-    let head = 0;
-    while (head < shorter && text[head] === probed[head]) head++;
-    let tail = 0;
-    while (tail < shorter - head && text[text.length - 1 - tail] === probed[probed.length - 1 - tail]) tail++;
-
-    const found = text.slice(head, text.length - tail);
-    const isVerbatim = content.includes(found.trim()) && (found === "") === (words === "");
-    if (!isVerbatim || probed.slice(head, probed.length - tail) !== probe) throw this.#rewritten(index);
-    return [this.#promptEnd(index, head - (/\s*$/.exec(text.slice(0, head))?.[0].length ?? 0), head), text.length - tail];
-  }
-
-  /**
-   * Where the generation prompt ends, between `from` and `head`: wherever the text so far ends most like the prompt that the template writes
-   * for the messages before.
-   */
-  #promptEnd(index: number, from: number, head: number): number {
-    const { text, dialogue } = this.#draft;
-    const prompt = withoutError(() => this.#render(dialogue.messages.slice(0, index), true));
-    if (prompt === undefined) return head; // messages that the template takes only with the answer
-    let [best, mostShared] = [head, 0];
-    for (let end = head; end >= from; end--) {
-      let shared = 0;
-      while (shared < Math.min(end, prompt.length) && text[end - 1 - shared] === prompt[prompt.length - 1 - shared]) shared++;
-      if (shared > mostShared) [best, mostShared] = [end, shared];
-    }
-    return best;
-  }
-
-  #rewritten(index: number): DataError {
-    return new DataError(
-      `${this.#draft.template.origin}: this chat template rewrites what the assistant says (message ${index + 1}), so it is not known which tokens to learn. Set another with \`template:\`.`,
-    );
-  }
-}
-
-function withoutError<T>(work: () => T): T | undefined {
-  try {
-    return work();
-  } catch (error) {
-    if (error instanceof AttuneError) return undefined;
-    throw error;
-  }
 }
