@@ -7,13 +7,17 @@ import { join } from "node:path";
 import test from "node:test";
 import { scope } from "../src/core/tensor.js";
 import { ModelError } from "../src/errors.js";
+import { exportModel } from "../src/export/export.js";
 import { openModelFolder } from "../src/io/hf-folder.js";
+import type { ModelFiles } from "../src/io/model-files.js";
 import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "../src/io/safetensors.js";
 import { asCausalLM } from "../src/models/causal-lm.js";
 import { loadModel, settleHead } from "../src/models/load.js";
+import { writeRandomModel } from "../src/models/random-model.js";
 import { packSequences } from "../src/models/token-batch.js";
 import { assertClose } from "./support/assert-close.js";
 import { device } from "./support/gradient-check.js";
+import { collect, tinyRecipe } from "./support/run.js";
 
 interface Case {
   readonly change: Readonly<Record<string, unknown>>;
@@ -101,7 +105,7 @@ test("what a config says for nothing, and a head that it ties wrongly, is told",
     const [notice, ...others] = await told(family, {}, "own");
     assert.match(
       notice!,
-      /the config ties .* but lm_head\.weight holds other numbers than .* used as it stands, as in transformers 5$/,
+      /the config ties .* but lm_head\.weight holds other numbers than .* the two are not tied, as in transformers 5$/,
     );
     assert.deepEqual(others, []);
   }
@@ -121,4 +125,51 @@ test("a head that is not the embedding is settled once, for whoever opens the fi
       assert.deepEqual(await settleHead(files), files);
       assert.equal(files.fingerprint, (await openModelFolder(folder)).fingerprint);
     });
+});
+
+test("training, the estimate, a merge and what is saved take a head that differs for what it is", async () => {
+  await inFolder(async (folder) => {
+    const base = join(folder, "base");
+    const shape = {
+      hidden_size: 64,
+      intermediate_size: 64,
+      num_hidden_layers: 1,
+      num_attention_heads: 2,
+      num_key_value_heads: 1,
+    };
+    const config = {
+      model_type: "llama",
+      architectures: ["LlamaForCausalLM"],
+      vocab_size: 259,
+      max_position_embeddings: 128,
+      ...shape,
+    };
+    await writeRandomModel(base, { ...config, tie_word_embeddings: false }, 1); // a head of its own, and then
+    writeFileSync(join(base, "config.json"), JSON.stringify({ ...config, tie_word_embeddings: true }));
+    const run = async (changes: Record<string, unknown>) => {
+      const out = join(folder, "out");
+      const recipe = {
+        ...tinyRecipe(folder, { model_name_or_path: base, lora_dropout: undefined, ...changes }),
+        output_dir: out,
+      };
+      const events = await collect({ ...recipe, max_steps: 2, overwrite_output_dir: true });
+      const notices = events.flatMap((event) =>
+        event.type === "notice" && /lm_head/.test(event.message) ? [event.message] : [],
+      );
+      assert.match(notices.join("|"), /^[^|]*holds other numbers than model\.embed_tokens\.weight[^|]*$/);
+      return out;
+    };
+    const saved = await openModelFolder(await run({ finetuning_type: "full" }));
+    assert.equal(saved.config.tie_word_embeddings, false);
+    assert.ok(saved.tensors.has("lm_head.weight") && saved.tensors.has("model.embed_tokens.weight"));
+    const head = async ({ readTensor }: ModelFiles) => Buffer.from(await readTensor("lm_head.weight"));
+    assert.notDeepEqual(await head(saved), Buffer.from(await saved.readTensor("model.embed_tokens.weight")));
+
+    const adapter = await run({ finetuning_type: "lora" });
+    const merged = join(folder, "merged");
+    await exportModel({ model: base, adapter, to: "hf", type: "f32", out: merged });
+    const exported = await openModelFolder(merged);
+    assert.equal(exported.config.tie_word_embeddings, false);
+    assert.deepEqual(await head(exported), await head(await openModelFolder(base)));
+  });
 });

@@ -110,3 +110,12 @@ test("what is no file is refused without being opened", { skip: process.platform
   await assert.rejects(openModelFolder(folder), /model\.safetensors: not a file/);
   assert.throws(() => readGgufHeader(join(folder, "model.gguf")), /model\.gguf: not a file/);
 });
+
+test("weights that are there twice, and an adapter beside them, are told", async (t) => {
+  const folder = await modelFolder(t);
+  assert.deepEqual((await openModelFolder(folder)).notices, []);
+  writeFileSync(join(folder, "model.safetensors.index.json"), "{}");
+  writeFileSync(join(folder, "adapter_config.json"), "{}");
+  const notices = (await openModelFolder(folder)).notices!;
+  assert.match(notices.join("|"), /has weights twice: model\.safetensors is read.*\|.*has an adapter too, which is not used/);
+});

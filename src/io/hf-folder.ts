@@ -29,7 +29,8 @@ const pickleName = /\.(?:bin|pt|pth|ckpt|pkl|pickle)$/;
  */
 export async function openModelFolder(path: string): Promise<ModelFiles> {
   const config = await readJsonObject(join(path, "config.json"));
-  const stored = await openWeights(path);
+  const names = await namesIn(path);
+  const stored = await openWeights(path, names);
   const { weights, others } = isQuantized(path, config)
     ? await gatherFourBitWeights(stored)
     : { weights: fourBitNone, others: stored };
@@ -45,6 +46,7 @@ export async function openModelFolder(path: string): Promise<ModelFiles> {
     config,
     tensors,
     integers,
+    notices: noticesOf(path, names),
     fingerprint: fingerprintOf(config, tensors.values()),
     async readTensor(name) {
       const entry = tensors.get(name);
@@ -67,8 +69,18 @@ function isQuantized(path: string, { quantization_config: quantization }: Readon
   );
 }
 
-async function openWeights(path: string): Promise<ReadonlyMap<string, StoredTensor>> {
-  const names = await namesIn(path);
+function noticesOf(path: string, names: readonly string[]): string[] {
+  const notices: string[] = [];
+  if (names.includes(singleFileName) && names.includes(indexFileName))
+    notices.push(
+      `${path}: has weights twice: ${singleFileName} is read, as in transformers, and not what ${indexFileName} names`,
+    );
+  if (names.includes("adapter_config.json"))
+    notices.push(`${path}: has an adapter too, which is not used: name it as the adapter`);
+  return notices;
+}
+
+async function openWeights(path: string, names: readonly string[]): Promise<ReadonlyMap<string, StoredTensor>> {
   // Both can be there after a re-save; transformers takes the single file then.
   if (names.includes(singleFileName)) return (await openSafetensors(join(path, singleFileName))).tensors;
   if (names.includes(indexFileName)) return await openShardedSafetensors(join(path, indexFileName));

@@ -199,7 +199,7 @@ export async function settleHead(files: ModelFiles): Promise<ModelFiles> {
   }
   const notice =
     `${path}: the config ties the output projection to the embedding, but ${headName} holds other numbers than ${embedding}: ` +
-    "it is used as it stands, as in transformers 5";
+    "the two are not tied, as in transformers 5";
   return { ...files, config: { ...config, tie_word_embeddings: false }, notices: [...notices, notice] };
 }
 
