@@ -6,7 +6,7 @@ import { SymbolicDevice } from "../core/symbolic.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
 import { ConfigError, DoesNotFitError } from "../errors.js";
 import { lockFolder, pruneCheckpoints } from "../io/checkpoint.js";
-import { writeFileAtomic } from "../io/disk.js";
+import { folderError, writeFileAtomic } from "../io/disk.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { resolveModel } from "../io/resolve.js";
 import { classesOf } from "../models/classes.js";
@@ -51,6 +51,8 @@ export const native: Backend = {
         plotLoss: recipe.plot_loss,
       });
       yield* recordRun(runRecipe(recipe, options, folder), folder);
+    } catch (error) {
+      throw await folderError(recipe.output_dir, error);
     } finally {
       await lock.release();
     }

@@ -1,22 +1,11 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmdirSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
-import { hostname, tmpdir } from "node:os";
+import { hostname } from "node:os";
 import { join } from "node:path";
-import test, { type TestContext } from "node:test";
+import test from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CheckpointError, NoSpaceError } from "../errors.js";
 import {
@@ -28,7 +17,7 @@ import {
   verifyFolder,
 } from "./checkpoint.js";
 import { writeFileAtomic } from "./disk.js";
-import { repetitions, seededIntegers, temporaryFolder } from "./test-support.js";
+import { repetitions, seededIntegers, smallDisk, temporaryFolder } from "./test-support.js";
 
 const checkpointModule = new URL("./checkpoint.js", import.meta.url).href;
 
@@ -272,6 +261,42 @@ test("an output path that is a file, and a folder without write permission", asy
   chmodSync(folder, 0o700);
 });
 
+test("a folder that is deleted while it is written is told, and so is one that becomes a file", async (t) => {
+  const folder = temporaryFolder(t);
+  await publish(folder, 1);
+  const path = join(folder, "checkpoint-2");
+  for (const sabotage of [
+    (aside: string) => rmSync(aside, { recursive: true }),
+    (aside: string) => {
+      rmSync(aside, { recursive: true });
+      writeFileSync(aside, "");
+    },
+    () => rmSync(folder, { recursive: true }),
+  ]) {
+    const attempt = publishFolder(path, async (aside) => {
+      await writeFileAtomic(join(aside, "a"), "x");
+      sabotage(aside);
+      await writeFileAtomic(join(aside, "b"), "x");
+    });
+    await assert.rejects(attempt, { code: "CHECKPOINT", message: /cannot be written \((ENOENT|ENOTDIR)\)/ });
+    assert.deepEqual(existsSync(folder) ? readdirSync(folder) : [], existsSync(folder) ? ["checkpoint-1"] : []);
+  }
+});
+
+test("a lock or a marker that is no file keeps nobody waiting", { timeout: 10_000 }, async (t) => {
+  const folder = temporaryFolder(t);
+  const pipe = (path: string) => execFileSync("mkfifo", [path]);
+  pipe(join(folder, ".attune.lock"));
+  const lock = await lockFolder(folder);
+  await lock.release();
+  await publish(folder, 1);
+  rmSync(join(folder, "checkpoint-1/.complete"));
+  pipe(join(folder, "checkpoint-1/.complete"));
+  const warnings: string[] = [];
+  assert.equal(await newestCompleteCheckpoint(folder, { onWarning: (message) => warnings.push(message) }), undefined);
+  assert.match(warnings.join(), /checkpoint-1 is not used/);
+});
+
 test("writeFileAtomic replaces a file and leaves nothing beside it", async (t) => {
   const folder = temporaryFolder(t);
   const path = join(folder, "x.json");
@@ -324,24 +349,6 @@ test("a full disk loses nothing and leaves nothing half", async (t) => {
     await verifyFolder(join(mount, "checkpoint-1"));
   }
 });
-
-/** A file system of 1 MB, where this process may mount one. */
-function smallDisk(t: TestContext): string | undefined {
-  const mount = mkdtempSync(join(tmpdir(), "attune-disk-"));
-  try {
-    if (process.getuid?.() !== 0) throw new Error("not root");
-    execFileSync("mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], { stdio: "ignore" });
-    t.after(() => {
-      execFileSync("umount", [mount]);
-      rmdirSync(mount);
-    });
-    return mount;
-  } catch {
-    rmdirSync(mount);
-    t.skip("no small disk can be mounted here");
-    return undefined;
-  }
-}
 
 test("a new folder is there whole or not at all, without a marker, and takes the place of nothing", async (t) => {
   const parent = temporaryFolder(t);

@@ -3,7 +3,16 @@ import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from "node:fs
 import { basename, dirname, isAbsolute, join } from "node:path";
 import { z } from "zod";
 import { CheckpointError } from "../errors.js";
-import { namesIn, reportingFullDisk, requireSpace, sha256OfFile, syncFolder, systemErrorCode } from "./disk.js";
+import {
+  folderError,
+  makeFolder,
+  namesIn,
+  reportingFullDisk,
+  requireSpace,
+  sha256OfFile,
+  syncFolder,
+  systemErrorCode,
+} from "./disk.js";
 import { isAlive, takeLock } from "./lock.js";
 import { parseJson } from "./strict-json.js";
 
@@ -94,7 +103,7 @@ async function writeAside<T>(
   if (underWay.has(temporary)) throw new CheckpointError(`${finalPath}: is already being written by this process.`);
   underWay.add(temporary);
   try {
-    await mkdir(parent, { recursive: true });
+    await makeFolder(parent);
     await rm(temporary, { recursive: true, force: true });
     if (neededBytes !== undefined) await requireSpace(parent, neededBytes, kept);
     return await reportingFullDisk(
@@ -107,15 +116,7 @@ async function writeAside<T>(
     );
   } catch (error) {
     await rm(temporary, { recursive: true, force: true }).catch(() => {}); // the first error says more
-    if (systemErrorCode(error) === "EACCES" || systemErrorCode(error) === "EROFS" || systemErrorCode(error) === "EPERM") {
-      throw new CheckpointError(
-        `${finalPath}: cannot be written (${systemErrorCode(error)}). Choose a folder you may write to.`,
-        {
-          cause: error,
-        },
-      );
-    }
-    throw error;
+    throw await folderError(parent, error);
   } finally {
     underWay.delete(temporary);
   }
@@ -221,6 +222,7 @@ async function readMarker(path: string): Promise<Marker> {
   const markerPath = join(path, markerName);
   let text: string;
   try {
+    if (!(await stat(markerPath)).isFile()) throw new CheckpointError(`${markerPath}: not a file.`);
     text = await readFile(markerPath, "utf8");
   } catch (error) {
     throw new CheckpointError(`${path}: not complete: it has no readable ${markerName} file.`, { cause: error });
@@ -355,7 +357,7 @@ async function describeLastGood(outputDir: string): Promise<string> {
 export async function lockFolder(outputDir: string): Promise<{ release(): Promise<void> }> {
   const path = join(outputDir, lockName);
   try {
-    await mkdir(outputDir, { recursive: true });
+    await makeFolder(outputDir);
     const lock = await takeLock(path);
     if ("release" in lock) return lock;
     throw new CheckpointError(

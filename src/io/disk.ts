@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { type FileHandle, open, readdir, rename, rm, statfs } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
-import { NoSpaceError } from "../errors.js";
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, statfs } from "node:fs/promises";
+import { basename, dirname, join, relative, resolve } from "node:path";
+import { CheckpointError, NoSpaceError } from "../errors.js";
 
 /** The code of a system error (`ENOENT`, `ENOSPC`, …), or undefined for anything else. */
 export function systemErrorCode(error: unknown): string | undefined {
@@ -32,10 +32,66 @@ export async function reportingFullDisk<T>(
     return await write();
   } catch (error) {
     const code = systemErrorCode(error);
-    if (code !== "ENOSPC" && code !== "EDQUOT") throw error;
+    if (code === undefined || !isFull(code)) throw error;
     throw new NoSpaceError(await noSpaceMessage(path, neededBytes, kept), { cause: error });
   }
 }
+
+/**
+ * Makes a folder and those that it lies in. Node's `recursive` tries for ever where a folder that is there can hold no other (`/proc`).
+ */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path);
+  } catch (error) {
+    const code = systemErrorCode(error);
+    if (code === "EEXIST" && (await isFolder(path))) return;
+    const parent = dirname(path);
+    if (code !== "ENOENT" || parent === path || (await isFolder(parent))) throw error;
+    await makeFolder(parent);
+    await makeFolder(path);
+  }
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return await stat(path).then(
+    (stats) => stats.isDirectory(),
+    () => false,
+  );
+}
+
+/** What an error of the system says of a file that was to be written. */
+const refusals: Readonly<Record<string, string>> = {
+  ENOENT: "it, or the folder for it, was deleted or moved",
+  ENOTDIR: "there is a file where its folder should be",
+  EEXIST: "something else is in its place",
+  EISDIR: "there is a folder in its place",
+  ERR_FS_EISDIR: "there is a folder in its place",
+  ENOTEMPTY: "there is a folder in its place",
+  EACCES: "choose a folder you may write to",
+  EPERM: "choose a folder you may write to",
+  EROFS: "choose a folder you may write to",
+  EFBIG: "files may not be as large there",
+  EIO: "the disk failed",
+  ESTALE: "its disk is no longer there",
+};
+
+/**
+ * An error that came up while a folder was written to, for the user: what the system says of a path in it, or of a file already open, becomes
+ * CheckpointError, or NoSpaceError if the disk is full. Any other error is returned as it is.
+ */
+export async function folderError(folder: string, error: unknown): Promise<unknown> {
+  const code = systemErrorCode(error);
+  if (code === undefined || !(error instanceof Error) || !("syscall" in error)) return error;
+  const path = "path" in error && typeof error.path === "string" ? error.path : folder;
+  if (relative(resolve(folder), resolve(path)).startsWith("..")) return error;
+  if (isFull(code)) return new NoSpaceError(await noSpaceMessage(folder, undefined), { cause: error });
+  return new CheckpointError(`${path}: cannot be written (${code})${refusals[code] ? `: ${refusals[code]}` : ""}`, {
+    cause: error,
+  });
+}
+
+const isFull = (code: string) => code === "ENOSPC" || code === "EDQUOT";
 
 /** Throws NoSpaceError if the file system of an existing folder has less than `neededBytes` free. */
 export async function requireSpace(folder: string, neededBytes: number, kept?: () => Promise<string>): Promise<void> {

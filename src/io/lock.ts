@@ -53,7 +53,11 @@ export async function takeLock(path: string): Promise<Lock | LockHolder> {
     if (await createWhole(path, mine)) {
       return {
         async release() {
-          if ((await readLock(path))?.nonce === mine.nonce) await rm(path, { force: true });
+          try {
+            if ((await readLock(path))?.nonce === mine.nonce) await rm(path, { force: true });
+          } catch (error) {
+            if (systemErrorCode(error) === undefined) throw error; // where it cannot be removed, it is stale once this process is gone
+          }
         },
       };
     }
@@ -102,7 +106,7 @@ async function createPlainly(path: string, text: string): Promise<boolean> {
 async function readLock(path: string): Promise<LockContent | undefined> {
   let text: string;
   try {
-    text = await readFile(path, "utf8");
+    text = (await stat(path)).isFile() ? await readFile(path, "utf8") : "";
   } catch (error) {
     if (systemErrorCode(error) === "ENOENT") return undefined;
     throw error;

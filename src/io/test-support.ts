@@ -1,4 +1,5 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -121,4 +122,22 @@ export function buildGguf(
   }
   const header = Buffer.concat(head);
   return Buffer.concat([header, padding(header.length), ...data]);
+}
+
+/** A file system of some megabytes, where this process may mount one; else the test is skipped. */
+export function smallDisk(t: TestContext, megabytes = 1): string | undefined {
+  const mount = mkdtempSync(join(tmpdir(), "attune-disk-"));
+  try {
+    if (process.getuid?.() !== 0) throw new Error("not root");
+    execFileSync("mount", ["-t", "tmpfs", "-o", `size=${megabytes}m`, "tmpfs", mount], { stdio: "ignore" });
+    t.after(() => {
+      execFileSync("umount", [mount]);
+      rmdirSync(mount);
+    });
+    return mount;
+  } catch {
+    rmdirSync(mount);
+    t.skip("no small disk can be mounted here");
+    return undefined;
+  }
 }

@@ -1,12 +1,13 @@
 import { createReadStream } from "node:fs";
-import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { NoSpaceError } from "../errors.js";
-import { replaceFile, reportingFullDisk, systemErrorCode, writeFileAtomic } from "../io/disk.js";
+import { makeFolder, systemErrorCode, writeFileAtomic } from "../io/disk.js";
 import { parseJson } from "../io/strict-json.js";
 import type { Metrics } from "../objectives/objective.js";
 import type { EndEvent, EvalEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "./events.js";
+import { LogFile } from "./log-file.js";
 import { type LossPoint, plotLoss } from "./plot.js";
 
 /** What the files of a run say beside its events. */
@@ -47,8 +48,8 @@ export class RunFolder {
   readonly #history = new LossHistory();
   /** Events before the start of the run: only the start says what of an earlier run stays. */
   #early: RunEvent[] = [];
-  #events: FileHandle | undefined;
-  #log: FileHandle | undefined;
+  #events: LogFile | undefined;
+  #log: LogFile | undefined;
 
   constructor(run: RunDescription) {
     this.#run = run;
@@ -56,7 +57,7 @@ export class RunFolder {
 
   /**
    * Writes what follows from one event. The end also draws the loss; returned is what went wrong with it, for a picture is no reason to
-   * fail. Throws NoSpaceError on a full disk.
+   * fail. Throws NoSpaceError on a full disk, CheckpointError if somebody took away or changed what was written.
    */
   async write(event: RunEvent): Promise<NoticeEvent | undefined> {
     if (event.type === "progress") return undefined;
@@ -65,9 +66,10 @@ export class RunFolder {
       this.#early.push(event);
       return undefined;
     }
-    await this.#append(this.#events, event);
+    await this.#events.append(event);
     const line = this.#history.add(event, this.#run.loggingSteps);
-    if (line && this.#log) await this.#append(this.#log, line);
+    if (line) await this.#log?.append(line);
+    else await this.#log?.check();
     if (event.type === "eval" || event.type === "checkpoint") await this.#writeJson(stateName, this.trainerState);
     return event.type === "end" ? await this.#finish(event) : undefined;
   }
@@ -103,39 +105,35 @@ export class RunFolder {
 
   /** Finishes the logs; needed also after a run that failed. */
   async close(): Promise<void> {
-    if (this.#events === undefined) return;
-    try {
-      await this.#writeJson(stateName, this.trainerState);
-      await this.#events.sync();
-    } finally {
-      await this.#events.close();
-      await this.#log?.close();
-      this.#events = undefined;
-      this.#log = undefined;
-    }
+    const logs = [this.#events, this.#log].filter((log) => log !== undefined);
+    if (logs.length === 0) return;
+    this.#events = undefined;
+    this.#log = undefined;
+    const finished = await Promise.allSettled([this.#writeJson(stateName, this.trainerState), ...logs.map((log) => log.close())]);
+    const failed = finished.find(({ status }) => status === "rejected");
+    if (failed?.status === "rejected") throw failed.reason;
   }
 
   async #open(start: StartEvent): Promise<void> {
     const { outputDir, recipe, loggingSteps } = this.#run;
-    await mkdir(outputDir, { recursive: true });
+    await makeFolder(outputDir);
     for (const name of resultNames) await rm(join(outputDir, name), { force: true });
 
     const path = join(outputDir, eventsName);
-    const earlier = start.resumedFromStep > 0 ? eventsUpTo(path, start.resumedFromStep) : [];
-    const logLines: string[] = [];
-    await replaceFile(path, async (file) => {
-      for await (const event of earlier) {
-        await file.appendFile(toLine(event));
-        const line = this.#history.add(event, loggingSteps);
-        if (line) logLines.push(toLine(line));
+    const history = this.#history;
+    const logLines: object[] = [];
+    const earlier = async function* () {
+      if (start.resumedFromStep === 0) return;
+      for await (const event of eventsUpTo(path, start.resumedFromStep)) {
+        const line = history.add(event, loggingSteps);
+        if (line) logLines.push(line);
+        yield event;
       }
-    });
-    await writeFileAtomic(join(outputDir, logName), logLines.join(""));
+    };
+    this.#events = await LogFile.create(path, earlier());
+    this.#log = await LogFile.create(join(outputDir, logName), logLines);
     await writeFileAtomic(join(outputDir, "recipe.yaml"), recipe);
-
-    this.#events = await open(path, "a");
-    this.#log = await open(join(outputDir, logName), "a");
-    for (const event of this.#early) await this.#append(this.#events, event);
+    for (const event of this.#early) await this.#events.append(event);
     this.#early = [];
   }
 
@@ -169,10 +167,6 @@ export class RunFolder {
     await writeFileAtomic(join(outputDir, "training_eval_loss.png"), evalPlot);
   }
 
-  async #append(file: FileHandle, value: object): Promise<void> {
-    await reportingFullDisk(this.#run.outputDir, () => file.appendFile(toLine(value)));
-  }
-
   async #writeJson(name: string, value: object): Promise<void> {
     await writeFileAtomic(join(this.#run.outputDir, name), `${JSON.stringify(value, dropNotFinite, 2)}\n`);
   }
@@ -180,14 +174,20 @@ export class RunFolder {
 
 /** Passes the events of a run on as they come, each after it was written. */
 export async function* recordRun(events: AsyncIterable<RunEvent>, folder: RunFolder): AsyncGenerator<RunEvent> {
+  let hasFailed = false;
   try {
     for await (const event of events) {
       const notice = await folder.write(event);
       if (notice) yield notice;
       yield event;
     }
+  } catch (error) {
+    hasFailed = true;
+    throw error;
   } finally {
-    await folder.close();
+    await folder.close().catch((error: unknown) => {
+      if (!hasFailed) throw error; // the first error says more
+    });
   }
 }
 
@@ -196,6 +196,7 @@ export async function* recordRun(events: AsyncIterable<RunEvent>, folder: RunFol
  * no event. A file that is not there has none.
  */
 export async function* readEvents(path: string): AsyncGenerator<RunEvent> {
+  if (!(await isFile(path))) return;
   const input = createReadStream(path, "utf8");
   try {
     for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
@@ -207,6 +208,13 @@ export async function* readEvents(path: string): AsyncGenerator<RunEvent> {
   } finally {
     input.destroy();
   }
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return await stat(path).then(
+    (stats) => stats.isFile(),
+    () => false,
+  );
 }
 
 function parseEvent(line: string): RunEvent | undefined {
@@ -333,10 +341,6 @@ function lastPartOf(path: string): string {
       .split(/[\\/]/)
       .at(-1) ?? path
   );
-}
-
-function toLine(value: object): string {
-  return `${JSON.stringify(value)}\n`;
 }
 
 /** Without the fields that JSON cannot hold: Python would read null where it expects a number. */
