@@ -84,6 +84,8 @@ test("lora_target: all, ends of names, whole paths, a regular expression; withou
     "model.layers.2.self_attn.k_proj",
     "model.layers.2.self_attn.v_proj",
   ]);
+  for (const lora_target of ["(?i)MODEL\\.layers\\.0\\..*\\.(?P<which>k|v)_PROJ", "model.layers.0++.self_attn.[kv]_proj\\Z"])
+    assert.deepEqual(pathsOf(applied({ lora_target })), ["model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.v_proj"]);
   assert.deepEqual(pathsOf(applied({ lora_target: ["o_proj"], layers_to_transform: [0, 2], layers_pattern: "layers" })), [
     "model.layers.0.self_attn.o_proj",
     "model.layers.2.self_attn.o_proj",
@@ -97,7 +99,9 @@ test("settings that match nothing, or contradict each other, are told", () => {
     [{ lora_target: "_proj" }, /no Linear layer is named "_proj"/],
     [{ lora_target: ".*query" }, /lora_target: the regular expression ".\*query" matches the path of no Linear layer/],
     [{ lora_target: "q_proj", exclude_modules: "q_proj" }, /lora_target: no Linear layer is left/],
-    [{ lora_target: "(" }, /lora_target: Invalid regular expression/],
+    [{ lora_target: "(" }, /lora_target: the regular expression "\(" has, at character 1, a group that is not closed/],
+    [{ lora_target: "(q)\\1_proj" }, /"\\1", which has no equal in JavaScript/],
+    [{ lora_target: "(?x)q_proj" }, /the flag "x"/],
     [{ exclude_modules: "query" }, /exclude_modules: no Linear layer is named "query"/],
     [{ exclude_modules: ".*query" }, /exclude_modules: the regular expression/],
     [{ layers_to_transform: 7 }, /layers_to_transform: no Linear layer is in a layer of the number 7/],
@@ -114,11 +118,10 @@ test("settings that match nothing, or contradict each other, are told", () => {
     [{ alpha_pattern: { "^q_proj": 2 } }, /alpha_pattern: "\^q_proj" is the name of no adapted layer/],
     [{ alpha_pattern: { proj: 2 } }, /alpha_pattern: "proj" is the name of no/],
     [{ lora_target: "q_proj", rank_pattern: { k_proj: 2 } }, /"k_proj" is the name of no adapted layer\. There are: q_proj/],
-    [{ rank_pattern: { "q_proj\\Z": 2 } }, /rank_pattern: "q_proj\\\\Z": \\Z is understood by PEFT in another way/],
-    [{ rank_pattern: { "(?i)Q_PROJ": 2 } }, /rank_pattern: Invalid regular expression/],
-    [{ rank_pattern: { "q_proj)|(k_proj": 2 } }, /rank_pattern: Invalid regular expression/],
+    [{ rank_pattern: { "(?i)Q_PROJ": 2 } }, /rank_pattern: "\(\?i\)Q_PROJ": flags for the whole pattern/],
+    [{ rank_pattern: { "q_proj)|(k_proj": 2 } }, /rank_pattern: .* a parenthesis too many/],
     [{ lora_target: "((.*)*)*x" }, /matching a regular expression with the names of layers took more than/],
-    [{ rank_pattern: { "(": 4 } }, /rank_pattern: Invalid regular expression/],
+    [{ rank_pattern: { "(": 4 } }, /rank_pattern: .* a group that is not closed/],
     [
       { additional_target: "head" },
       /additional_target: no module is named "head"\. At the top of the model there are: model, lm_head/,
@@ -364,8 +367,11 @@ test("adapter_config.json: what PEFT writes is understood, what would compute ot
   assert.deepEqual(config.lora_target, ["a.q_proj"]);
   assert.deepEqual([config.additional_target, config.rank_pattern, config.use_rslora], [["lm_head"], { "^a.*q_proj": 3 }, true]);
   for (const [change, message] of [
-    [{ rank_pattern: { "(a+)+$": 3 } }, /rank_pattern.*no simple pattern/],
-    [{ alpha_pattern: { "a*a*a*a*b": 3 } }, /alpha_pattern.*no simple pattern/],
+    [
+      { rank_pattern: { [`(${".|".repeat(30)}.)*x`]: 3 } },
+      /matching a regular expression with the names of layers took more than/,
+    ],
+    [{ alpha_pattern: { "[": 3 } }, /alpha_pattern: .* a class that is not closed/],
     [{ bias: "some" }, /bias/],
     [{ lora_bias: true }, /"lora_bias" is set: the adapter adds a bias after lora_B, which attune does not do/],
     [{ use_qalora: true }, /"use_qalora" is set: the adapter averages/],

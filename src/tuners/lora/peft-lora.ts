@@ -103,13 +103,8 @@ const meanings: Readonly<Record<string, string>> = {
 /** How training began, for starts that leave the base model as it is. */
 const starts = ["gaussian", "eva", "orthogonal", "mica"] as const;
 
-/** A pattern of a file: a module's name, perhaps with some freedom, but nothing on which matching could take forever. */
-const Pattern = z
-  .string()
-  .max(200)
-  .refine((pattern) => !/[)\]}*+?][*+?{]/.test(pattern) && (pattern.match(/[*+?{]/g) ?? []).length <= 3, {
-    error: "is no simple pattern for names of modules",
-  });
+/** A pattern for names of modules, which is matched under a time limit. */
+const Pattern = z.string().max(1000);
 
 const Alpha = z.number().positive().max(1e9);
 

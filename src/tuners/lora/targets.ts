@@ -1,6 +1,7 @@
 import { ConfigError } from "../../errors.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { Linear } from "../../nn/linear.js";
+import { translateRegex } from "../../text/regex.js";
 import { withTimeLimit } from "../../text/work-limit.js";
 import { isBelow, isNamed, leafNames, namesIn } from "../module-names.js";
 import type { LoraConfig } from "./config.js";
@@ -140,22 +141,17 @@ export function matchingPatterns<T>(
 
 /** Whether a key of a pattern, as a regular expression, is the whole path or its end after a dot. */
 function isMatch(key: string, pattern: string, path: string): boolean {
+  if (/^\(\?[a-zA-Z]+\)/.test(pattern))
+    throw new ConfigError(
+      `${key}: ${JSON.stringify(pattern)}: flags for the whole pattern do not work here, in PEFT either: write (?i:…)`,
+    );
   return regularExpression(key, pattern, (source) => `^(?:.*\\.)?(?:${source})$`).test(path);
 }
 
-/** What Python's `re`, which PEFT asks, reads otherwise than JavaScript without either complaining. */
-const readOtherwise = /\\(?![bBdDsSwWnrtfv])[A-Za-z0-9]|\{,|\[\^?\]/;
-
-/** `within` puts the pattern of a user where it belongs. */
+/** A pattern in the syntax of Python's `re`, which PEFT asks; `within` puts it where it belongs. */
 function regularExpression(key: string, pattern: string, within: (source: string) => string): RegExp {
-  const [doubtful] = readOtherwise.exec(pattern) ?? [];
-  if (doubtful !== undefined)
-    throw new ConfigError(
-      `${key}: ${JSON.stringify(pattern)}: ${doubtful} is understood by PEFT in another way: say it otherwise`,
-    );
   try {
-    new RegExp(pattern); // on its own: what it opens, it has to close
-    return new RegExp(within(pattern));
+    return new RegExp(within(translateRegex(pattern, "python").source), "v");
   } catch (error) {
     throw new ConfigError(`${key}: ${(error as Error).message}`, { cause: error });
   }
