@@ -79,10 +79,18 @@ async function fetchOnce(connection: HubConnection, url: URL, headers: Record<st
   }
 }
 
-/** The pieces of a body; throws if the connection breaks or stands still. */
+/** A connection that stays open and brings next to nothing. */
+export class TooSlowError extends Error {}
+
+const slowestBytesPerSecond = 1000;
+
+/** The pieces of a body; throws if the connection breaks or stands still, TooSlowError if it drips. */
 export async function* bodyOf(connection: HubConnection, response: Response): AsyncGenerator<Uint8Array> {
   const reader = response.body?.getReader();
   if (!reader) return;
+  const windowMs = 3 * connection.timeoutMs;
+  let windowStart = performance.now();
+  let windowBytes = 0;
   try {
     for (;;) {
       let timer: NodeJS.Timeout | undefined;
@@ -92,11 +100,37 @@ export async function* bodyOf(connection: HubConnection, response: Response): As
       });
       const { done, value } = await Promise.race([reader.read(), stalled]).finally(() => clearTimeout(timer));
       if (done) return;
+      windowBytes += value.length;
+      const passedMs = performance.now() - windowStart;
+      if (passedMs > windowMs) {
+        if (windowBytes < (slowestBytesPerSecond * passedMs) / 1000)
+          throw new TooSlowError(`only ${windowBytes} bytes came in ${Math.round(passedMs / 1000)} s`);
+        windowStart += passedMs;
+        windowBytes = 0;
+      }
       yield value;
     }
   } finally {
     await reader.cancel().catch(() => {}); // ends the connection of a body that was not read to its end
   }
+}
+
+/**
+ * A response with its whole body read, of at most `maxBytes`. Throws like `bodyOf`, and ModelError for a longer body.
+ */
+export async function readWhole(connection: HubConnection, response: Response, maxBytes: number): Promise<Response> {
+  const pieces: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const piece of bodyOf(connection, response)) {
+    bytes += piece.length;
+    if (bytes > maxBytes)
+      throw new ModelError(
+        `The model hub at ${connection.endpoint} sends an answer of over ${maxBytes} bytes to a small question.`,
+      );
+    pieces.push(piece);
+  }
+  const hasBody = ![101, 204, 205, 304].includes(response.status);
+  return new Response(hasBody ? Buffer.concat(pieces) : null, { status: response.status, headers: response.headers });
 }
 
 function unreachable({ endpoint }: HubConnection, error: unknown): ModelUnavailableError {

@@ -43,6 +43,8 @@ interface FakeHub {
   commit: string;
   /** May answer a download itself; returns true if it did. */
   interfere: (request: IncomingMessage, response: ServerResponse, content: Buffer) => boolean;
+  /** May answer a listing itself; returns true if it did. */
+  interfereWithListing: (request: IncomingMessage, response: ServerResponse) => boolean;
   /** Status for the next requests to the API. */
   apiStatus: number[];
   readonly log: { host: "hub" | "store"; path: string; range: string | undefined; authorization: string | undefined }[];
@@ -84,6 +86,7 @@ async function fakeHub(t: TestContext): Promise<{ hub: FakeHub; cache: string; o
       if (path === `/api/models/${repository}/revision/main` || path.endsWith(`/revision/${hub.commit}`))
         return json({ _id: "1", id: repository, sha: hub.commit });
       if (path !== `/api/models/${repository}/tree/${hub.commit}`) return response.writeHead(404).end();
+      if (hub.interfereWithListing(request, response)) return undefined;
       return json(
         Object.entries(hub.files).map(([name, data]) => {
           const lfs = isLarge(name) ? { oid: sha256(data), size: data.length, pointerSize: 100 } : undefined;
@@ -95,7 +98,15 @@ async function fakeHub(t: TestContext): Promise<{ hub: FakeHub; cache: string; o
     if (isLarge(name)) return response.writeHead(302, { location: `${store}/${encodeURIComponent(name)}` }).end();
     return send(request, response, name);
   });
-  const hub: FakeHub = { url, files: { ...usualFiles }, commit, interfere: () => false, apiStatus: [], log: [] };
+  const hub: FakeHub = {
+    url,
+    files: { ...usualFiles },
+    commit,
+    interfere: () => false,
+    interfereWithListing: () => false,
+    apiStatus: [],
+    log: [],
+  };
 
   const cache = join(temporaryFolder(t), "hub");
   const environment = { HF_ENDPOINT: `${url}/`, HF_HUB_CACHE: cache, HF_TOKEN: "hf_secret", HF_HUB_OFFLINE: "0" };
@@ -341,6 +352,52 @@ test("a stalled download and a silent hub end in time, with words that help", as
   });
   assert(performance.now() - start < 5000);
 });
+
+test("a listing that never ends, or drips, ends in time", async (t) => {
+  const { hub, options } = await fakeHub(t);
+  const file = (index: number) => ({ type: "file", path: `f${index}`, size: 1, oid: "0".repeat(40) });
+  const page = (response: ServerResponse, files: unknown, next: string) =>
+    response.writeHead(200, { "content-type": "application/json", link: `<${next}>; rel="next"` }).end(JSON.stringify(files));
+  const many = Array.from({ length: 10_000 }, (_, index) => file(index));
+  const endings: [RegExp, FakeHub["interfereWithListing"]][] = [
+    [/on over 200 pages/, ({ url }, response) => !!page(response, [], `${hub.url}${url}`)],
+    [/lists over 100000 files/, ({ url }, response) => !!page(response, many, `${hub.url}${url}`)],
+    [/redirects in circles/, ({ url }, response) => !!response.writeHead(302, { location: `${hub.url}${url}` }).end()],
+    [/answer of over 16777216 bytes/, (_, response) => pour(response, Buffer.alloc(2 ** 20, " "), 0)],
+    [/only \d+ bytes came in/, (_, response) => pour(response, Buffer.from(" "), 50)],
+    [/no usable answer/, (_, response) => !!response.writeHead(200, { "content-type": "application/json" }).end("{")],
+  ];
+  for (const [message, answer] of endings) {
+    hub.interfereWithListing = answer;
+    const start = performance.now();
+    await assert.rejects(fetchFromHub(name, { ...options, timeoutMs: 300 }), (error) => {
+      assert(error instanceof ModelError, String(error));
+      assert.match(error.message, message);
+      return true;
+    });
+    assert(performance.now() - start < 10_000, String(message));
+  }
+});
+
+test("a download that drips is given up, and what came is kept", async (t) => {
+  const { hub, options } = await fakeHub(t);
+  hub.interfere = (_, response, content) => content.length > 1000 && pour(response, Buffer.from("x"), 20);
+  await assert.rejects(fetchFromHub(name, { ...options, timeoutMs: 200 }), {
+    code: "MODEL",
+    message: /breaks again and again \(only \d+ bytes came in 1 s\)/,
+  });
+});
+
+/** Answers with the same piece again and again until nobody listens. */
+function pour(response: ServerResponse, piece: Buffer, pauseMs: number): true {
+  response.writeHead(200, { "content-type": "application/json" });
+  const write = () => {
+    if (response.destroyed) return;
+    response.write(piece, () => setTimeout(write, pauseMs).unref());
+  };
+  write();
+  return true;
+}
 
 test("offline and unreachable hubs are served from the cache, if it has the model", async (t) => {
   const { hub, options } = await fakeHub(t);

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { ModelError } from "../errors.js";
 import { reportingFullDisk, requireSpace, syncFolder, systemErrorCode } from "./disk.js";
 import { CachedRepository, commitPattern, hubCacheFolder, isOffline, readToken, sizeOf } from "./hub-cache.js";
-import { bodyOf, type HubConnection, hubGet, ModelUnavailableError, reasonOf } from "./hub-request.js";
+import { bodyOf, type HubConnection, hubGet, ModelUnavailableError, readWhole, reasonOf, TooSlowError } from "./hub-request.js";
 import { takeLock } from "./lock.js";
 import { openModel } from "./open-model.js";
 import { indexFileName, singleFileName } from "./safetensors.js";
@@ -134,13 +134,24 @@ async function download(repository: CachedRepository, name: HubName, options: Hu
   return join(repository.snapshot(commit), name.file ?? "");
 }
 
+const maxListedFiles = 100_000; // far over what a model has: a page lists 1000
+const maxPages = 200;
+const maxAnswerBytes = 2 ** 24;
+
+/** The commit that a name stands for, and its files. However much the hub answers, and however slowly, this comes to an end. */
 async function lookUp(connection: HubConnection, name: HubName): Promise<{ commit: string; files: RemoteFile[] }> {
   const { modelInfo, listFiles, HubApiError } = await import("@huggingface/hub");
-  const access = {
-    hubUrl: connection.endpoint,
+  const limitMs = 12 * connection.timeoutMs;
+  const signals = [AbortSignal.timeout(limitMs), ...(connection.signal ? [connection.signal] : [])];
+  const limited = { ...connection, signal: AbortSignal.any(signals) };
+  let requests = 0;
+  const get = async (url: string | URL): Promise<Response> => {
+    if (++requests > maxPages)
+      throw new ModelError(`${name.repository}: the hub at ${connection.endpoint} lists its files on over ${maxPages} pages.`);
     // Ours adds the token: the library would also send it to another host that a page link names.
-    fetch: ((url: string | URL) => hubGet(connection, String(url), { accept: "application/json" })) as typeof fetch,
+    return readWhole(limited, await hubGet(limited, String(url), { accept: "application/json" }), maxAnswerBytes);
   };
+  const access = { hubUrl: connection.endpoint, fetch: get as typeof fetch };
   try {
     const { sha } = await modelInfo({ ...access, name: name.repository, revision: name.revision, additionalFields: ["sha"] });
     if (!commitPattern.test(sha))
@@ -148,15 +159,19 @@ async function lookUp(connection: HubConnection, name: HubName): Promise<{ commi
     const folder = name.file?.includes("/") ? dirname(name.file) : undefined;
     const files: RemoteFile[] = [];
     const listing = listFiles({ ...access, repo: name.repository, revision: sha, ...(folder !== undefined && { path: folder }) });
+    let listed = 0;
     for await (const { type, path, size, oid, lfs } of listing) {
+      if (++listed > maxListedFiles)
+        throw new ModelError(`${name.repository}: the hub at ${connection.endpoint} lists over ${maxListedFiles} files.`);
       if (type === "file") files.push(checkedFile(name, { path, bytes: lfs?.size ?? size, hash: lfs?.oid ?? oid ?? "" }));
     }
     return { commit: sha, files };
   } catch (error) {
     if (error instanceof HubApiError) throw refusedByHub(connection, name, error.statusCode);
-    if (error instanceof ModelError) throw error;
     connection.signal?.throwIfAborted();
-    throw new ModelUnavailableError(`The model hub at ${connection.endpoint} gave no usable answer (${reasonOf(error)}).`, {
+    if (error instanceof ModelError && !signals[0]!.aborted) throw error;
+    const reason = signals[0]!.aborted ? `not in ${limitMs / 1000} s` : reasonOf(error);
+    throw new ModelUnavailableError(`The model hub at ${connection.endpoint} gave no usable answer (${reason}).`, {
       cause: error,
     });
   }
@@ -275,7 +290,10 @@ async function waitForLock(connection: HubConnection, path: string, onNotice: Hu
 
 const maxFruitlessAttempts = 5;
 
-/** Continues the partial file until it has its full size, over as many connections as it takes while each brings something. */
+/**
+ * Continues the partial file until it has its full size, over as many connections as it takes while they bring something: a thousandth of the
+ * file or 64 KiB, and not in drips.
+ */
 async function fillPartial(
   connection: HubConnection,
   url: string,
@@ -291,7 +309,8 @@ async function fillPartial(
       const broken = await continueDownload(connection, url, file, target, onProgress);
       if (broken === undefined) break;
       const have = (await target.stat()).size;
-      fruitless = have > most ? 0 : fruitless + 1;
+      const worthwhile = Math.min(2 ** 16, file.bytes / 1000);
+      fruitless = have > most && have - most >= worthwhile && !(broken instanceof TooSlowError) ? 0 : fruitless + 1;
       most = Math.max(most, have);
       if (fruitless === maxFruitlessAttempts) {
         throw new ModelUnavailableError(

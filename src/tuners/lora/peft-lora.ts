@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { Tensor } from "../../core/tensor.js";
-import { ModelError } from "../../errors.js";
+import { ConfigError, ModelError } from "../../errors.js";
 import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapter-folder.js";
 import { checkAdapterConfig, modulesToSaveOf, peft } from "../../io/peft.js";
 import type { LanguageModel } from "../../models/language-model.js";
@@ -55,8 +55,8 @@ export const peftLora: AdapterFormat<LoraConfig> = {
       lora_alpha: weaker * known.lora_alpha,
       lora_dropout: known.lora_dropout,
       lora_target: paths, // what is adapted in fact
-      rank_pattern: matchingPatterns("rank_pattern", scaled(known.rank_pattern, narrower), paths),
-      alpha_pattern: matchingPatterns("alpha_pattern", scaled(known.alpha_pattern, weaker), paths),
+      rank_pattern: patternsThatMatch("rank_pattern", scaled(known.rank_pattern, narrower), paths),
+      alpha_pattern: patternsThatMatch("alpha_pattern", scaled(known.alpha_pattern, weaker), paths),
       use_rslora: known.use_rslora,
       use_dora: known.use_dora,
       pissa_init: isPissa,
@@ -149,6 +149,15 @@ const PeftLora = z.object({
   /** How the base keeps its weights, which a change to it need not know. */
   fan_in_fan_out: z.boolean().nullish(),
 });
+
+/** `matchingPatterns` of a file. */
+function patternsThatMatch(key: string, patterns: Readonly<Record<string, number>>, paths: readonly string[]) {
+  try {
+    return matchingPatterns(key, patterns, paths);
+  } catch (error) {
+    throw error instanceof ConfigError ? new ModelError(`adapter_config.json: ${error.message}`, { cause: error }) : error;
+  }
+}
 
 function scaled(patterns: Readonly<Record<string, number>>, factor: number): Record<string, number> {
   return Object.fromEntries(Object.entries(patterns).map(([pattern, value]) => [pattern, factor * value]));
