@@ -47,6 +47,7 @@ for (const [name, settings] of [
   ["lora", { use_dora: true, lora_dropout: 0.1 }],
   ["lora", { pissa_init: true, pissa_iter: 2 }],
   ["lora", { additional_target: "lm_head", bias: "all" }],
+  ["lora", { lora_target: "lm_head,embed_tokens,q_proj", lora_dropout: 0.1 }],
   ["qlora", { loftq_init: true, loftq_iter: 2, double_quantization: false }],
 ] as const)
   cases.push({ tuner: tunerNamed(name), settings, compute: "f32", gradientCheckpointing: true, momentBits: 32 });

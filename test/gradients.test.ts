@@ -152,6 +152,47 @@ test("linearCrossEntropy: value, gradients and gradient of the weight", async ()
     for (const [i, value] of actual.entries()) assert.ok(Math.abs(value - expected[i]!) < 1e-5);
 });
 
+test("linearCrossEntropy with a low-rank update is that of the wider product", async () => {
+  const rng = new Rng(4);
+  const [rows, width, vocab, rank, scale] = [6, 7, 11, 3, 0.5];
+  const values = {
+    hidden: randomValues(rng, [rows, width]),
+    weight: randomValues(rng, [vocab, width]),
+    narrow: randomValues(rng, [rows, rank]),
+    b: randomValues(rng, [vocab, rank]),
+  };
+  const beside = (a: Float32Array, aWidth: number, b: Float32Array, factor: number) =>
+    Float32Array.from({ length: (a.length / aWidth) * (aWidth + rank) }, (_, i) => {
+      const [row, column] = [Math.floor(i / (aWidth + rank)), i % (aWidth + rank)];
+      return column < aWidth ? a[row * aWidth + column]! : factor * b[row * rank + column - aWidth]!;
+    });
+  const trained = (data: Float32Array, shape: number[]) => {
+    const tensor = Tensor.from(device, data, shape);
+    tensor.requiresGrad = true;
+    return tensor;
+  };
+  const targets = Int32Array.of(0, 10, 3, 3, 7, 1);
+  const wideHidden = trained(beside(values.hidden, width, values.narrow, 1), [rows, width + rank]);
+  const wideWeight = trained(beside(values.weight, width, values.b, scale), [vocab, width + rank]);
+  const expected = await differentiate(() => linearCrossEntropy(wideHidden, wideWeight, targets)).item();
+  const hidden = trained(values.hidden, [rows, width]);
+  const weight = trained(values.weight, [vocab, width]);
+  const narrow = trained(values.narrow, [rows, rank]);
+  const b = trained(values.b, [vocab, rank]);
+  const run = () => linearCrossEntropy(hidden, weight, targets, [{ narrow, weight: b, scale }]);
+  assert.ok(Math.abs((await scope(run).item()) - expected) < 1e-4);
+  assert.ok(Math.abs((await differentiate(run).item()) - expected) < 1e-4);
+  const [dHidden, dWeight] = [await wideHidden.grad!.read(), await wideWeight.grad!.read()];
+  const split = async (left: Tensor, right: Tensor, factor: number) =>
+    beside(await left.grad!.read(), width, await right.grad!.read(), factor);
+  for (const [actual, wanted] of [
+    [await split(hidden, narrow, 1), dHidden],
+    [await split(weight, b, 1 / scale), dWeight], // the wide weight holds scale · B
+  ] as const)
+    for (const [i, value] of actual.entries()) assert.ok(Math.abs(value - wanted[i]!) < 1e-5);
+  assert.throws(() => linearCrossEntropy(hidden, weight, targets, [{ narrow: b, weight: b, scale }]), ShapeError);
+});
+
 test("a lazy loss cannot be fed to another op", () => {
   const hidden = Tensor.from(device, [1, 2], [1, 2]);
   const weight = Tensor.from(device, [1, 2, 3, 4], [2, 2]);

@@ -75,6 +75,9 @@ const loraVariants: readonly Promised[] = [
     fitsWholeBase: false,
   },
   { name: "lora in one layer", settings: { layers_to_transform: 1, layers_pattern: "layers" } },
+  { name: "lora of lm_head and embed_tokens", settings: { lora_target: "lm_head,embed_tokens,q_proj", lora_dropout: 0.1 } },
+  { name: "lora of embed_tokens with a whole lm_head", settings: { lora_target: "embed_tokens", additional_target: "lm_head" } },
+  { name: "pissa of lm_head", settings: { lora_target: "lm_head", pissa_init: true }, startTolerance: 5e-5 },
 ].map((variant) => ({ tuner: tunerNamed("lora"), ...variant }));
 
 const freezeVariants: readonly Promised[] = [

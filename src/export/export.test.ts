@@ -144,9 +144,12 @@ async function trainedAdapter(t: TestContext, folder: string, settings: Readonly
 
 const jsonIn = (path: string) => JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
 
-for (const whole of ["lm_head", "embed_tokens", "lm_head,embed_tokens"])
-  test(`a tied base of which ${whole} was trained apart leaves untied, and says what it learnt wherever it is opened`, async (t) => {
-    const trained = await trainedAdapter(t, base, { additional_target: whole });
+for (const settings of [
+  ...["lm_head", "embed_tokens", "lm_head,embed_tokens"].map((names) => ({ additional_target: names })),
+  ...["lm_head", "embed_tokens", "lm_head,embed_tokens"].map((names) => ({ lora_target: names })),
+])
+  test(`a tied base trained with ${JSON.stringify(settings)} leaves untied, and says what it learnt wherever it is opened`, async (t) => {
+    const trained = await trainedAdapter(t, base, settings);
     const expected = await says(base, trained);
     const [folder, toFolder] = exported(t, { model: base, adapter: trained, to: "hf", type: "f32" });
     await exportModel(toFolder);
@@ -344,6 +347,16 @@ test("what cannot be exported is refused with a way out, and nothing is written"
       { to: "gguf-lora", model: base, adapter: variant(t, { use_dora: true }) },
       "CONFIG",
       /it is a DoRA, .*Export a merged model instead/,
+    ],
+    [
+      { to: "gguf-lora", model: base, adapter: await trainedAdapter(t, base, { lora_target: "lm_head" }) },
+      "CONFIG",
+      /it changes the output projection, which is the embedding in a GGUF file of this base/,
+    ],
+    [
+      { to: "gguf-lora", model: base, adapter: await trainedAdapter(t, base, { lora_target: "q_proj,embed_tokens" }) },
+      "CONFIG",
+      /it also holds model\.embed_tokens\.lora_embedding_[AB], which is no part of a LoRA of Linear layers/,
     ],
     [{ to: "gguf-lora", model: base, adapter: variant(t, { peft_type: "IA3" }) }, "CONFIG", /LoRA adapters only, .*"IA3"/],
     [{ to: "hf", adapter: variant(t, { base_model_name_or_path: null }) }, "CONFIG", /does not name its base model/],

@@ -39,7 +39,9 @@ export async function writeGgufLora(path: string, folder: string, base: ModelFil
   const tensors: GgufTensorSource[] = [];
   for (const [name, { dtype, shape, file }] of files.tensors) {
     const [, module, part] = /^(.*)\.lora_([AB])\.weight$/.exec(name) ?? [];
-    if (module === undefined) throw notPossible(folder, `it also holds ${name}, which is no part of a LoRA`);
+    if (module === undefined) throw notPossible(folder, `it also holds ${name}, which is no part of a LoRA of Linear layers`);
+    if (module === "lm_head" && !base.tensors.has("lm_head.weight"))
+      throw notPossible(folder, "it changes the output projection, which is the embedding in a GGUF file of this base");
     if (dtype !== "f32")
       throw new ModelError(`${file}: ${name} is stored as ${dtype}; expected f32, as attune and PEFT save adapters.`);
     const weight = ggufTensorName(`${module}.weight`, base.path);

@@ -1,14 +1,14 @@
 import { gatherRows } from "../core/ops/rows.js";
 import type { Tensor } from "../core/tensor.js";
 import { ModelError } from "../errors.js";
-import { Linear } from "../nn/linear.js";
+import { Linear, type OutputProjection } from "../nn/linear.js";
 import { LanguageModel } from "./language-model.js";
 import type { TokenBatch } from "./token-batch.js";
 
 /** A decoder: it predicts the next token or, with a head, the class of a text by its last token. */
 export abstract class CausalLM extends LanguageModel {
   /** The output projection: weight (V, C). In a classifier it is the embedding's, and nobody uses it. */
-  abstract readonly lm_head: Linear;
+  abstract readonly lm_head: OutputProjection;
   score: Linear | null = null;
 
   get head(): Linear | null {
@@ -31,10 +31,9 @@ export abstract class CausalLM extends LanguageModel {
     return name === "lm_head.weight" && this.head !== null ? "an output projection, which a classifier has not" : null;
   }
 
-  /** Whether the output projection is the embedding's table as well. */
+  /** Whether the output projection is the embedding's table as well; of a model without adapters. */
   get isTied(): boolean {
-    const first = [...this.namedParameters()].find(([, parameter]) => parameter === this.lm_head.weight);
-    return first?.[0] !== "lm_head.weight";
+    return ![...this.namedParameters()].some(([name]) => name === "lm_head.weight"); // what is shared has its first name
   }
 
   /** Logits (rows, V) at the given rows of the batch. */

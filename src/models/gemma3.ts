@@ -6,7 +6,7 @@ import type { Tensor } from "../core/tensor.js";
 import type { DType } from "../engine/dtype.js";
 import type { Dropout } from "../nn/dropout.js";
 import { Embedding } from "../nn/embedding.js";
-import { Linear, type Projection } from "../nn/linear.js";
+import { Linear, type OutputProjection, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { Residual } from "../nn/residual.js";
 import { RMSNorm } from "../nn/rms-norm.js";
@@ -83,7 +83,7 @@ export type Gemma3Config = z.output<typeof Gemma3Config>;
  */
 export class Gemma3 extends CausalLM {
   readonly model: Gemma3Model;
-  readonly lm_head: Linear;
+  readonly lm_head: OutputProjection;
   readonly shape: ModelShape;
 
   constructor(

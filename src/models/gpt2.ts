@@ -9,7 +9,7 @@ import { ModelError } from "../errors.js";
 import { Dropout } from "../nn/dropout.js";
 import { Embedding } from "../nn/embedding.js";
 import { LayerNorm } from "../nn/layer-norm.js";
-import { Linear, type Projection } from "../nn/linear.js";
+import { Linear, type OutputProjection, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { Residual } from "../nn/residual.js";
 import { CausalLM } from "./causal-lm.js";
@@ -69,7 +69,7 @@ export type Gpt2Config = z.output<typeof Gpt2Config>;
  */
 export class Gpt2 extends CausalLM {
   readonly transformer: Gpt2Model;
-  readonly lm_head: Linear;
+  readonly lm_head: OutputProjection;
   readonly shape: ModelShape;
 
   constructor(

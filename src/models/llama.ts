@@ -6,7 +6,7 @@ import type { Tensor } from "../core/tensor.js";
 import type { Activation } from "../engine/kernels.js";
 import { Dropout } from "../nn/dropout.js";
 import { Embedding } from "../nn/embedding.js";
-import { Linear, type Projection } from "../nn/linear.js";
+import { Linear, type OutputProjection, type Projection } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { Residual } from "../nn/residual.js";
 import { RMSNorm } from "../nn/rms-norm.js";
@@ -108,7 +108,7 @@ export interface SelfAttention extends Module {
  */
 export class Llama extends CausalLM {
   readonly model: LlamaModel;
-  readonly lm_head: Linear;
+  readonly lm_head: OutputProjection;
   readonly shape: ModelShape;
 
   constructor(

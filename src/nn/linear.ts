@@ -1,5 +1,7 @@
 import { linear } from "../core/ops/linear.js";
+import { linearCrossEntropy } from "../core/ops/linear-cross-entropy.js";
 import type { Tensor } from "../core/tensor.js";
+import { ShapeError } from "../errors.js";
 import { Module, Parameter } from "./module.js";
 
 /** Whatever can stand where a model has a Linear: x (..., in) → y (..., out). */
@@ -7,8 +9,14 @@ export interface Projection extends Module {
   forward(x: Tensor): Tensor;
 }
 
+/** What can stand where a model has its output projection: hidden states x (S, C) → logits (S, V). */
+export interface OutputProjection extends Projection {
+  /** Σ over rows of −log softmax(forward(x))[target], a scalar; the logits are never whole in memory. targets (S). */
+  crossEntropy(x: Tensor, targets: Int32Array): Tensor;
+}
+
 /** y = x Wᵀ + b. weight (out, in) in the type in which it is stored, bias (out) f32. */
-export class Linear extends Module implements Projection {
+export class Linear extends Module implements OutputProjection {
   readonly weight: Parameter;
   readonly bias: Parameter | null;
 
@@ -29,5 +37,11 @@ export class Linear extends Module implements Projection {
 
   forward(x: Tensor): Tensor {
     return linear(x, this.weight.value, this.bias?.value ?? null);
+  }
+
+  /** Throws ShapeError for a layer with bias, which no output projection has. */
+  crossEntropy(x: Tensor, targets: Int32Array): Tensor {
+    if (this.bias !== null) throw new ShapeError("crossEntropy: expected an output projection without bias");
+    return linearCrossEntropy(x, this.weight.value, targets);
   }
 }

@@ -1,4 +1,3 @@
-import { linearCrossEntropy } from "../core/ops/linear-cross-entropy.js";
 import { gatherRows } from "../core/ops/rows.js";
 import type { Example } from "../data/example.js";
 import { asCausalLM } from "../models/causal-lm.js";
@@ -40,6 +39,6 @@ export const nextToken: Task<Example, NextTokenBatch> = {
 
   loss(model, { input, rows, targets }) {
     const { lm_head } = asCausalLM(model, "predicting tokens");
-    return linearCrossEntropy(gatherRows(model.hidden(input), rows), lm_head.weight.value, targets);
+    return lm_head.crossEntropy(gatherRows(model.hidden(input), rows), targets);
   },
 };

@@ -27,13 +27,26 @@ export function trainModules(model: LanguageModel, names: readonly string[]): vo
 
 /** The same for the parameters that `isWanted` chooses by their paths. */
 export function trainCopies(model: LanguageModel, isWanted: (path: string) => boolean): void {
+  replaceByCopies(model, isWanted, (copy) => {
+    copy.requiresGrad = true;
+  });
+}
+
+/** Puts copies in the places of parameters, for an adapter to bring their values: saved with what trains although they do not. */
+export function keepCopies(model: LanguageModel, isWanted: (path: string) => boolean): void {
+  replaceByCopies(model, isWanted, (copy) => {
+    copy.isKept = true;
+  });
+}
+
+function replaceByCopies(model: LanguageModel, isWanted: (path: string) => boolean, mark: (copy: Parameter) => void): void {
   for (const [place, module] of model.namedModules())
     for (const [name, parameter] of module.namedChildren()) {
       const path = place === "" ? name : `${place}.${name}`;
       if (!(parameter instanceof Parameter) || parameter.requiresGrad || !isWanted(path)) continue;
       const copy = new Parameter(parameter.shape, inFloats(parameter.value), parameter);
       copy.isStoredTransposed = parameter.isStoredTransposed;
-      copy.requiresGrad = true;
+      mark(copy);
       model.replace(path, copy);
     }
 }

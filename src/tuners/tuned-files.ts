@@ -17,7 +17,7 @@ import {
 import type { LanguageModel } from "../models/language-model.js";
 import { setValues, sourceOf } from "../models/load.js";
 import type { Parameter } from "../nn/module.js";
-import { parametersBelow, trainModules } from "./train-whole.js";
+import { keepCopies, parametersBelow, trainModules } from "./train-whole.js";
 import type { AdapterFormat, Tuner } from "./tuner.js";
 
 /** What trains, where the adapter holds only what it makes: attune's own file beside the adapter's. */
@@ -68,6 +68,7 @@ function sourcesOf(parameters: Iterable<[name: string, parameter: Parameter]>): 
  */
 export async function loadTuned(folder: string, model: LanguageModel, tuner: Tuner): Promise<void> {
   const files = tuner.adapter === undefined ? await openModelFolder(folder) : await openForTraining(folder, tuner.adapter);
+  if (tuner.adapter !== undefined) keepBaseLayers(model, files);
   const parameters = model.savedParameters();
   checkFit(tuner.adapter === undefined ? new Map(model.namedParameters()) : parameters, files);
   await readInto(parameters, files);
@@ -101,9 +102,15 @@ export async function openAdapter(folder: string, tuners: readonly Tuner[]): Pro
 export function placeAdapter(model: LanguageModel, { tuner, config, files }: OpenedAdapter, rng: Rng): Map<string, Parameter> {
   tuner.apply(model, config, rng);
   trainModules(model, modulesToSaveOf(files.config));
+  keepBaseLayers(model, files);
   const parameters = model.savedParameters();
   checkFit(parameters, files);
   return parameters;
+}
+
+/** With the change of an embedding or an output projection PEFT saves the weight itself, and takes that for the base's when it loads. */
+function keepBaseLayers(model: LanguageModel, { tensors }: WeightFiles): void {
+  keepCopies(model, (path) => path.endsWith(".base_layer.weight") && tensors.has(path));
 }
 
 /** Applies an adapter from disk to a loaded model, for use. Returns the method and settings it was made with. Throws as `placeAdapter`. */

@@ -15,6 +15,7 @@ import { packSequences } from "../../src/models/token-batch.js";
 import { tuners } from "../../src/tuners/index.js";
 import { type CombineOptions, combineAdapters } from "../../src/tuners/lora/combine.js";
 import { lora } from "../../src/tuners/lora/lora.js";
+import { updateAt } from "../../src/tuners/lora/targets.js";
 import { applyAdapter, saveTuned } from "../../src/tuners/tuned-files.js";
 import { device } from "../support/gradient-check.js";
 import { runPython, skipWithoutPeers } from "../support/peers.js";
@@ -57,6 +58,9 @@ const made = {
     use_rslora: true,
   },
   "some-layers": { layers_to_transform: [0, 2] },
+  head: { lora_target: "lm_head,embed_tokens,q_proj", use_rslora: true, rank_pattern: { embed_tokens: 3 } },
+  "head-pissa": { lora_target: "lm_head,q_proj", pissa_init: true, lora_rank: 4 },
+  "embedding-and-whole-head": { lora_target: "embed_tokens", additional_target: "lm_head", alpha_pattern: { embed_tokens: 5 } },
 } as const;
 
 /** Adapters that PEFT makes, under its own names of the settings; attune must compute the same with them. */
@@ -73,12 +77,47 @@ const theirs = {
     ...{ rank_pattern: { "layers.1.self_attn.q_proj": 7, "^.*mlp\\.up_proj": 3 }, alpha_pattern: { v_proj: 5 } },
   },
   "peft-layers": { r: 4, lora_alpha: 8, target_modules: targets, layers_to_transform: [1], layers_pattern: "layers" },
+  "peft-head": { r: 4, lora_alpha: 8, target_modules: ["lm_head", "q_proj"], lora_dropout: 0.1 },
+  "peft-embedding": { r: 4, lora_alpha: 8, target_modules: ["embed_tokens", "lm_head", "v_proj"], use_rslora: true },
+  "peft-embedding-regex": {
+    r: 4,
+    lora_alpha: 8,
+    target_modules: ".*(embed_tokens|down_proj)",
+    rank_pattern: { embed_tokens: 2 },
+  },
 } as const;
+
+/** Keys of `rank_pattern`, and paths of layers, of which PEFT's `get_pattern_key` says what belongs to what. */
+const patternKeys = [
+  ["q_proj"],
+  ["proj"],
+  ["^q_proj"],
+  ["^.*q_proj"],
+  ["layers.1.self_attn.q_proj", "q_proj"],
+  ["q_proj", "layers.1.self_attn.q_proj"],
+  ["(q|v)_proj"],
+  ["q_proj|v_proj"],
+  ["model"],
+  ["lm_head"],
+  [".*head"],
+  ["layers.\\d.mlp\\..*", "model\\.layers\\.0\\..*"],
+  ["self_attn"],
+  ["v_proj$"],
+  ["[kv]_proj", "layers.[0-9]+.mlp.up_proj"],
+];
+const patternPaths = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"].concat([
+  "model.layers.10.self_attn.v_proj",
+  "layers.0.self_attn.q_proj",
+  "q_proj",
+  "lm_head",
+  "model.embed_tokens",
+]);
 
 /** Runs of ten steps whose losses must be PEFT's: from attune's start, or from PEFT's own where that is not chance (PiSSA). */
 const trained = {
   dora: { settings: { use_dora: true, lora_rank: 4 }, from: null },
   rslora: { settings: { use_rslora: true, lora_rank: 4 }, from: null },
+  head: { settings: { lora_target: "lm_head,embed_tokens,up_proj", lora_rank: 4 }, from: null },
   pissa: {
     settings: { pissa_init: true, pissa_iter: -1, lora_rank: 4, lora_alpha: 8 },
     from: { r: 4, lora_alpha: 8, target_modules: targets, init_lora_weights: "pissa" },
@@ -142,7 +181,7 @@ async function logitsWith(path: string): Promise<Float32Array> {
 const origin = { name: base, config: shape };
 const mine = new Map<string, Float32Array>();
 const losses = new Map<string, number[]>();
-let peft: { train: Record<string, number[]>; notes: Record<string, string[]> };
+let peft: { train: Record<string, number[]>; notes: Record<string, string[]>; patterns: string[][] };
 let logits: Map<string, Float32Array>;
 
 before(
@@ -197,6 +236,7 @@ before(
       steps: microBatches.map((batch) => ({ micro_batches: [batch.map((row) => plain(rows[row]!))] })),
       learning_rate: steps.learning_rate,
       combine,
+      patterns: { keys: patternKeys, paths: patternPaths },
     };
     const out = join(folder, "peft");
     mkdirSync(out);
@@ -223,7 +263,8 @@ const skip = skipWithoutPeers;
 for (const name of Object.keys(made))
   test(`PEFT computes the same with the adapter that attune trained: ${name}`, { skip }, () => {
     assertSameLogits(`load.${name}`);
-    assert.deepEqual(peft.notes[name], [], "keys that differ after loading");
+    const notOfBase = peft.notes[name]!.filter((key) => !key.endsWith(".base_layer.weight")); // which PEFT saves along
+    assert.deepEqual(notOfBase, [], "keys that differ after loading");
   });
 
 for (const name of Object.keys(made))
@@ -235,6 +276,16 @@ for (const name of Object.keys(made))
 
 for (const name of Object.keys(theirs))
   test(`attune computes the same with PEFT's own adapter: ${name}`, { skip }, () => assertSameLogits(`make.${name}`));
+
+test("keys of patterns belong to the layers that PEFT says", { skip }, () => {
+  for (const [i, keys] of patternKeys.entries()) {
+    const config = lora.config.parse({ lora_rank: 99, rank_pattern: Object.fromEntries(keys.map((key, j) => [key, j + 1])) });
+    for (const [j, path] of patternPaths.entries()) {
+      const found = keys.indexOf(peft.patterns[i]![j]!);
+      assert.equal(updateAt(config, path).rank, found < 0 ? 99 : found + 1, `${keys} on ${path}`);
+    }
+  }
+});
 
 for (const name of Object.keys(trained))
   test(`ten steps of ${name} have PEFT's losses`, { skip }, () => {

@@ -4,10 +4,11 @@
 
 work.json: {"ids": [[…], …], "load": {name: adapter folder}, "make": {name: LoraConfig's arguments},
 "train": {name: {"adapter": folder} or {"config": LoraConfig's arguments}, …}, "steps": […], "learning_rate": 1e-3,
-"combine": {name: {"adapters": [folder, …], "weights": […], …}}}.
+"combine": {name: {"adapters": [folder, …], "weights": […], …}}, "patterns": {"keys": [[…], …], "paths": […]}}.
 
 Everything is in f32. Writes logits.safetensors: `load.NAME`, `make.NAME`, `combine.NAME` are logits of all ids, one sequence after the other. An
-adapter that is made or combined is saved under OUT/NAME. Prints {"train": {name: losses}, "notes": {name: keys that differ after loading}}.
+adapter that is made or combined is saved under OUT/NAME. Prints {"train": {name: losses}, "notes": {name: keys that differ after loading},
+"patterns": [for each list of keys, the key of each path; the path itself where there is none]}.
 """
 import argparse
 import json
@@ -15,6 +16,7 @@ import os
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from torch_train import train
 from transformers import AutoModelForCausalLM
@@ -86,7 +88,8 @@ def main():
         logits[f"combine.{name}"] = logits_of(model, work["ids"])
 
     save_file(logits, os.path.join(options.out, "logits.safetensors"))
-    print(json.dumps({"train": losses, "notes": notes}))
+    patterns = [[get_pattern_key(keys, path) for path in work["patterns"]["paths"]] for keys in work["patterns"]["keys"]]
+    print(json.dumps({"train": losses, "notes": notes, "patterns": patterns}))
 
 
 if __name__ == "__main__":

@@ -89,9 +89,12 @@ async function open({ path, weight }: WeightedAdapter): Promise<Part> {
   const files = await openAdapter(path);
   if (!peftLora.recognises(files.config)) throw new ConfigError(`${path}: only LoRA adapters can be combined`);
   const config = peftLora.fromJson(files.config, files.tensors);
+  const table = [...files.tensors.keys()].find((name) => /\.(?:lora_embedding_[AB]|base_layer\.weight)$/.test(name));
   const reason = config.use_dora
     ? "DoRA's change is not the product of two factors"
-    : config.bias !== "none" && "it trained biases";
+    : config.bias !== "none"
+      ? "it trained biases"
+      : table !== undefined && `it has ${table}, and only changes of Linear layers can be combined`;
   if (reason) throw new ConfigError(`${path}: cannot be combined: ${reason}. Merge it into the model instead`);
   const ranks = new Map<string, number>();
   for (const [name, { shape }] of files.tensors) if (name.endsWith(".lora_A.weight")) ranks.set(name.slice(0, -14), shape[0]!);

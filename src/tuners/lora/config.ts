@@ -13,7 +13,9 @@ export const LoraConfig = z.strictObject({
   lora_dropout: z.number().min(0).lt(1).default(0).describe("chance of zeroing an input feature, in training only"),
   lora_target: nameOrNames
     .default("all")
-    .describe("Linear layers to adapt: all (every one but the output projection), ends of their names, or a regular expression"),
+    .describe(
+      "layers to adapt: all (every Linear but the output projection), ends of their names (lm_head and embed_tokens, too), or a regular expression",
+    ),
   exclude_modules: nameOrNames.nullable().default(null).describe("layers not to adapt, said like `lora_target`"),
   layers_to_transform: z
     .union([z.int().min(0), z.array(z.int().min(0)).min(1)])

@@ -1,7 +1,8 @@
 import { dropout } from "../../core/ops/dropout.js";
 import { addLinear } from "../../core/ops/linear.js";
+import { linearCrossEntropy } from "../../core/ops/linear-cross-entropy.js";
 import type { Tensor } from "../../core/tensor.js";
-import type { Linear, Projection } from "../../nn/linear.js";
+import type { Linear, OutputProjection, Projection } from "../../nn/linear.js";
 import { Module } from "../../nn/module.js";
 import { changedWeight, differenceOf, type Factors, type FrozenFactors, trainable } from "./factors.js";
 
@@ -24,7 +25,7 @@ export interface AdaptedLinear extends Projection {
 }
 
 /** y = x Wᵀ + s · dropout(x) Aᵀ Bᵀ. x (..., in) → y (..., out), with A (R, in) and B (out, R). */
-export class LoraLinear extends Module implements AdaptedLinear {
+export class LoraLinear extends Module implements AdaptedLinear, OutputProjection {
   readonly base_layer: Linear;
   readonly lora_A: Linear;
   readonly lora_B: Linear;
@@ -47,6 +48,12 @@ export class LoraLinear extends Module implements AdaptedLinear {
     const y = this.base_layer.forward(x);
     const narrow = this.lora_A.forward(dropout(x, this.#dropout)); // (..., R)
     return addLinear(y, narrow, this.lora_B.weight.value, this.scaling);
+  }
+
+  crossEntropy(x: Tensor, targets: Int32Array): Tensor {
+    const narrow = this.lora_A.forward(dropout(x, this.#dropout));
+    const update = { narrow, weight: this.lora_B.weight.value, scale: this.scaling };
+    return linearCrossEntropy(x, this.base_layer.weight.value, targets, [update]);
   }
 
   mergedWeight(): Tensor {

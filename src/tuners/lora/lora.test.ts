@@ -93,6 +93,22 @@ test("lora_target: all, ends of names, whole paths, a regular expression; withou
   assert.ok(!pathsOf(applied({ additional_target: "self_attn" })).some((path) => path.includes("self_attn")));
 });
 
+test("the output projection and tables of vectors are adapted where they are named, not by all; of a classifier neither head", () => {
+  const named = (settings: Record<string, unknown>) =>
+    [...applied(settings).trainableParameters().keys()].filter((name) => !name.includes("layers"));
+  assert.deepEqual(named({}), []);
+  assert.deepEqual(named({ lora_target: "lm_head,embed_tokens" }), [
+    "model.embed_tokens.lora_embedding_A",
+    "model.embed_tokens.lora_embedding_B",
+    "lm_head.lora_A.weight",
+    "lm_head.lora_B.weight",
+  ]);
+  assert.deepEqual(named({ lora_target: ".*(head|up_proj)" }), ["lm_head.lora_A.weight", "lm_head.lora_B.weight"]);
+  const classifier = { ...tiny, architectures: ["LlamaForSequenceClassification"] };
+  assert.throws(() => applied({ lora_target: "lm_head" }, classifier), /no Linear layer is named "lm_head"/);
+  assert.throws(() => applied({ lora_target: "score" }, classifier), /no Linear layer is named "score"/);
+});
+
 test("settings that match nothing, or contradict each other, are told", () => {
   const refused: [settings: Record<string, unknown>, message: RegExp][] = [
     [{ lora_target: "query" }, /lora_target: no Linear layer is named "query"\. There are: down_proj, .*, v_proj, or all/],
@@ -127,6 +143,13 @@ test("settings that match nothing, or contradict each other, are told", () => {
       /additional_target: no module is named "head"\. At the top of the model there are: model, lm_head/,
     ],
     [{ use_dora: true, pissa_init: true }, /use_dora and pissa_init cannot be combined/],
+    [
+      { lora_target: "embed_tokens", use_dora: true },
+      /use_dora does not work for model\.embed_tokens: leave it out of lora_target/,
+    ],
+    [{ lora_target: "lm_head", use_dora: true }, /use_dora does not work for lm_head/],
+    [{ lora_target: "q_proj,embed_tokens", pissa_init: true }, /pissa_init does not work for model\.embed_tokens/],
+    [{ lora_target: "q_proj,embed_tokens", loraplus_lr_ratio: 2 }, /loraplus_lr_ratio does not work for model\.embed_tokens/],
     [{ loftq_init: true }, /loftq_init makes up for what quantizing loses/],
     [{ pissa_init: true, lora_rank: 65 }, /lora_rank: a weight of 64 × 64 has no 65 singular vectors/],
   ];

@@ -3,21 +3,23 @@ import type { Tensor } from "../../core/tensor.js";
 import type { DType } from "../../engine/dtype.js";
 import { ConfigError } from "../../errors.js";
 import type { LanguageModel } from "../../models/language-model.js";
+import { Embedding } from "../../nn/embedding.js";
 import { Linear } from "../../nn/linear.js";
 import { Parameter } from "../../nn/module.js";
 import { isBelow, isNamed, namesIn } from "../module-names.js";
 import { quantizedBase, rounded } from "../quantized-base.js";
 import { trainCopies, trainModules } from "../train-whole.js";
 import { defineTuner } from "../tuner.js";
-import { adaptedLinears } from "./adapted.js";
+import { adaptedEmbeddings, adaptedLinears } from "./adapted.js";
 import { LoraConfig } from "./config.js";
 import { DoraLinear } from "./dora-linear.js";
 import { copyOf, type Factors, FrozenFactors, freshFactors } from "./factors.js";
 import { loftq } from "./loftq.js";
+import { LoraEmbedding } from "./lora-embedding.js";
 import { type AdaptedLinear, LoraLinear } from "./lora-linear.js";
 import { peftLora } from "./peft-lora.js";
 import { PissaLinear } from "./pissa-linear.js";
-import { targetsOf, updateAt } from "./targets.js";
+import { type Target, targetsOf, updateAt } from "./targets.js";
 
 /**
  * LoRA: keep W frozen and train a rank-r change to it.   y = x Wᵀ + s · dropout(x) Aᵀ Bᵀ,   s = α/r
@@ -53,7 +55,9 @@ export const lora = defineTuner<LoraConfig>({
   apply(model, config, rng) {
     checkCombination(config);
     model.freeze();
-    for (const [path, base] of targetsOf(model, config)) model.replace(path, adapted(base, path, config, rng));
+    const targets = targetsOf(model, config);
+    checkTargets(targets, config);
+    for (const [path, base] of targets) model.replace(path, adapted(base, path, config, rng));
     if (config.bias === "all") trainCopies(model, (path) => isNamed(path, "bias"));
     if (config.bias === "lora_only") trainCopies(model, (path) => isNamed(path, "base_layer.bias"));
     trainWholeModules(model, namesIn(config.additional_target ?? []));
@@ -61,9 +65,11 @@ export const lora = defineTuner<LoraConfig>({
   },
 
   merge(model) {
-    for (const [path, layer] of adaptedLinears(model)) {
-      model.replace(path, mergedLinear(layer));
-      for (const [, parameter] of layer.namedParameters()) if (parameter !== layer.base_layer.bias) parameter.dispose();
+    for (const [path, layer] of [...adaptedLinears(model), ...adaptedEmbeddings(model)]) {
+      model.replace(path, layer instanceof LoraEmbedding ? layer.merged() : mergedLinear(layer));
+      const inUse = new Set([...model.namedParameters()].map(([, parameter]) => parameter)); // as a weight that is tied to it
+      for (const [, parameter] of layer.namedParameters())
+        for (const left of [parameter, parameter.original]) if (left !== null && !inUse.has(left)) left.dispose();
     }
   },
 
@@ -71,7 +77,7 @@ export const lora = defineTuner<LoraConfig>({
 });
 
 /** What `keeping` found for layers, until `apply` takes it over. */
-const loftqStarts = new WeakMap<Linear, Factors>();
+const loftqStarts = new WeakMap<Target, Factors>();
 
 function checkCombination({ use_dora, pissa_init, loftq_init, quantization_bit }: LoraConfig): void {
   const starts = Object.entries({ use_dora, pissa_init, loftq_init }).flatMap(([name, isWanted]) => (isWanted ? [name] : []));
@@ -80,9 +86,28 @@ function checkCombination({ use_dora, pissa_init, loftq_init, quantization_bit }
     throw new ConfigError("loftq_init makes up for what quantizing loses: set quantization_bit: 4, or leave it out");
 }
 
+/** Some variants know Linears only, and DoRA none whose logits are never whole. Throws ConfigError. */
+function checkTargets(targets: readonly [path: string, layer: Target][], config: LoraConfig): void {
+  const { use_dora, pissa_init, loftq_init, loraplus_lr_ratio } = config;
+  const table = targets.find(([, layer]) => layer instanceof Embedding)?.[0];
+  const head = targets.find(([path]) => !path.includes("."))?.[0];
+  const forbidden = {
+    use_dora: use_dora ? (table ?? head) : undefined,
+    pissa_init: pissa_init ? table : undefined,
+    loftq_init: loftq_init ? table : undefined,
+    loraplus_lr_ratio: loraplus_lr_ratio === null ? undefined : table,
+  };
+  for (const [key, path] of Object.entries(forbidden))
+    if (path !== undefined)
+      throw new ConfigError(
+        `${key} does not work for ${path}: leave it out of lora_target, name it in additional_target, or unset ${key}`,
+      );
+}
+
 /** The layer that takes the place of `base`. */
-function adapted(base: Linear, path: string, config: LoraConfig, rng: Rng): AdaptedLinear {
+function adapted(base: Target, path: string, config: LoraConfig, rng: Rng): AdaptedLinear | LoraEmbedding {
   const { rank, scaling } = updateAt(config, path);
+  if (base instanceof Embedding) return new LoraEmbedding(base, rank, scaling, rng);
   const options = { scaling, dropout: config.lora_dropout };
   if (config.pissa_init) return new PissaLinear(base, rank, config.pissa_iter, options, rng);
   if (config.loftq_init) {

@@ -6,9 +6,9 @@ import { checkAdapterConfig, modulesToSaveOf, peft } from "../../io/peft.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { isNamed, leafNames, namesIn } from "../module-names.js";
 import type { AdapterFormat } from "../tuner.js";
-import { adaptedLinears } from "./adapted.js";
+import { adaptedEmbeddings, adaptedLinears } from "./adapted.js";
 import { LoraConfig } from "./config.js";
-import { linearsOf, matchingPatterns, updateAt } from "./targets.js";
+import { candidatesOf, matchingPatterns, updateAt } from "./targets.js";
 
 /** LoRA as PEFT keeps it. Source: PEFT 0.21, tuners/lora/config.py and peft_model.py `save_pretrained`. */
 export const peftLora: AdapterFormat<LoraConfig> = {
@@ -40,7 +40,7 @@ export const peftLora: AdapterFormat<LoraConfig> = {
   fromJson(json, tensors) {
     const known = checkAdapterConfig(adapterConfigName, json, PeftLora, meanings);
     const names = [...tensors.keys()];
-    const paths = [...new Set(names.flatMap((name) => /^(.*)\.lora_[AB]\.weight$/.exec(name)?.[1] ?? []))];
+    const paths = [...new Set(names.flatMap((name) => /^(.*)\.lora_(?:[AB]\.weight|embedding_[AB])$/.exec(name)?.[1] ?? []))];
     if (paths.length === 0)
       throw new ModelError(
         `${adapterConfigName}: LoRA, but none of the ${names.length} tensors beside it is one (MODULE.lora_A.weight): ${names.slice(0, 3).join(", ").slice(0, 300)}.`,
@@ -66,7 +66,7 @@ export const peftLora: AdapterFormat<LoraConfig> = {
     });
     for (const path of paths)
       checkSize(tensors, {
-        name: `${path}.lora_A.weight`,
+        name: tensors.has(`${path}.lora_embedding_A`) ? `${path}.lora_embedding_A` : `${path}.lora_A.weight`,
         axis: 0,
         key: "r and rank_pattern",
         size: updateAt(config, path).rank,
@@ -178,10 +178,10 @@ function wholeModules(tensors: readonly string[], wanted: readonly string[]): st
   return [...new Set(modules)].filter((path) => wanted.some((name) => path.endsWith(name)));
 }
 
-/** Short names where every Linear of that name is adapted, else whole paths. */
+/** Short names where every layer of that name is adapted, else whole paths. */
 function targetNames(model: LanguageModel): string[] {
-  const plain = linearsOf(model).map(([path]) => path.replace(/\.base_layer$/, ""));
-  const adapted = adaptedLinears(model).map(([path]) => path);
+  const plain = candidatesOf(model).map(([path]) => path.replace(/\.base_layer$/, ""));
+  const adapted = [...adaptedLinears(model), ...adaptedEmbeddings(model)].map(([path]) => path);
   const leaves = leafNames(adapted);
   const isWhole = leaves.every((leaf) => plain.every((path) => !isNamed(path, leaf) || adapted.includes(path)));
   return isWhole ? leaves : adapted;

@@ -1,8 +1,9 @@
 import { dropout } from "../../core/ops/dropout.js";
 import { addLinear, linear } from "../../core/ops/linear.js";
+import { linearCrossEntropy } from "../../core/ops/linear-cross-entropy.js";
 import type { Rng } from "../../core/rng.js";
 import type { Tensor } from "../../core/tensor.js";
-import type { Linear } from "../../nn/linear.js";
+import type { Linear, OutputProjection } from "../../nn/linear.js";
 import { Module } from "../../nn/module.js";
 import { changedWeight, copyOf, differenceOf, type Factors, FrozenFactors, trainable } from "./factors.js";
 import type { AdaptedLinear, UpdateOptions } from "./lora-linear.js";
@@ -16,7 +17,7 @@ import { balancedFactors } from "./svd.js";
  * B₀ A₀ is taken away as it goes, which computes the same, leaves the base untouched in whatever type it has, and costs two more thin products.
  * What was learnt is s · (B A − B₀ A₀): it leaves as an ordinary LoRA of twice the rank (PEFT's `subtract_mutated_init`).
  */
-export class PissaLinear extends Module implements AdaptedLinear {
+export class PissaLinear extends Module implements AdaptedLinear, OutputProjection {
   readonly base_layer: Linear;
   readonly lora_A: Linear;
   readonly lora_B: Linear;
@@ -38,6 +39,14 @@ export class PissaLinear extends Module implements AdaptedLinear {
     const { base_layer, lora_A, lora_B, start, scaling } = this;
     const rest = addLinear(base_layer.forward(x), linear(x, start.A.value), start.B.value, -scaling);
     return addLinear(rest, lora_A.forward(dropout(x, this.#dropout)), lora_B.weight.value, scaling);
+  }
+
+  crossEntropy(x: Tensor, targets: Int32Array): Tensor {
+    const { base_layer, lora_A, lora_B, start, scaling } = this;
+    return linearCrossEntropy(x, base_layer.weight.value, targets, [
+      { narrow: linear(x, start.A.value), weight: start.B.value, scale: -scaling },
+      { narrow: lora_A.forward(dropout(x, this.#dropout)), weight: lora_B.weight.value, scale: scaling },
+    ]);
   }
 
   mergedWeight(): Tensor {

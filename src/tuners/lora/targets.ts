@@ -1,16 +1,21 @@
 import { ConfigError } from "../../errors.js";
+import { CausalLM } from "../../models/causal-lm.js";
 import type { LanguageModel } from "../../models/language-model.js";
+import { Embedding } from "../../nn/embedding.js";
 import { Linear } from "../../nn/linear.js";
 import { translateRegex } from "../../text/regex.js";
 import { withTimeLimit } from "../../text/work-limit.js";
 import { isBelow, isNamed, leafNames, namesIn } from "../module-names.js";
 import type { LoraConfig } from "./config.js";
 
+/** What LoRA can change: a Linear layer or a table of vectors. */
+export type Target = Linear | Embedding;
+
 /**
- * Which layers the settings mean. Source: PEFT 0.21, tuners_utils.py `check_target_module_exists` and other.py `get_pattern_key`; where PEFT
+ * Which layers the settings mean: `all` are the Linears but the heads; the output projection and tables of vectors want to be named. Source: PEFT 0.21, tuners_utils.py `check_target_module_exists` and other.py `get_pattern_key`; where PEFT
  * passes over a name in a list that nothing has, this is an error here.
  */
-export function targetsOf(model: LanguageModel, config: LoraConfig): [path: string, layer: Linear][] {
+export function targetsOf(model: LanguageModel, config: LoraConfig): [path: string, layer: Target][] {
   return withinTime(() => chooseTargets(model, config));
 }
 
@@ -29,18 +34,20 @@ function withinTime<T>(match: () => T): T {
   );
 }
 
-function chooseTargets(model: LanguageModel, config: LoraConfig): [path: string, layer: Linear][] {
-  const linears = linearsOf(model);
+function chooseTargets(model: LanguageModel, config: LoraConfig): [path: string, layer: Target][] {
+  const candidates = candidatesOf(model);
   const whole = [...namesIn(config.additional_target ?? []), ...model.headModules]; // a new pooler lies deeper than a head
-  const isExcluded = config.exclude_modules === null ? () => false : selector("exclude_modules", config.exclude_modules, linears);
+  const isExcluded =
+    config.exclude_modules === null ? () => false : selector("exclude_modules", config.exclude_modules, candidates);
   const areAll = config.lora_target === "all" || config.lora_target === "all-linear"; // PEFT's word
-  const isWanted = areAll ? () => true : selector("lora_target", config.lora_target, linears);
+  const isWanted = areAll ? isOfAll : selector("lora_target", config.lora_target, candidates);
   const isInLayer = layerFilter(
     config,
-    linears.map(([path]) => path),
+    candidates.map(([path]) => path),
   );
-  const chosen = linears.filter(
-    ([path]) => isWanted(path) && !isExcluded(path) && isInLayer(path) && !whole.some((name) => isBelow(path, name)),
+  const chosen = candidates.filter(
+    ([path, layer]) =>
+      isWanted(path, layer) && !isExcluded(path) && isInLayer(path) && !whole.some((name) => isBelow(path, name)),
   );
   if (chosen.length === 0)
     throw new ConfigError("lora_target: no Linear layer is left to adapt, with what the other settings exclude");
@@ -49,6 +56,8 @@ function chooseTargets(model: LanguageModel, config: LoraConfig): [path: string,
   checkPatterns("alpha_pattern", config.alpha_pattern, paths);
   return chosen;
 }
+
+const isOfAll = (path: string, layer: Target) => layer instanceof Linear && path.includes(".");
 
 /** Throws ConfigError for a key that is the name of no adapted layer, over which PEFT passes without a word. */
 function checkPatterns(key: string, patterns: Readonly<Record<string, number>>, paths: readonly string[]): void {
@@ -60,31 +69,33 @@ function checkPatterns(key: string, patterns: Readonly<Record<string, number>>, 
       );
 }
 
-/** Every Linear but the heads, which hang at the model itself. */
-export function linearsOf(model: LanguageModel): [path: string, layer: Linear][] {
-  const linears: [path: string, layer: Linear][] = [];
+/** Every Linear and every table of vectors. Heads hang at the model itself; of these only an output projection that is in use. */
+export function candidatesOf(model: LanguageModel): [path: string, layer: Target][] {
+  const output = model instanceof CausalLM && model.head === null ? model.lm_head : null;
+  const candidates: [path: string, layer: Target][] = [];
   for (const [path, module] of model.namedModules())
-    if (module instanceof Linear && path.includes(".")) linears.push([path, module]);
-  return linears;
+    if (module instanceof Embedding || (module instanceof Linear && (path.includes(".") || module === output)))
+      candidates.push([path, module]);
+  return candidates;
 }
 
 /** Names, of which each must mean something; or one regular expression for whole paths. */
 function selector(
   key: string,
   setting: string | readonly string[],
-  linears: readonly [path: string, layer: Linear][],
+  candidates: readonly [path: string, layer: Target][],
 ): (path: string) => boolean {
   const names = namesIn(setting);
   const arePlain = names.every((name) => /^[\w.-]+$/.test(name));
   if (typeof setting === "string" && !arePlain) {
     const pattern = regularExpression(key, setting, (source) => `^(?:${source})$`);
-    if (!linears.some(([path]) => pattern.test(path)))
+    if (!candidates.some(([path]) => pattern.test(path)))
       throw new ConfigError(`${key}: the regular expression ${JSON.stringify(setting)} matches the path of no Linear layer`);
     return (path) => pattern.test(path);
   }
   for (const name of names)
-    if (!linears.some(([path]) => isNamed(path, name))) {
-      const there = leafNames(linears.map(([path]) => path)).join(", ");
+    if (!candidates.some(([path]) => isNamed(path, name))) {
+      const there = leafNames(candidates.map(([path]) => path)).join(", ");
       throw new ConfigError(`${key}: no Linear layer is named "${name}". There are: ${there}, or all`);
     }
   return (path) => names.some((name) => isNamed(path, name));
