@@ -361,6 +361,15 @@ test("data preview marks what is learnt, and reports the rows that cannot be use
   assert.match(out, /\nwarning: 1 of 3 rows .*orders\.jsonl:3/);
   assert.match(out, /\n3 rows\. The model learns/);
   assert.ok((await run(["data", "preview", file], { columns: 80 })).out.includes("\x1b[32m[]<|im_end|>\x1b[39m"));
+  const user = { role: "user", content: "Hi" };
+  const rows = [
+    { id: 1, messages: [user, { role: "assistant", content: "Yo", name: "Ann" }] },
+    { id: 2, messages: [user, { role: "assistant", content: "", tool_calls: [{ name: "f", arguments: {} }] }] },
+  ];
+  await writeFile(file, rows.map((each) => JSON.stringify(each)).join("\n"));
+  const chats = (await run(["data", "preview", file])).out;
+  assert.match(chats, /warning: .*not used, and how often each is filled: columns "id" \(2\); keys of messages "name" \(1\)/);
+  assert.ok(chats.includes("⟦Yo<|im_end|>⟧") && chats.includes("⟦Action: f\nAction Input: {}<|im_end|>⟧"), chats);
   const missing = await run(["data", "preview", "none.jsonl"]);
   assert.equal(missing.code, 2);
   assert.match(missing.err, /^attune: dataset "none\.jsonl": there is no such file/);

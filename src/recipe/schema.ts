@@ -34,7 +34,9 @@ const method = {
 };
 
 const data = {
-  dataset: wordList.describe("the training data: files, or names of `dataset_info.json`"),
+  dataset: wordList.describe(
+    "the training data: files, or names of `dataset_info.json`; [data.md](data.md) says what of it is read",
+  ),
   dataset_dir: z
     .string()
     .min(1)
@@ -59,7 +61,10 @@ const data = {
   neat_packing: z.boolean().default(false).describe("the same as `packing`, which is always neat here"),
   train_on_prompt: z.boolean().default(false).describe("count the prompt in the loss, not only the answers"),
   mask_history: z.boolean().default(false).describe("count only the last answer of a conversation in the loss"),
-  on_bad_record: z.enum(["error", "skip"]).default("error").describe("what to do with a row that cannot be used (attune's own)"),
+  on_bad_record: z
+    .enum(["error", "skip"])
+    .default("error")
+    .describe("what to do with a row that cannot be used: stop, or leave it out and tell (attune's own)"),
 };
 
 const steps = {
