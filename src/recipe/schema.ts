@@ -34,9 +34,7 @@ const method = {
 };
 
 const data = {
-  dataset: wordList.describe(
-    "the training data: files, or names of `dataset_info.json`; [data.md](data.md) says what of it is read",
-  ),
+  dataset: wordList.describe("the training data: files, or names of `dataset_info.json`"),
   dataset_dir: z
     .string()
     .min(1)
@@ -64,7 +62,7 @@ const data = {
   on_bad_record: z
     .enum(["error", "skip"])
     .default("error")
-    .describe("what to do with a row that cannot be used: stop, or leave it out and tell (attune's own)"),
+    .describe("what to do with a row that cannot be used: stop, or leave it out and tell; docs/data.md (attune's own)"),
 };
 
 const steps = {
