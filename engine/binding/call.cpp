@@ -145,8 +145,9 @@ uint64_t Call::seed(int index, const char* name, const char* of) const {
 
 std::string Call::text(int index, const char* name) const {
   char text[32];
-  if (napi_get_value_string_utf8(env_, value(index), text, sizeof text, nullptr) != napi_ok) refuse_value(value(index), name, "a string");
-  return text;
+  size_t length; // a NUL is a character like others
+  if (napi_get_value_string_utf8(env_, value(index), text, sizeof text, &length) != napi_ok) refuse_value(value(index), name, "a string");
+  return {text, length};
 }
 
 DType Call::dtype(int index, const char* name) const {

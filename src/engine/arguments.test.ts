@@ -52,6 +52,7 @@ for (const [name, args] of Object.entries(kernelCalls)) {
       } else if (typeof value === "string") {
         refuses(i, "f64", "RangeError", new RegExp(`${argument} is "f64", expected`));
         refuses(i, "f".repeat(100), "RangeError", new RegExp(argument));
+        refuses(i, `${value}\0`, "RangeError", new RegExp(argument));
       } else if (typeof value === "bigint") {
         for (const bad of [-1n, 2n ** 64n]) refuses(i, bad, "RangeError", new RegExp(argument));
         refuses(i, 1, "TypeError", new RegExp(argument));
