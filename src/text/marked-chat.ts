@@ -1,4 +1,5 @@
 import type { TemplateDialogue, TemplateMessage, Tool, ToolCall } from "./chat-template.js";
+import { strip } from "./jinja/methods.js";
 
 /** A text of a chat that a rendering has to hold. */
 export interface Part {
@@ -30,7 +31,7 @@ export interface MarkedChat {
 export function markChat({ messages, tools }: TemplateDialogue): MarkedChat {
   const parts: Part[] = [];
   const mark = (text: string, kind: Part["kind"], message?: number): string => {
-    const core = text.trim();
+    const core = strip(text, null, "both");
     if (core === "") return text;
     const part = parts.push({ message, kind, text: core }) - 1;
     const from = text.indexOf(core);

@@ -127,6 +127,24 @@ test("calls are learned, whole, and a template without a place for them or for t
     message: /tool calls/,
   });
 
+  // And with arguments that it takes for texts.
+  const texts = either.replace("arguments | tojson", "arguments + ''");
+  assert.equal(learned(texts, { messages }), call);
+
+  // Without a token that ends turns, a call ends where the chat goes on.
+  const endless =
+    "{% for m in messages %}{{ '\n' + m.role + ': ' + (m.content or '') }}{% for c in m.tool_calls or [] %}<{{ c.function.name }} city={{ c.function.arguments.city }}>{% endfor %}{% endfor %}";
+  const city = { type: "function" as const, function: { name: "get_weather", arguments: { city: "Oslo" } } };
+  const goingOn = [
+    ...talk("Q"),
+    { ...calling(1), tool_calls: [city] },
+    { role: "tool", content: "4" },
+    { role: "assistant", content: "4°" },
+  ];
+  const thoughtless = `${endless}{% if add_generation_prompt %}\nassistant: <think>{% endif %}`;
+  for (const source of [endless, thoughtless])
+    assert.ok(learned(source, { messages: goingOn }).includes("<get_weather city=Oslo>\nassistant: 4°"), source);
+
   // A template that writes names alone loses what is called with.
   const nameOnly = plain.replace(
     "{{ m.content }}",

@@ -163,13 +163,20 @@ class TurnFinder {
     return [this.#promptEnd(index, around.before, around.head), this.#endOfWords(index, around)];
   }
 
-  /** Calls end with what the template closes them with, which is nobody's words: with the token that ends the turn, before anything else is said. */
+  /**
+   * Calls end with what the template closes them with, which is nobody's words: with the token that ends the turn, before anything else is said, or
+   * where the chat goes on otherwise than it would end.
+   */
   #endOfWords(index: number, { tail, after }: Surroundings): number {
-    const { places = [], parts } = this.#rendering;
+    const { places = [], parts, text, dialogue } = this.#rendering;
     const isCall = places.some(({ part, to }) => to === tail && parts[part]!.message === index && parts[part]!.kind === "call");
     if (!isCall) return tail;
-    const end = this.#stopIn(tail, after);
-    if (end === undefined) throw this.#rewritten(index);
+    const stop = this.#stopIn(tail, after);
+    if (stop !== undefined) return stop;
+    const upTo = withoutError(() => this.#render(dialogue.messages.slice(0, index + 1), false)) ?? "";
+    let end = 0;
+    while (end < after && text[end] === upTo[end]) end++;
+    if (end < tail) throw this.#rewritten(index);
     return end;
   }
 
@@ -203,7 +210,7 @@ class TurnFinder {
 
   /**
    * Where the generation prompt ends, between `from` and `head`: wherever the text so far ends most like the prompt that the template writes
-   * for the messages before.
+   * for the messages before; or where the text leaves the prompt, before the bracket that both may open next.
    */
   #promptEnd(index: number, from: number, head: number): number {
     const { text, dialogue } = this.#rendering;
@@ -215,7 +222,11 @@ class TurnFinder {
       while (shared < Math.min(end, prompt.length) && text[end - 1 - shared] === prompt[prompt.length - 1 - shared]) shared++;
       if (shared > mostShared) [best, mostShared] = [end, shared];
     }
-    return best;
+    if (mostShared > 0) return best;
+    let common = 0;
+    while (common < head && text[common] === prompt[common]) common++;
+    while ("<[{".includes(text[common - 1] ?? " ")) common--;
+    return common < from ? head : common;
   }
 
   #rewritten(index: number): DataError {

@@ -1,5 +1,6 @@
 import { DataError } from "../errors.js";
-import type { ChatTemplate, Dialogue, TemplateDialogue, TemplateMessage } from "./chat-template.js";
+import type { ChatTemplate, Dialogue, TemplateDialogue, TemplateMessage, ToolCall } from "./chat-template.js";
+import { jsonOf } from "./jinja/json.js";
 import { markChat, type Part, type Place, readMarks } from "./marked-chat.js";
 import { Shield } from "./shield.js";
 import type { Piece, Tokenizer } from "./tokenizer.js";
@@ -143,7 +144,7 @@ function bestDraft(template: ChatTemplate, shield: Shield, dialogue: TemplateDia
     refusal = error;
   }
   if (draft === undefined || draft.lostCalls.length > 0)
-    draft = firstGood(silentForms(dialogue), ({ lostCalls }) => lostCalls.length === 0) ?? draft;
+    draft = firstGood(callForms(dialogue), ({ lostCalls }) => lostCalls.length === 0) ?? draft;
   if (draft === undefined) throw refusal;
   if (draft.lostThoughts(options).length > 0)
     draft =
@@ -154,13 +155,27 @@ function bestDraft(template: ChatTemplate, shield: Shield, dialogue: TemplateDia
   return draft;
 }
 
-/** Some templates write tool calls only where the content is null, or only where there is none. */
-function* silentForms({ messages, ...rest }: TemplateDialogue): Iterable<TemplateDialogue> {
+/** Some templates write tool calls only where the content is null, or only where there is none; some only with arguments that are JSON already. */
+function* callForms({ messages, ...rest }: TemplateDialogue): Iterable<TemplateDialogue> {
   const isSilent = ({ tool_calls: calls, content }: TemplateMessage) => calls !== undefined && content?.trim() === "";
-  if (!messages.some(isSilent)) return;
-  const without = ({ content: _, ...message }: TemplateMessage): TemplateMessage => message;
-  yield { ...rest, messages: messages.map((message) => (isSilent(message) ? without(message) : message)) };
-  yield { ...rest, messages: messages.map((message) => (isSilent(message) ? { ...message, content: null } : message)) };
+  const asGiven = (message: TemplateMessage): TemplateMessage => message;
+  const without = ({ content, ...message }: TemplateMessage): TemplateMessage => message;
+  const withNull = (message: TemplateMessage): TemplateMessage => ({ ...message, content: null });
+  const contents = messages.some(isSilent) ? [asGiven, without, withNull] : [asGiven];
+  for (const writeCalls of [asGiven, withArgumentsAsText])
+    for (const change of contents) {
+      if (change === asGiven && writeCalls === asGiven) continue;
+      yield { ...rest, messages: messages.map((message) => writeCalls(isSilent(message) ? change(message) : message)) };
+    }
+}
+
+function withArgumentsAsText(message: TemplateMessage): TemplateMessage {
+  if (message.tool_calls === undefined) return message;
+  const asText = ({ function: called, ...call }: ToolCall) => ({
+    ...call,
+    function: { ...called, arguments: jsonOf(called.arguments) as unknown as typeof called.arguments },
+  });
+  return { ...message, tool_calls: message.tool_calls.map(asText) };
 }
 
 /** Thoughts as a part of the content, for templates that know their tags there; and with tags that the template does not see. */

@@ -1,5 +1,5 @@
-import { TemplateError, type Work } from "./errors.js";
-import { compareTexts, Dict, floatText, isList, Markup, Tuple, typeName, type Value } from "./values.js";
+import { TemplateError, Work } from "./errors.js";
+import { compareTexts, Dict, floatText, fromJson, isList, Markup, Tuple, typeName, type Value } from "./values.js";
 
 export interface JsonOptions {
   readonly ensureAscii: boolean;
@@ -56,6 +56,13 @@ export function toJson(value: Value, options: JsonOptions, work: Work): string {
   };
   write(value, 0);
   return parts.join("");
+}
+
+/** json.dumps(value, ensure_ascii=False) of what JSON gave. */
+export function jsonOf(value: unknown): string {
+  const unlimited = { steps: Number.POSITIVE_INFINITY, chars: Number.POSITIVE_INFINITY };
+  const options = { ensureAscii: false, indent: undefined, separators: [", ", ": "], sortKeys: false } as const;
+  return toJson(fromJson(value), options, new Work(unlimited));
 }
 
 function numberText(value: number): string {
