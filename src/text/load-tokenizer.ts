@@ -138,18 +138,22 @@ function resolve(json: JsonObject, { config, map, where }: Companions): Pick<Tok
   };
 
   const changed: string[] = [];
+  const moved: string[] = [];
   const listed = hasList ? Object.entries(config.added_tokens_decoder as JsonObject) : [];
-  for (const [, token] of listed.sort(([a], [b]) => Number(a) - Number(b))) {
+  for (const [listedId, token] of listed.sort(([a], [b]) => Number(a) - Number(b))) {
     if (!isObject(token) || typeof token.content !== "string") continue;
     const { __type, ...flags } = token;
     const before = added.get(token.content);
     const now = standardFlags(flags);
     if (before !== undefined && flagNames.some((flag) => standardFlags(before)[flag] !== now[flag])) changed.push(token.content);
     add(token.content, now);
+    if (added.get(token.content)!.id !== Number(listedId)) moved.push(token.content);
   }
   if (changed.length > 0)
+    notices.push(`${where}: tokenizer_config.json changes how ${some(changed)} are found; it is followed, as transformers does.`);
+  if (moved.length > 0)
     notices.push(
-      `${where}: tokenizer_config.json changes how ${changed.slice(0, 5).map(quote).join(", ")}${changed.length > 5 ? " and others" : ""} are found; it is followed, as transformers does.`,
+      `${where}: tokenizer_config.json gives ${some(moved)} another id than tokenizer.json, which is followed, as transformers does.`,
     );
   const named = Object.keys(names).filter((key) => key.endsWith("_token") && contentOf(names[key]) !== undefined);
   const extra: unknown = (names.extra_special_tokens ?? names.additional_special_tokens) || [];
@@ -184,6 +188,10 @@ function resolve(json: JsonObject, { config, map, where }: Companions): Pick<Tok
 
 const roleNames = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 const flagNames = ["special", "normalized", "lstrip", "rstrip", "single_word"] as const;
+
+function some(tokens: readonly string[]): string {
+  return `${tokens.slice(0, 5).map(quote).join(", ")}${tokens.length > 5 ? " and others" : ""}`;
+}
 
 /** An added token with every flag that it leaves out, at its default in the tokenizers library. */
 function standardFlags(token: JsonObject): JsonObject & Readonly<Record<(typeof flagNames)[number], unknown>> {

@@ -92,7 +92,9 @@ export class Tokenizer {
   readonly #startDecoder: () => TextStream;
   readonly #files: readonly TextFile[];
   readonly #where: string;
+  /** Whether encoding and decoding come to an end with any text, so that they need no time limit. */
   readonly #isTrusted: boolean;
+  readonly #decodesTrusted: boolean;
   readonly #wordCache = new WordCache();
 
   /** Throws ModelError when the file is damaged, hostile, or of a kind that is not supported. */
@@ -133,9 +135,11 @@ export class Tokenizer {
     this.#exact = new AddedTokenFinder(usable.filter((token) => !token.normalized));
     this.#normalised = new AddedTokenFinder(spelled.filter((token) => token.normalized));
     this.#isTrusted =
-      hasOnlyKnownPatterns([json.normalizer, json.pre_tokenizer, json.decoder]) &&
+      hasOnlyKnownPatterns([json.normalizer, json.pre_tokenizer]) &&
       json.model.max_input_chars_per_word <= maxTrustedWord &&
       Math.max(this.#exact.mostLengths, this.#normalised.mostLengths) <= maxTrustedLengths;
+
+    this.#decodesTrusted = hasOnlyKnownPatterns(json.decoder);
 
     this.controlIds = new Set(this.#control.tokens.map((token) => token.id));
     this.vocabSize = usable.reduce((highest, token) => Math.max(highest, token.id), lastWord) + 1;
@@ -221,7 +225,7 @@ export class Tokenizer {
   /** Decodes token by token, as a generation brings them. The pieces joined are exactly what `decode` returns. */
   decodeStream({ special = false }: { special?: boolean } = {}): StreamDecoder {
     const stream = this.#startDecoder();
-    const limited = (work: () => string) => (this.#isTrusted ? work() : this.#limited([], work));
+    const limited = (work: () => string) => (this.#decodesTrusted ? work() : this.#limited([], work));
     return {
       push: (id) => {
         const token = !special && this.controlIds.has(id) ? undefined : this.#spellings[id];

@@ -27,7 +27,7 @@ export interface ClassificationBatch extends Batch {
 }
 
 /**
- * Classification of texts: −Σ log p(class of the row | text). A text is read as transformers' tokenizers write it, without a chat, and its class
+ * Classification of texts: −Σ log p(class of the row | text). A text is read as transformers' tokenizers write it, without a chat and with control tokens in it as plain text, and its class
  * told from the vector of its last token (decoders) or first (encoders).
  *
  * Source: transformers' *ForSequenceClassification, whose folders and names of weights it shares.
@@ -42,15 +42,21 @@ export const classification = defineObjective<LabelledExample, ClassificationCon
     const { rows, notices } = await loadRows({ dataset, ...files }, labelledTexts);
     for (const message of notices) warn(message);
     let cut = 0;
+    let withControls = 0;
     const tokenized = await tokenizeRows(rows, onBadRow, ({ text, label, where }): LabelledExample[] => {
       const ids = tokenizer.encodeFramed(text);
       if (ids.length === 0) throw new DataError("the text has no tokens");
+      if (tokenizer.split(text).some(({ id }) => id !== undefined)) withControls++;
       if (ids.length <= cutoffLen) return [{ ids, label, where }];
       cut++;
       return [{ ids: tokenizer.encodeFramed(text, cutoffLen), label, where }];
     });
     for (const message of tokenized.notices) warn(message);
     if (cut > 0) warn(`${cut} of ${rows.length} rows are longer than cutoff_len = ${cutoffLen} tokens and lose their end.`);
+    if (withControls > 0)
+      warn(
+        `${withControls} of ${rows.length} texts hold control tokens; they are read as plain text, where transformers reads the tokens.`,
+      );
     return tokenized.examples;
   },
 
