@@ -136,6 +136,7 @@ test("settings that match nothing, or contradict each other, are told", () => {
     [{ lora_target: "q_proj", rank_pattern: { k_proj: 2 } }, /"k_proj" is the name of no adapted layer\. There are: q_proj/],
     [{ rank_pattern: { "(?i)Q_PROJ": 2 } }, /rank_pattern: "\(\?i\)Q_PROJ": flags for the whole pattern/],
     [{ rank_pattern: { "q_proj)|(k_proj": 2 } }, /rank_pattern: .* a parenthesis too many/],
+    [{ rank_pattern: { "(([a-z_.0-9]*)*)*q_proj": 2 } }, /matching a regular expression with the names of layers took more than/],
     [{ lora_target: "((.*)*)*x" }, /matching a regular expression with the names of layers took more than/],
     [{ rank_pattern: { "(": 4 } }, /rank_pattern: .* a group that is not closed/],
     [

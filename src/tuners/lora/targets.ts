@@ -12,8 +12,9 @@ import type { LoraConfig } from "./config.js";
 export type Target = Linear | Embedding;
 
 /**
- * Which layers the settings mean: `all` are the Linears but the heads; the output projection and tables of vectors want to be named. Source: PEFT 0.21, tuners_utils.py `check_target_module_exists` and other.py `get_pattern_key`; where PEFT
- * passes over a name in a list that nothing has, this is an error here.
+ * Which layers the settings mean: `all` are the Linears but the heads; the output projection and tables of vectors want to be named.
+ * Source: PEFT 0.21, tuners_utils.py `check_target_module_exists` and other.py `get_pattern_key`; where PEFT passes over a name in a list that
+ * nothing has, this is an error here.
  */
 export function targetsOf(model: LanguageModel, config: LoraConfig): [path: string, layer: Target][] {
   return withinTime(() => chooseTargets(model, config));
@@ -128,8 +129,10 @@ function layerFilter(
 
 /** Rank of the update of a layer, and what the update is multiplied by. */
 export function updateAt(config: LoraConfig, path: string): { rank: number; scaling: number } {
-  const rank = patternValue("rank_pattern", config.rank_pattern, path) ?? config.lora_rank;
-  const alpha = patternValue("alpha_pattern", config.alpha_pattern, path) ?? config.lora_alpha ?? 2 * config.lora_rank;
+  const [rank, alpha] = withinTime(() => [
+    patternValue("rank_pattern", config.rank_pattern, path) ?? config.lora_rank,
+    patternValue("alpha_pattern", config.alpha_pattern, path) ?? config.lora_alpha ?? 2 * config.lora_rank,
+  ]) as [number, number];
   return { rank, scaling: config.use_rslora ? alpha / Math.sqrt(rank) : alpha / rank };
 }
 
