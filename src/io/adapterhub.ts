@@ -67,7 +67,7 @@ async function open(path: string): Promise<AdapterFiles> {
   const { name } = config;
   if (typeof name !== "string" || name === "")
     throw new ModelError(
-      `${join(path, adapterConfigName)}: expected the adapter's name under "name", got ${JSON.stringify(name)}.`,
+      `${join(path, adapterConfigName)}: expected the adapter's name under "name", got ${JSON.stringify(name)?.slice(0, 100)}.`,
     );
 
   const tensors = new Map<string, TensorEntry>();

@@ -314,7 +314,7 @@ function fromJson(json: AdapterJson, tensors: ReadonlyMap<string, TensorEntry>):
   const { architecture = null, ...config } = json.config as Record<string, unknown>;
   if (architecture !== null)
     throw new ModelError(
-      `${where}: of AdapterHub's methods attune reads bottleneck adapters, this is ${JSON.stringify(architecture)}.`,
+      `${where}: of AdapterHub's methods attune reads bottleneck adapters, this is ${JSON.stringify(architecture).slice(0, 100)}.`,
     );
   const known: Record<string, unknown> = { ...libraryDefaults };
   for (const [key, value] of Object.entries(config)) {
