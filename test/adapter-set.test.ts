@@ -5,6 +5,7 @@ import test from "node:test";
 import { Rng } from "../src/core/rng.js";
 import { scope } from "../src/core/tensor.js";
 import { ConfigError, ModelError } from "../src/errors.js";
+import { openSafetensors, readEntry, toTensorEntry, writeSafetensors } from "../src/io/safetensors.js";
 import { temporaryFolder } from "../src/io/test-support.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
 import { packSequences } from "../src/models/token-batch.js";
@@ -35,9 +36,9 @@ async function alone(folder: string): Promise<Float32Array> {
 }
 
 /** A folder for every method that has adapters, made with its defaults. */
-async function folderOf(tuner: (typeof tuners)[number], folder: string): Promise<string> {
+async function folderOf(tuner: (typeof tuners)[number], folder: string, settings = {}): Promise<string> {
   const { model, files } = await loadTinyLlama("tied");
-  const config = tuner.config.parse({});
+  const config = tuner.config.parse(settings);
   const rng = new Rng(5);
   tuner.apply(model, config, rng);
   for (const { value } of model.trainableParameters().values())
@@ -51,11 +52,35 @@ async function folderOf(tuner: (typeof tuners)[number], folder: string): Promise
   return folder;
 }
 
+/** Adds what PEFT saves along with the change of an output projection: the weight itself, here another. */
+async function withBaseLayer(folder: string): Promise<string> {
+  const path = join(folder, "adapter_model.safetensors");
+  const { tensors } = await openSafetensors(path);
+  const kept = await Promise.all(
+    [...tensors.values()].map(async (stored) => [toTensorEntry(stored), await readEntry(stored)] as const),
+  );
+  const [vocabSize, width] = [259, 64];
+  const rng = new Rng(9);
+  const weight = Float32Array.from({ length: vocabSize * width }, () => rng.normal());
+  await writeSafetensors(path, [
+    ...kept.map(([{ name, shape }, data]) => ({ name, shape, dtype: "f32" as const, data: () => data })),
+    {
+      ...{ name: "base_model.model.lm_head.base_layer.weight", shape: [vocabSize, width], dtype: "f32" },
+      data: () => new Uint8Array(weight.buffer),
+    },
+  ]);
+  return folder;
+}
+
 test("every method beside the others: each gives what it gives alone, and the base is as if there were none", async (t) => {
   const root = temporaryFolder(t);
   const folders = new Map([["with a head of its own", join(hub, "houlsby")]]);
   for (const tuner of tuners)
     if (tuner.adapter !== undefined) folders.set(tuner.name, await folderOf(tuner, join(root, tuner.name)));
+  const lora = tuners.find(({ name }) => name === "lora")!;
+  const ends = { lora_target: "lm_head,embed_tokens" };
+  folders.set("lora of both ends", await folderOf(lora, join(root, "both ends"), ends));
+  folders.set("with a base layer of its own", await withBaseLayer(await folderOf(lora, join(root, "base layer"), ends)));
   const { model } = await loadTinyLlama("tied");
   const base = await logitsOf(model);
   const parts = [...model.namedModules()].map(([path, module]) => [path, module] as const);

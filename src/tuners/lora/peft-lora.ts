@@ -90,6 +90,7 @@ export const peftLora: AdapterFormat<LoraConfig> = {
 const meanings: Readonly<Record<string, string>> = {
   alora_invocation_tokens: "works only from certain tokens on",
   arrow_config: "is chosen for each token among several adapters",
+  ensure_weight_tying: "keeps the output projection tied to what it learnt of the embedding",
   kasa_config: "takes singular values out of the base",
   layer_replication: "belongs to a model in which layers of the base are repeated",
   lora_bias: "adds a bias after lora_B",
