@@ -162,6 +162,7 @@ export const missing: Readonly<Record<string, MissingKey>> = {
   mix_strategy: { harmless: ["concat"], advice: "datasets are put one after another and shuffled" },
   interleave_probs: { advice: "datasets are put one after another and shuffled" },
   datasets: { advice: "write `dataset: a.jsonl, b.jsonl`: the format is found out from the file" },
+  enable_thinking: { harmless: [true], advice: "thoughts are learned where the data has them and the chat template writes them" },
   media_dir: { advice: multimodal },
   image_max_pixels: { advice: multimodal },
   video_max_pixels: { advice: multimodal },

@@ -38,7 +38,7 @@ const prose = fc
   // control token, and control characters that Python alone counts as blanks, are left out.
   .map((text) => `A${text.replace(/[<>[\]{}]|(?![\n\t])\p{Cc}/gu, "").trimEnd()}`);
 const chats = fc
-  .record({ system: fc.option(prose), turns: fc.array(fc.tuple(prose, prose), { minLength: 1, maxLength: 3 }) })
+  .record({ system: fc.option(prose), turns: fc.array(fc.tuple(prose, prose), { minLength: 1, maxLength: 6 }) })
   .map(({ system, turns }): Message[] => [
     ...(system === null ? [] : [{ role: "system", content: system }]),
     ...turns.flatMap(([question, answer]) => [

@@ -7,21 +7,18 @@ import { fileURLToPath } from "node:url";
 import { AttuneError } from "../../src/errors.js";
 import { ChatTemplate, type Dialogue, type Message, type Tool } from "../../src/text/chat-template.js";
 import { renderConversation, renderPrompt } from "../../src/text/supervised.js";
+import { namedTemplate, templateNames } from "../../src/text/templates.js";
 import { byteLevel } from "../../src/text/test-support.js";
+import { toolFormatNames, withToolFormat } from "../../src/text/tool-formats.js";
 
 /**
- * Public chat templates against transformers', live: every template of the folder that ATTUNE_TEMPLATES names (collect_templates.py fills it) writes
- * chats of many kinds as Python's Jinja does, or is refused.
+ * Chat templates against transformers', live: the named ones, and every template of the folder that ATTUNE_TEMPLATES names (collect_templates.py
+ * fills it), write chats of many kinds as Python's Jinja does, or are refused.
  */
 
 const peers = process.env.ATTUNE_PEERS;
 const folder = process.env.ATTUNE_TEMPLATES;
-const skip =
-  peers === undefined
-    ? "ATTUNE_PEERS names no Python venv with transformers"
-    : folder === undefined
-      ? "ATTUNE_TEMPLATES names no folder with chat templates"
-      : false;
+const skip = peers === undefined ? "ATTUNE_PEERS names no Python venv with transformers" : false;
 const script = fileURLToPath(new URL("../../../test/parity/templates.py", import.meta.url));
 
 const tool = (name: string, properties: object, more: object = {}): Tool => ({
@@ -151,9 +148,24 @@ const dialogues: readonly Dialogue[] = [
   },
 ];
 
-test("public templates write what transformers makes of them, or are refused", { skip }, (context) => {
-  const files = readdirSync(folder!).filter((name) => name.endsWith(".jinja"));
-  const templates = files.map((name) => readFileSync(join(folder!, name), "utf8"));
+/** Named templates are saved with adapters, so transformers has to write with them what attune trained on. */
+const named = templateNames.flatMap((name) => [
+  [name, namedTemplate(name)] as const,
+  ...toolFormatNames.map((format) => [`${name} with tool_format ${format}`, namedTemplate(name, format)] as const),
+]);
+const rewritten = toolFormatNames.map(
+  (format) => [`own with tool_format ${format}`, withToolFormat(namedTemplate("smollm2"), format)] as const,
+);
+
+test("templates write what transformers makes of them, or are refused", { skip }, (context) => {
+  const collected = (folder === undefined ? [] : readdirSync(folder)).filter((name) => name.endsWith(".jinja"));
+  const sources = [
+    ...named,
+    ...rewritten,
+    ...collected.map((name) => [name, readFileSync(join(folder!, name), "utf8")] as const),
+  ];
+  const files = sources.map(([name]) => name);
+  const templates = sources.map(([, source]) => source);
   const roles = { bos_token: "<s>", eos_token: "</s>", unk_token: "<unk>", pad_token: "<pad>" };
   const python = spawnSync(join(peers!, "bin", "python"), [script], {
     input: JSON.stringify({ templates, dialogues, roles }),
@@ -189,7 +201,9 @@ test("public templates write what transformers makes of them, or are refused", {
         assert.equal(rendered.supervised.indexOf(1), Math.max(1, prompt!.length), `${files[i]}: ${JSON.stringify(dialogue)}`);
     }
   }
-  context.diagnostic(`${templates.length} templates, ${2 * dialogues.length} renderings of each: ${JSON.stringify(counts)}`);
+  context.diagnostic(
+    `${collected.length} collected and ${named.length + rewritten.length} own templates, ${2 * dialogues.length} renderings of each: ${JSON.stringify(counts)}`,
+  );
   assert.ok(counts.equal > 30 * templates.length, JSON.stringify(counts));
   assert.ok(counts.refused < templates.length, JSON.stringify(counts));
 });
