@@ -79,6 +79,9 @@ export function checkTokenizerJson(json: unknown, where: string): TokenizerJson 
     decoder: json.decoder ?? null,
     model,
     notices: [
+      ...(json.model.type === undefined
+        ? [`${where}: its model states no type; it is read as ${model.type}, which has what it holds.`]
+        : []),
       ...(unknown.length > 0
         ? [`${where}: ${unknown.map(quote).join(", ")} means nothing to the tokenizers library and is not read.`]
         : []),

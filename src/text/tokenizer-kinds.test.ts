@@ -64,6 +64,20 @@ for (const kind of kinds) {
   });
 }
 
+test("a model without a type is the first that has what it holds, as in the tokenizers library, and this is told", () => {
+  const types = new Map<string, number>();
+  for (const kind of kinds) {
+    const { type, ...model } = (kind.json as { model: Record<string, unknown> }).model;
+    const json = { ...(kind.json as object), model };
+    const untyped = new Tokenizer({ json, roles: {}, stopIds: [], files: [], where: kind.name });
+    assert.match(untyped.notices.join(), new RegExp(`states no type; it is read as ${type}`));
+    types.set(String(type), (types.get(String(type)) ?? 0) + 1);
+    for (const [index, text] of kind.texts.entries())
+      assert.deepEqual([...untyped.encode(text, { special: false })], kind.plain[index], `${kind.name}: ${JSON.stringify(text)}`);
+  }
+  assert.deepEqual([...types.keys()].sort(), ["BPE", "WordLevel", "WordPiece"]);
+});
+
 test("companions that say something else are read together as transformers reads them", async () => {
   for (const { base, config, map, roles, special, size, ids, decoded } of folders.cases) {
     const folder = await mkdtemp(join(tmpdir(), "attune-tokenizer-"));
