@@ -86,6 +86,13 @@ test("statistics count what their names say, packed or not, with virtual tokens 
   assert.equal(everything.num_supervised_tokens! + 48, plain.num_input_tokens_seen, "each row's first token is not predicted");
 });
 
+test("more accumulation than an epoch has, and a warm-up longer than the run, are told", async () => {
+  const events = await collect(tinyRecipe(makeFolder(), { gradient_accumulation_steps: 1e9, warmup_steps: 100 }));
+  const told = events.flatMap((event) => (event.type === "notice" ? event.message : [])).join("\n");
+  assert.match(told, /gradient_accumulation_steps is 1000000000, and an epoch has \d+ batches: each step takes them all/);
+  assert.match(told, /warmup_steps is 100, and the run has 2 steps: the learning rate never reaches its peak/);
+});
+
 test("checkpoints are saved when save_strategy says", async () => {
   const savedAt = async (changes: Record<string, unknown>) => {
     const folder = makeFolder();
@@ -227,6 +234,12 @@ describe("bad input is refused with a clear word", () => {
     ["an unknown template", { template: "lama3" }, "CONFIG", /"lama3" is not known. Did you mean "llama3"/],
     ["an unknown key", { lora_rnak: 4 }, "CONFIG", /lora_rnak.*Did you mean "?lora_rank/s],
     ["a row that is longer than a bin", { cutoff_len: 8 }, "DATA", /rows\.jsonl/],
+    [
+      "passes without end",
+      { num_train_epochs: 1e12 },
+      "CONFIG",
+      /num_train_epochs: 1000000000000 make \d+ steps of \d+ an epoch/,
+    ],
     ["more rows held out than there are", { val_size: 24 }, "CONFIG", /val_size/],
   ];
   for (const [name, changes, code, message] of cases)

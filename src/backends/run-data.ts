@@ -5,7 +5,7 @@ import type { TokenizedRow } from "../data/example.js";
 import { ConfigError } from "../errors.js";
 import type { ModelFiles } from "../io/model-files.js";
 import type { DataSource, Objective, Task } from "../objectives/objective.js";
-import type { Recipe } from "../recipe/schema.js";
+import { maxSteps, type Recipe } from "../recipe/schema.js";
 import type { ChatTemplate } from "../text/chat-template.js";
 import { loadTokenizer } from "../text/load-tokenizer.js";
 import { chooseTemplate } from "../text/templates.js";
@@ -95,6 +95,19 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     epochs: recipe.num_train_epochs,
     maxSteps: recipe.max_steps,
   });
+
+  const { totalSteps, stepsPerEpoch } = plan;
+  if (totalSteps > maxSteps)
+    throw new ConfigError(
+      `num_train_epochs: ${recipe.num_train_epochs} make ${totalSteps} steps of ${stepsPerEpoch} an epoch; expected at most ${maxSteps} steps`,
+    );
+  const batchCount = batches.epoch(0).length;
+  if (recipe.gradient_accumulation_steps > batchCount)
+    warn(
+      `gradient_accumulation_steps is ${recipe.gradient_accumulation_steps}, and an epoch has ${batchCount} batches: each step takes them all`,
+    );
+  if (recipe.lr_scheduler_type !== "constant" && recipe.warmup_steps >= totalSteps)
+    warn(`warmup_steps is ${recipe.warmup_steps}, and the run has ${totalSteps} steps: the learning rate never reaches its peak`);
 
   const identity = createHash("sha256");
   for (const row of trainRows) addToHash(identity, row);

@@ -23,6 +23,9 @@ const wordList = z
 
 const count = z.int().min(1);
 
+/** Nobody lives to see more of them. */
+export const maxSteps = 1e8;
+
 const model = {
   model_name_or_path: z.string().min(1).describe("the base model: a folder, a GGUF file, or a repository name of the hub"),
   adapter_name_or_path: z.string().min(1).nullable().default(null).describe("an adapter to continue training from"),
@@ -70,7 +73,7 @@ const steps = {
   gradient_accumulation_steps: count.default(1).describe("batches summed before the weights change"),
   num_train_epochs: z.number().gt(0).default(3).describe("passes over the data; may be fractional"),
   max_steps: z
-    .union([count, z.literal(-1)])
+    .union([count.max(maxSteps), z.literal(-1)])
     .default(-1)
     .describe("stop after this many steps, whatever `num_train_epochs` says; -1: do not"),
   learning_rate: positiveF32.default(5e-5).describe("the peak learning rate"),
@@ -136,7 +139,7 @@ const machine = {
     .enum(["auto", "f32", "bf16"])
     .default("auto")
     .describe("how matrix products multiply; auto: bf16 only where the CPU has it in hardware (attune's own)"),
-  threads: count.nullable().default(null).describe("engine threads; not set: one per core (attune's own)"),
+  threads: count.max(1024).nullable().default(null).describe("engine threads; not set: one per core (attune's own)"),
 };
 
 /** The settings as the documentation groups them. */

@@ -19,6 +19,7 @@ export const virtualTokenSettings = {
   encoder_hidden_size: z
     .int()
     .min(1)
+    .max(65_536)
     .nullable()
     .default(null)
     .describe("width of the encoder that makes the virtual tokens; not set: 128 for p-tuning, 512 for prefix-tuning"),

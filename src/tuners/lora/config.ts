@@ -35,7 +35,7 @@ export const LoraConfig = z.strictObject({
   use_dora: z.boolean().default(false).describe("train the length of each row of a weight apart from its direction (DoRA)"),
   pissa_init: z.boolean().default(false).describe("start from the principal singular vectors of each weight (PiSSA)"),
   pissa_iter: z
-    .union([z.int().min(1), z.literal(-1)])
+    .union([z.int().min(1).max(1000), z.literal(-1)])
     .default(16)
     .describe("rounds of the approximate SVD for `pissa_init`; -1: exact, slow for wide layers"),
   loraplus_lr_ratio: positiveF32
@@ -53,6 +53,6 @@ export const LoraConfig = z.strictObject({
     .describe("modules that train whole and are saved with the adapter, by the end of their names: lm_head, embed_tokens"),
   ...quantizationKeys,
   loftq_init: z.boolean().default(false).describe("start from what quantizing the base loses (LoftQ); needs `quantization_bit`"),
-  loftq_iter: z.int().min(1).default(1).describe("rounds of quantizing and approximating for `loftq_init`"),
+  loftq_iter: z.int().min(1).max(100).default(1).describe("rounds of quantizing and approximating for `loftq_init`"),
 });
 export type LoraConfig = z.output<typeof LoraConfig>;

@@ -21,7 +21,7 @@ export const PTuningConfig = z
       .enum(["MLP", "LSTM", "NONE"])
       .default("MLP")
       .describe("what makes the virtual tokens while they train; NONE: they train directly (prompt tuning)"),
-    encoder_num_layers: z.int().min(1).default(2).describe("layers of the LSTM encoder; an MLP has three"),
+    encoder_num_layers: z.int().min(1).max(100).default(2).describe("layers of the LSTM encoder; an MLP has three"),
     encoder_dropout: z
       .number()
       .min(0)
