@@ -78,7 +78,7 @@ test("every kind of mistake is reported with its line and what to write", () => 
     ["warmup_ratio: 1.5", /^recipe\.yaml:4: warmup_ratio: expected a number from 0 to 1, got 1\.5$/],
     ["adam_beta1: 1", /^recipe\.yaml:4: adam_beta1: expected a number from 0 and below 1, got 1$/],
     ["val_size: 1.5", /^recipe\.yaml:4: val_size: expected a number from 0 and below 1, or a whole number from 1, got 1\.5$/],
-    ["max_steps: 0", /^recipe\.yaml:4: max_steps: expected a whole number from 1, or -1, got 0$/],
+    ["max_steps: 0", /^recipe\.yaml:4: max_steps: expected a whole number from 1 to 100000000, or -1, got 0$/],
     ["packing: yes", /^recipe\.yaml:4: packing: expected true or false, got "yes": write true$/],
     ["template: 3", /^recipe\.yaml:4: template: expected a text, got 3: put it in quotes, "3"$/],
     ["template: [a]", /^recipe\.yaml:4: template: expected a text, got a list$/],
