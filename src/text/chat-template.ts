@@ -109,16 +109,16 @@ export class ChatTemplate {
   render(dialogue: TemplateDialogue, { addGenerationPrompt }: { addGenerationPrompt: boolean }): string {
     const work = new Work(budgetOf(dialogue));
     const { messages, tools } = dialogue;
-    const variables: [string, Value][] = [
-      ["raise_exception", new Callable("raise_exception", ([message = null]) => raiseException(message, work))],
-      ["strftime_now", new Callable("strftime_now", ([pattern = null]) => strftime(this.#now, pattern, work))],
-      ...Object.entries(this.#roles).map(([name, token]): [string, Value] => [name, fromJson(token)]),
-      ["messages", messages.map((message) => fromJson(seenByTemplate(message)))],
-      ["tools", fromJson(tools)],
-      ["documents", null],
-      ["add_generation_prompt", addGenerationPrompt],
-    ];
     try {
+      const variables: [string, Value][] = [
+        ["raise_exception", new Callable("raise_exception", ([message = null]) => raiseException(message, work))],
+        ["strftime_now", new Callable("strftime_now", ([pattern = null]) => strftime(this.#now, pattern, work))],
+        ...Object.entries(this.#roles).map(([name, token]): [string, Value] => [name, fromJson(token)]),
+        ["messages", messages.map((message) => fromJson(seenByTemplate(message)))],
+        ["tools", fromJson(tools)],
+        ["documents", null],
+        ["add_generation_prompt", addGenerationPrompt],
+      ];
       return renderTemplate(this.#body, variables, work);
     } catch (error) {
       if (error instanceof Refusal)
