@@ -5,6 +5,7 @@ import { join } from "node:path";
 import test, { describe } from "node:test";
 import { Rng } from "../src/core/rng.js";
 import type { Tensor } from "../src/core/tensor.js";
+import { exportModel } from "../src/export/export.js";
 import { AttuneError, Chat, type StartEvent } from "../src/index.js";
 import { newestCompleteCheckpoint, publishFolder } from "../src/io/checkpoint.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
@@ -259,5 +260,44 @@ describe("an adapter that holds a number which is not finite is refused", () => 
       const more = tinyRecipe(folder, { ...recipe, adapter_name_or_path: out, output_dir: join(folder, "more") });
       await assert.rejects(collect(more), refused);
       assert.ok(!existsSync(join(folder, "more", file)));
+    });
+});
+
+describe("a model that holds a number which is not finite says so, whatever is done with it", () => {
+  const broken = async (suffix: string, changes: Record<string, unknown> = {}) => {
+    const folder = makeFolder();
+    await collect(tinyRecipe(folder, { finetuning_type: "full", lora_dropout: undefined, max_steps: 1, ...changes }));
+    await poisonFile(join(folder, "out/model.safetensors"), suffix, Number.NaN);
+    return { folder, model: join(folder, "out") };
+  };
+
+  for (const temperature of [0, 1])
+    test(`in a chat, at temperature ${temperature}`, async () => {
+      const { model } = await broken("layers.1.mlp.up_proj.weight");
+      const chat = await Chat.open({ model });
+      const question = [[{ role: "user", content: "Where is the cat?" }]] as const;
+      await assert.rejects(chat.answerAll(question, { maxNewTokens: 4, temperature }), {
+        code: "DIVERGED",
+        message: /logits are NaN/,
+      });
+      chat.close();
+    });
+
+  test("in training, where the weight is named", async () => {
+    const { folder, model } = await broken("layers.1.mlp.up_proj.weight");
+    const recipe = tinyRecipe(folder, { model_name_or_path: model, output_dir: join(folder, "more") });
+    await assert.rejects(collect(recipe), {
+      code: "DIVERGED",
+      message: /the weight model\.layers\.1\.mlp\.up_proj.*not finite.*file is damaged/,
+    });
+  });
+
+  for (const type of ["f32", "bf16", "q8_0", "q4_k_m"] as const)
+    test(`in an export as ${type}, also in a row that no text asks for`, async () => {
+      const { folder, model } = await broken("embed_tokens.weight");
+      const out = join(folder, "exported");
+      const exported = exportModel({ model, to: type === "bf16" ? "hf" : "gguf", type, out });
+      await assert.rejects(exported, { code: "DIVERGED", message: /embed_tokens\.weight holds a number that is not finite/ });
+      assert.ok(!existsSync(out));
     });
 });

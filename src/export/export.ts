@@ -3,7 +3,7 @@ import { Rng } from "../core/rng.js";
 import { loadDataset, tokenizeDataset } from "../data/dataset.js";
 import type { Example } from "../data/example.js";
 import { loadEngine } from "../engine/load.js";
-import { ConfigError, ModelError } from "../errors.js";
+import { ConfigError, DivergedError, ModelError } from "../errors.js";
 import { readAdapterConfig } from "../io/adapter-folder.js";
 import { publishNewFolder, requireEmpty } from "../io/checkpoint.js";
 import { namesIn, writeFileAtomic } from "../io/disk.js";
@@ -12,6 +12,7 @@ import type { ModelFiles } from "../io/model-files.js";
 import { openModel } from "../io/open-model.js";
 import { resolveModel } from "../io/resolve.js";
 import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
+import { firstBroken } from "../models/finite.js";
 import type { LanguageModel } from "../models/language-model.js";
 import { type Keep, loadModel, settleHead } from "../models/load.js";
 import { parseRecipe, readRecipe } from "../recipe/parse.js";
@@ -79,7 +80,7 @@ export const ggufAdapterName = "adapter.gguf";
 /**
  * Takes a model, or an adapter merged into its base, to other programs. What was written is opened again and measured against the base with its
  * adapter; if a logit changed by more than `maxDrift`, nothing stays. The folder appears when all of it is there, and only then. Weights of a quantized
- * base are expanded before they are changed. Throws ConfigError, ModelError, CheckpointError if `out` is in use, NoSpaceError.
+ * base are expanded before they are changed. Throws ConfigError, ModelError, DivergedError, CheckpointError if `out` is in use, NoSpaceError.
  */
 export async function exportModel(options: ExportOptions): Promise<ExportReport> {
   const { to, adapter, ollamaFrom, onNotice = () => {}, onProgress = () => {} } = options;
@@ -110,6 +111,8 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
     const probes = probesFor(chat, heldOut, model.shape);
     const before = await measure(model, probes, heldOut);
     tuner?.merge?.(model);
+    const broken = await firstBroken(model.namedParameters());
+    if (broken !== null) throw new DivergedError(`${broken} holds a number that is not finite: such a model is not exported`);
     const mixture = { type, layers: model.shape.layers, isTied: model.isTied };
     storeMatrices(model, (name, shape) => matrixType(name, shape, mixture));
     return await publishNewFolder(out, async (folder) => {

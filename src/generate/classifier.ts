@@ -12,6 +12,7 @@ import { loadTokenizer } from "../text/load-tokenizer.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import { tuners } from "../tuners/index.js";
 import { openAdapter, placeAdapter, readInto } from "../tuners/tuned-files.js";
+import { requireFinite } from "./sampling.js";
 
 export interface ClassifierOptions {
   /** A classifier, or the base of the adapter: a folder, a GGUF file, or a repository name of the hub. */
@@ -106,6 +107,7 @@ export class Classifier {
   }
 
   #describe(logits: Float32Array): Classification {
+    for (const logit of logits) requireFinite(logit);
     const scores = scored(logits, this.#scoring);
     return {
       label: this.classes[scores.reduce((best, score, i) => (score > scores[best]! ? i : best), 0)]!,

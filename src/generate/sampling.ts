@@ -1,4 +1,5 @@
 import type { Rng } from "../core/rng.js";
+import { DivergedError } from "../errors.js";
 
 export interface SamplingOptions {
   /** 0 takes the most likely token; above, logits are divided by it. */
@@ -15,7 +16,7 @@ export const greedy: SamplingOptions = { temperature: 0, topP: 1, topK: 0, repet
 
 /**
  * Draws the next token from logits (V). Order as in transformers: repetition penalty, temperature, top-k, top-p (nucleus: Holtzman et al.
- * 2020, arXiv:1904.09751).
+ * 2020, arXiv:1904.09751). Throws DivergedError if the model says nothing: a logit is NaN, or all are infinite.
  */
 export function sample(logits: Float32Array, options: SamplingOptions, seen: Iterable<number>, rng: Rng): number {
   const { temperature, topP, topK, repetitionPenalty } = options;
@@ -25,6 +26,7 @@ export function sample(logits: Float32Array, options: SamplingOptions, seen: Ite
       logits[id] = logit > 0 ? logit / repetitionPenalty : logit * repetitionPenalty;
     }
   const best = argmax(logits);
+  requireFinite(logits[best]!);
   if (temperature === 0) return best;
 
   const top = logits[best]!;
@@ -49,8 +51,20 @@ export function sample(logits: Float32Array, options: SamplingOptions, seen: Ite
   return candidates[kept - 1]!.id;
 }
 
+/** Of the largest value, or of the first that is NaN. */
 function argmax(values: Float32Array): number {
   let best = 0;
-  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
+  for (let i = 0; i < values.length; i++) {
+    if (Number.isNaN(values[i])) return i;
+    if (values[i]! > values[best]!) best = i;
+  }
   return best;
+}
+
+/** Throws DivergedError for what a model says that is no number. */
+export function requireFinite(logit: number): void {
+  if (!Number.isFinite(logit))
+    throw new DivergedError(
+      `the model's logits are ${logit}: its weights, or those of its adapter, are damaged or have diverged`,
+    );
 }

@@ -1,9 +1,7 @@
-import type { Tensor } from "../core/tensor.js";
 import type { TokenizedRow } from "../data/example.js";
 import { DivergedError } from "../errors.js";
-import { firstNonFinite } from "../io/safetensors.js";
+import { firstBroken, isFiniteTensor } from "../models/finite.js";
 import type { LanguageModel } from "../models/language-model.js";
-import { sourceOf } from "../models/load.js";
 import type { Parameter } from "../nn/module.js";
 import type { AdamW } from "../optim/adamw.js";
 
@@ -81,17 +79,7 @@ export function weightsRanAway({ step, learningRate }: Now): DivergedError {
   );
 }
 
-async function firstBroken(parameters: Iterable<[name: string, parameter: Parameter]>): Promise<string | null> {
-  for (const [name, { value }] of parameters) if (await isBroken(value)) return name;
-  return null;
-}
-
 async function firstBrokenGradient(parameters: ReadonlyMap<string, Parameter>): Promise<string | null> {
-  for (const [name, { value }] of parameters) if (value.grad !== null && (await isBroken(value.grad))) return name;
+  for (const [name, { value }] of parameters) if (value.grad !== null && !(await isFiniteTensor(value.grad))) return name;
   return null;
-}
-
-async function isBroken(tensor: Tensor): Promise<boolean> {
-  const { data, dtype } = sourceOf("", tensor);
-  return firstNonFinite(await data(), dtype) >= 0;
 }
