@@ -21,8 +21,8 @@ import { buildModel, loadModel, loadWeights, placeWeights } from "../src/models/
 import { writeRandomModel } from "../src/models/random-model.js";
 import { continueSequences, packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
-import { byteTokenizer } from "../src/text/byte-tokenizer.js";
 import { chooseTemplate } from "../src/text/templates.js";
+import { byteTokenizer } from "../src/text/tokenizer/byte-tokenizer.js";
 import { full } from "../src/tuners/full/full.js";
 import { saveTuned } from "../src/tuners/tuned-files.js";
 import { assertClose } from "./support/assert-close.js";

@@ -1,7 +1,7 @@
-import { byteTokenizer } from "../text/byte-tokenizer.js";
 import type { ChatFormat } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
-import type { Tokenizer } from "../text/tokenizer.js";
+import { byteTokenizer } from "../text/tokenizer/byte-tokenizer.js";
+import type { Tokenizer } from "../text/tokenizer/tokenizer.js";
 import type { Example } from "./example.js";
 
 /** A row as the model sees it: the pieces joined are the whole text, control tokens included. */

@@ -6,8 +6,8 @@ import { ggufModuleName, type Heads, interleavedHeads, reorderRows, ropeFactorsN
 import { type GgufTensorSource, writeGguf } from "../io/gguf-writer.js";
 import type { ModelFiles } from "../io/model-files.js";
 import type { LanguageModel } from "../models/language-model.js";
-import { ggufVocabulary } from "../text/gguf-vocabulary.js";
 import type { ChatFormat } from "../text/supervised.js";
+import { ggufVocabulary } from "../text/tokenizer/gguf-vocabulary.js";
 import type { NumberType } from "./choices.js";
 import { bytesOfTensor, ggufFileTypes } from "./number-types.js";
 

@@ -1,6 +1,6 @@
 import type { ChatFormat } from "../text/supervised.js";
 import { formatOf, type TemplateFormat } from "../text/templates.js";
-import type { RoleTokens } from "../text/tokenizer.js";
+import type { RoleTokens } from "../text/tokenizer/tokenizer.js";
 
 export interface ModelfileOptions {
   /** A GGUF file, beside the Modelfile or not, or the name of a model that Ollama has. */

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { ModelError } from "../errors.js";
 import { namesIn } from "../io/disk.js";
 import { readJsonObject } from "../io/hf-folder.js";
-import type { TextFile } from "../text/tokenizer.js";
+import type { TextFile } from "../text/tokenizer/tokenizer.js";
 import { shown } from "./config-keys.js";
 
 type Config = Readonly<Record<string, unknown>>;

@@ -5,7 +5,7 @@ import { SymbolicDevice } from "../core/symbolic.js";
 import { sizeOf } from "../core/tensor.js";
 import { writeFileAtomic } from "../io/disk.js";
 import { type TensorSource, writeShardedSafetensors } from "../io/safetensors.js";
-import { byteTokenizer } from "../text/byte-tokenizer.js";
+import { byteTokenizer } from "../text/tokenizer/byte-tokenizer.js";
 import { buildModel } from "./load.js";
 
 /**

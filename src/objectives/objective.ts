@@ -4,7 +4,7 @@ import type { DatasetOptions, TokenizeOptions } from "../data/dataset.js";
 import type { TokenizedRow } from "../data/example.js";
 import type { LanguageModel } from "../models/language-model.js";
 import type { ChatFormat } from "../text/supervised.js";
-import type { TextFile, Tokenizer } from "../text/tokenizer.js";
+import type { TextFile, Tokenizer } from "../text/tokenizer/tokenizer.js";
 
 /**
  * What is minimised, as a recipe names it: how data becomes examples, and the task that they make. Knows nothing of tuners, and nobody asks

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import test from "node:test";
 import type { LabelledExample } from "../data/example.js";
 import { classesOf } from "../models/classes.js";
-import { byteTokenizer } from "../text/byte-tokenizer.js";
+import { byteTokenizer } from "../text/tokenizer/byte-tokenizer.js";
 import { classification } from "./classification/classification.js";
 import type { DataSource, Objective } from "./objective.js";
 import { piecesOf, pt } from "./pt/pt.js";

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { ModelError } from "../errors.js";
-import { byteTokenizer } from "./byte-tokenizer.js";
 import { ChatTemplate } from "./chat-template.js";
 import { renderPrompt } from "./supervised.js";
 import { chooseTemplate, namedTemplate, templateNames } from "./templates.js";
 import { talk } from "./test-support.js";
-import { Tokenizer } from "./tokenizer.js";
+import { byteTokenizer } from "./tokenizer/byte-tokenizer.js";
+import { Tokenizer } from "./tokenizer/tokenizer.js";
 
 const roles = { bos_token: "<s>", eos_token: "</s>" };
 

@@ -5,7 +5,7 @@ import { renderTemplate } from "./jinja/interpreter.js";
 import type { Statement } from "./jinja/nodes.js";
 import { parseTemplate } from "./jinja/parser.js";
 import { Callable, fromJson, type Value } from "./jinja/values.js";
-import type { RoleTokens } from "./tokenizer.js";
+import type { RoleTokens } from "./tokenizer/tokenizer.js";
 
 /** One message of a chat. Roles are those that templates know: system, user, assistant, tool; keys have OpenAI's and transformers' names. */
 export interface Message {

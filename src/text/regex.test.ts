@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 import { fileURLToPath } from "node:url";
 import { type RegexDialect, translateRegex } from "./regex.js";
-import { forEachMatch } from "./stage.js";
+import { forEachMatch } from "./tokenizer/stage.js";
 
 /** Made by test/fixtures/make_regex.py. A pattern that the other side refuses has null. */
 interface Fixture {

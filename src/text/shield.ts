@@ -1,5 +1,5 @@
 import type { TemplateDialogue, TemplateMessage } from "./chat-template.js";
-import type { Tokenizer } from "./tokenizer.js";
+import type { Tokenizer } from "./tokenizer/tokenizer.js";
 
 /** What opens and closes an assistant's thoughts in its content. */
 export const thoughtTags = ["<think>", "</think>"] as const;

@@ -1,6 +1,6 @@
 import { DataError, ModelError } from "../errors.js";
 import { type ChatTemplate, chatTimeLimitMs, type Dialogue, type Message } from "./chat-template.js";
-import type { Piece, Tokenizer } from "./tokenizer.js";
+import type { Piece, Tokenizer } from "./tokenizer/tokenizer.js";
 import { indexFrom, type Span } from "./turns.js";
 import { withTimeLimit } from "./work-limit.js";
 import { type WrittenChat, writeChat } from "./written-chat.js";

@@ -1,7 +1,7 @@
 import { ConfigError, ModelError } from "../errors.js";
 import { ChatTemplate, type Message } from "./chat-template.js";
 import { closest } from "./closest.js";
-import type { RoleTokens, Tokenizer } from "./tokenizer.js";
+import type { RoleTokens, Tokenizer } from "./tokenizer/tokenizer.js";
 import {
   callsAsText,
   contentWithCalls,

@@ -1,7 +1,7 @@
 import { AttuneError, DataError } from "../errors.js";
 import type { ChatTemplate, TemplateDialogue, TemplateMessage } from "./chat-template.js";
 import type { Part, Place } from "./marked-chat.js";
-import type { Piece } from "./tokenizer.js";
+import type { Piece } from "./tokenizer/tokenizer.js";
 
 /** Positions in a text. */
 export type Span = readonly [from: number, to: number];

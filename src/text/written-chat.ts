@@ -3,7 +3,7 @@ import type { ChatTemplate, Dialogue, TemplateDialogue, TemplateMessage, ToolCal
 import { jsonOf } from "./jinja/json.js";
 import { markChat, type Part, type Place, readMarks } from "./marked-chat.js";
 import { Shield } from "./shield.js";
-import type { Piece, Tokenizer } from "./tokenizer.js";
+import type { Piece, Tokenizer } from "./tokenizer/tokenizer.js";
 import { findTurns, type Span, withoutError } from "./turns.js";
 
 export interface WritingOptions {

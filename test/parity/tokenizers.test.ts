@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
 import { repetitions, temporaryFolder } from "../../src/io/test-support.js";
-import { Tokenizer } from "../../src/text/tokenizer.js";
+import { Tokenizer } from "../../src/text/tokenizer/tokenizer.js";
 import { skipWithoutPeers, smolLM2Folder } from "../support/peers.js";
 
 interface Kind {

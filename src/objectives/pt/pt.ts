@@ -4,7 +4,7 @@ import type { Example } from "../../data/example.js";
 import { texts } from "../../data/texts.js";
 import { DataError } from "../../errors.js";
 import { asCausalLM } from "../../models/causal-lm.js";
-import type { Tokenizer } from "../../text/tokenizer.js";
+import type { Tokenizer } from "../../text/tokenizer/tokenizer.js";
 import { nextToken } from "../next-token.js";
 import { defineObjective } from "../objective.js";
 

@@ -1,4 +1,4 @@
-import { ModelError } from "../errors.js";
+import { ModelError } from "../../errors.js";
 import { preTokenizers } from "./gguf-pre-tokenizers.js";
 import type { RoleTokens, TokenizerParts } from "./tokenizer.js";
 

@@ -1,5 +1,5 @@
+import { namedTemplate } from "../templates.js";
 import { byteCharacters } from "./byte-characters.js";
-import { namedTemplate } from "./templates.js";
 import { Tokenizer } from "./tokenizer.js";
 
 /** Control tokens of the byte tokenizer, ids 256 and up. */

@@ -1,4 +1,4 @@
-import { ModelError } from "../errors.js";
+import { ModelError } from "../../errors.js";
 import { quote } from "./stage.js";
 
 /** A tokenizer.json whose model and added tokens are checked; its stages are checked where they are built. */

@@ -1,4 +1,5 @@
-import { AttuneError, DataError, ModelError } from "../errors.js";
+import { AttuneError, DataError, ModelError } from "../../errors.js";
+import { withTimeLimit } from "../work-limit.js";
 import { AddedTokenFinder, type Piece } from "./added-tokens.js";
 import { byteCharacters } from "./byte-characters.js";
 import { buildDecoder, cleaned, type TextStream } from "./decoders.js";
@@ -8,7 +9,6 @@ import { type Frame, frameOf } from "./post-processors.js";
 import { buildPreTokenizer } from "./pre-tokenizers.js";
 import { buildTokenModel, byteToken, type TokenModel, WordCache } from "./token-models.js";
 import { checkTokenizerJson, type VocabularyModel } from "./tokenizer-json.js";
-import { withTimeLimit } from "./work-limit.js";
 
 export type { Piece } from "./added-tokens.js";
 

@@ -1,4 +1,4 @@
-import { ModelError } from "../errors.js";
+import { ModelError } from "../../errors.js";
 import { quote } from "./stage.js";
 import type { VocabularyModel } from "./tokenizer-json.js";
 

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { loadTokenizerFolder } from "./load-tokenizer.js";
 import { Tokenizer } from "./tokenizer.js";
 
-const fixtures = fileURLToPath(new URL("../../../test/fixtures/", import.meta.url));
+const fixtures = fileURLToPath(new URL("../../../../test/fixtures/", import.meta.url));
 
 /** Made by test/fixtures/make_tokenizers.py. What the library panics on is null. */
 interface Kind {

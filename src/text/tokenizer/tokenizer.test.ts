@@ -4,11 +4,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import fc from "fast-check";
-import { ModelError } from "../errors.js";
+import { ModelError } from "../../errors.js";
+import { byteLevel, fixtures, readFixture, sentencepiece } from "../test-support.js";
 import { byteTokenizer } from "./byte-tokenizer.js";
 import { ggufTokenizer } from "./gguf-tokenizer.js";
 import { loadTokenizer, loadTokenizerFolder, readChatTemplate } from "./load-tokenizer.js";
-import { byteLevel, fixtures, readFixture, sentencepiece } from "./test-support.js";
 import { Tokenizer, type TokenizerParts } from "./tokenizer.js";
 
 const bytes = byteTokenizer();

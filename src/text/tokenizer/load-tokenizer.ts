@@ -1,8 +1,8 @@
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { ModelError } from "../errors.js";
-import type { ModelFiles } from "../io/model-files.js";
-import { parseJson } from "../io/strict-json.js";
+import { ModelError } from "../../errors.js";
+import type { ModelFiles } from "../../io/model-files.js";
+import { parseJson } from "../../io/strict-json.js";
 import { ggufTokenizer } from "./gguf-tokenizer.js";
 import { quote } from "./stage.js";
 import { type RoleTokens, type TextFile, Tokenizer, type TokenizerParts } from "./tokenizer.js";

@@ -1,5 +1,5 @@
-import { ModelError } from "../errors.js";
-import { translateRegex } from "./regex.js";
+import { ModelError } from "../../errors.js";
+import { translateRegex } from "../regex.js";
 
 const maxDepth = 20;
 const maxStages = 100;
