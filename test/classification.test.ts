@@ -21,7 +21,7 @@ import { pt } from "../src/objectives/pt/pt.js";
 import { sft } from "../src/objectives/sft/sft.js";
 import { AdamW } from "../src/optim/adamw.js";
 import { gradientSquares } from "../src/optim/clip.js";
-import { loadTokenizer } from "../src/text/tokenizer/load-tokenizer.js";
+import { loadTokenizer } from "../src/text/load-tokenizer.js";
 import { full } from "../src/tuners/full/full.js";
 import { tuners } from "../src/tuners/index.js";
 import { trainModules } from "../src/tuners/train-whole.js";

@@ -12,8 +12,8 @@ import { buildGguf, repetitions, temporaryFolder } from "../src/io/test-support.
 import { asCausalLM } from "../src/models/causal-lm.js";
 import { loadModel } from "../src/models/load.js";
 import { packSequences } from "../src/models/token-batch.js";
+import { loadTokenizer } from "../src/text/load-tokenizer.js";
 import { byteTokenizer } from "../src/text/tokenizer/byte-tokenizer.js";
-import { loadTokenizer } from "../src/text/tokenizer/load-tokenizer.js";
 import { classifierFolder } from "./support/classifiers.js";
 import { device } from "./support/gradient-check.js";
 

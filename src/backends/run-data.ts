@@ -7,8 +7,8 @@ import type { ModelFiles } from "../io/model-files.js";
 import type { DataSource, Objective, Task } from "../objectives/objective.js";
 import { maxSteps, type Recipe } from "../recipe/schema.js";
 import type { ChatTemplate } from "../text/chat-template.js";
+import { loadTokenizer } from "../text/load-tokenizer.js";
 import { chooseTemplate } from "../text/templates.js";
-import { loadTokenizer } from "../text/tokenizer/load-tokenizer.js";
 import type { TextFile, Tokenizer } from "../text/tokenizer/tokenizer.js";
 import { StepPlan } from "../train/step-plan.js";
 

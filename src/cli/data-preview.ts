@@ -1,9 +1,9 @@
 import { loadDataset, tokenizeDataset } from "../data/dataset.js";
 import { byteChat, previewRow } from "../data/preview.js";
 import { resolveModel } from "../io/resolve.js";
+import { loadTokenizer } from "../text/load-tokenizer.js";
 import type { ChatFormat } from "../text/supervised.js";
 import { chooseTemplate, type TemplateChoice } from "../text/templates.js";
-import { loadTokenizer } from "../text/tokenizer/load-tokenizer.js";
 import { toolFormatNames } from "../text/tool-formats.js";
 import { choiceOption, numberOption } from "./options.js";
 import { escapeControls, hasColours, hasUnicode, type Io, styleFor } from "./terminal.js";

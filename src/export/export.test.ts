@@ -14,8 +14,8 @@ import { openSafetensors, readEntry, toTensorEntry } from "../io/safetensors.js"
 import { temporaryFolder } from "../io/test-support.js";
 import { asCausalLM } from "../models/causal-lm.js";
 import { loadModel } from "../models/load.js";
+import { loadTokenizer } from "../text/load-tokenizer.js";
 import { chooseTemplate } from "../text/templates.js";
-import { loadTokenizer } from "../text/tokenizer/load-tokenizer.js";
 import { tuners } from "../tuners/index.js";
 import { lora } from "../tuners/lora/lora.js";
 import { applyAdapter, saveTuned } from "../tuners/tuned-files.js";

@@ -8,7 +8,7 @@ import { classesOf, classifierConfig, readClasses, type Scoring, scoringOf } fro
 import type { LanguageModel } from "../models/language-model.js";
 import { loadModel } from "../models/load.js";
 import { packSequences } from "../models/token-batch.js";
-import { loadTokenizer } from "../text/tokenizer/load-tokenizer.js";
+import { loadTokenizer } from "../text/load-tokenizer.js";
 import type { Tokenizer } from "../text/tokenizer/tokenizer.js";
 import { tuners } from "../tuners/index.js";
 import { openAdapter, placeAdapter, readInto } from "../tuners/tuned-files.js";

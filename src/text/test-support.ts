@@ -1,8 +1,8 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { ChatTemplate, type Message } from "./chat-template.js";
+import { loadTokenizerFolder } from "./load-tokenizer.js";
 import type { ChatFormat } from "./supervised.js";
-import { loadTokenizerFolder } from "./tokenizer/load-tokenizer.js";
 import type { Tokenizer } from "./tokenizer/tokenizer.js";
 
 /** Made by test/fixtures/make_chat.py. */

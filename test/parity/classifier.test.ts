@@ -11,7 +11,7 @@ import { openModelFolder } from "../../src/io/hf-folder.js";
 import { type PlainDType, readEntry, type TensorSource, writeSafetensors } from "../../src/io/safetensors.js";
 import { loadModel } from "../../src/models/load.js";
 import { packSequences } from "../../src/models/token-batch.js";
-import { loadTokenizer } from "../../src/text/tokenizer/load-tokenizer.js";
+import { loadTokenizer } from "../../src/text/load-tokenizer.js";
 import { tuners } from "../../src/tuners/index.js";
 import { trainModules } from "../../src/tuners/train-whole.js";
 import { applyAdapter, saveTuned } from "../../src/tuners/tuned-files.js";

@@ -3,7 +3,7 @@ import { SymbolicDevice } from "../../src/core/symbolic.js";
 import { AttuneError } from "../../src/errors.js";
 import { openModel } from "../../src/io/open-model.js";
 import { buildModel, placeWeights, settleHead } from "../../src/models/load.js";
-import { loadTokenizer } from "../../src/text/tokenizer/load-tokenizer.js";
+import { loadTokenizer } from "../../src/text/load-tokenizer.js";
 import { tuners } from "../../src/tuners/index.js";
 import { openAdapter } from "../../src/tuners/tuned-files.js";
 

@@ -5,10 +5,10 @@ import test, { type TestContext } from "node:test";
 import { readGgufHeader } from "../../io/gguf-header.js";
 import { writeGguf } from "../../io/gguf-writer.js";
 import { temporaryFolder } from "../../io/test-support.js";
+import { loadTokenizerFolder } from "../load-tokenizer.js";
 import { byteLevel, sentencepiece } from "../test-support.js";
 import { ggufTokenizer } from "./gguf-tokenizer.js";
 import { ggufVocabulary } from "./gguf-vocabulary.js";
-import { loadTokenizerFolder } from "./load-tokenizer.js";
 import { Tokenizer } from "./tokenizer.js";
 
 const texts = [

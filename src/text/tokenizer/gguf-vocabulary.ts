@@ -1,9 +1,9 @@
 import { isDeepStrictEqual } from "node:util";
 import { ModelError } from "../../errors.js";
 import type { GgufMetadata, GgufValue } from "../../io/gguf-writer.js";
+import { tokenizerJsonOf } from "../load-tokenizer.js";
 import { type PreTokenizer, preTokenizers } from "./gguf-pre-tokenizers.js";
 import { tokenType } from "./gguf-tokenizer.js";
-import { tokenizerJsonOf } from "./load-tokenizer.js";
 import type { Tokenizer } from "./tokenizer.js";
 import type { TokenizerJson } from "./tokenizer-json.js";
 

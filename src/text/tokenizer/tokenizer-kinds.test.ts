@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import { fileURLToPath } from "node:url";
-import { loadTokenizerFolder } from "./load-tokenizer.js";
+import { loadTokenizerFolder } from "../load-tokenizer.js";
 import { Tokenizer } from "./tokenizer.js";
 
 const fixtures = fileURLToPath(new URL("../../../../test/fixtures/", import.meta.url));

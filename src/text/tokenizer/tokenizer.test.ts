@@ -5,10 +5,10 @@ import { join } from "node:path";
 import test from "node:test";
 import fc from "fast-check";
 import { ModelError } from "../../errors.js";
+import { loadTokenizer, loadTokenizerFolder, readChatTemplate } from "../load-tokenizer.js";
 import { byteLevel, fixtures, readFixture, sentencepiece } from "../test-support.js";
 import { byteTokenizer } from "./byte-tokenizer.js";
 import { ggufTokenizer } from "./gguf-tokenizer.js";
-import { loadTokenizer, loadTokenizerFolder, readChatTemplate } from "./load-tokenizer.js";
 import { Tokenizer, type TokenizerParts } from "./tokenizer.js";
 
 const bytes = byteTokenizer();

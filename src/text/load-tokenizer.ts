@@ -1,12 +1,12 @@
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { ModelError } from "../../errors.js";
-import type { ModelFiles } from "../../io/model-files.js";
-import { parseJson } from "../../io/strict-json.js";
-import { ggufTokenizer } from "./gguf-tokenizer.js";
-import { quote } from "./stage.js";
-import { type RoleTokens, type TextFile, Tokenizer, type TokenizerParts } from "./tokenizer.js";
-import { checkTokenizerJson, type TokenizerJson } from "./tokenizer-json.js";
+import { ModelError } from "../errors.js";
+import type { ModelFiles } from "../io/model-files.js";
+import { parseJson } from "../io/strict-json.js";
+import { ggufTokenizer } from "./tokenizer/gguf-tokenizer.js";
+import { quote } from "./tokenizer/stage.js";
+import { type RoleTokens, type TextFile, Tokenizer, type TokenizerParts } from "./tokenizer/tokenizer.js";
+import { checkTokenizerJson, type TokenizerJson } from "./tokenizer/tokenizer-json.js";
 
 type JsonObject = Record<string, unknown>;
 
