@@ -18,13 +18,15 @@ import { openModel } from "../../src/io/open-model.js";
 import { readEntry } from "../../src/io/safetensors.js";
 import { asCausalLM, type CausalLM } from "../../src/models/causal-lm.js";
 import { loadModel } from "../../src/models/load.js";
+import { writeRandomModel } from "../../src/models/random-model.js";
 import { packSequences } from "../../src/models/token-batch.js";
 import type { Message } from "../../src/text/chat-template.js";
 import { loadTokenizer } from "../../src/text/load-tokenizer.js";
 import { renderPrompt } from "../../src/text/supervised.js";
 import { chooseTemplate } from "../../src/text/templates.js";
 import { tuners } from "../../src/tuners/index.js";
-import { applyAdapter } from "../../src/tuners/tuned-files.js";
+import { lora } from "../../src/tuners/lora/lora.js";
+import { applyAdapter, saveTuned } from "../../src/tuners/tuned-files.js";
 import { device } from "../support/gradient-check.js";
 import { llamaAnswers, skipWithoutLlama } from "../support/llama.js";
 import { runPython, skipWithoutPeers, smolLM2Folder } from "../support/peers.js";
@@ -139,23 +141,69 @@ for (const type of ["q8_0", "q4_0", "q4_k_m"] as const)
     assert.ok(sameStart.filter((count) => count >= 3).length >= 3, `llama.cpp answers otherwise: ${sameStart}`);
   });
 
+/** Compares a quantized file of attune's with what llama.cpp's quantizer makes of the file in f32. Returns the type of each tensor. */
+async function assertQuantizedAlike(wide: string, ours: string, type: string): Promise<ReadonlyMap<string, string>> {
+  const theirs = `${ours}.llama`;
+  runPython("gguf_quantize.py", [process.env.ATTUNE_LLAMA!, wide, theirs, type]);
+  const tensorsOf = (path: string) => new Map(readGgufHeader(path).tensors.map((tensor) => [tensor.name, tensor]));
+  const [mine, other] = [tensorsOf(ours), tensorsOf(theirs)];
+  assert.deepEqual([...mine.keys()].sort(), [...other.keys()].sort());
+  for (const [name, tensor] of mine) {
+    const reference = other.get(name)!;
+    assert.equal(tensor.dtype, reference.dtype, name);
+    const [a, b] = [await readEntry({ ...tensor, file: ours }), await readEntry({ ...reference, file: theirs })];
+    assert.ok(Buffer.compare(a, b) === 0, `${name}: other bytes than llama.cpp's`);
+  }
+  return new Map([...mine].map(([name, { dtype }]) => [name, dtype]));
+}
+
 for (const type of ["q8_0", "q4_0", "q4_k_m"] as const)
   test(`a GGUF file in ${type} has the types and the very bytes that llama.cpp's quantizer gives`, {
-    skip: skipWithoutPeers,
+    skip,
     timeout: 600_000,
   }, async () => {
     const wide = join((await exported("gguf", "f32")).out, "model.gguf");
-    const theirs = join(folder, `llama-${type}.gguf`);
-    runPython("gguf_quantize.py", [wide, theirs, type]);
-    const ours = join((await exported("gguf", type)).out, "model.gguf");
-    const tensorsOf = (path: string) => new Map(readGgufHeader(path).tensors.map((tensor) => [tensor.name, tensor]));
-    const [mine, other] = [tensorsOf(ours), tensorsOf(theirs)];
-    assert.deepEqual([...mine.keys()].sort(), [...other.keys()].sort());
-    for (const [name, tensor] of mine) {
-      const reference = other.get(name)!;
-      assert.equal(tensor.dtype, reference.dtype, name);
-      const [a, b] = [await readEntry({ ...tensor, file: ours }), await readEntry({ ...reference, file: theirs })];
-      assert.ok(Buffer.compare(a, b) === 0, `${name}: other bytes than llama.cpp's`);
+    await assertQuantizedAlike(wide, join((await exported("gguf", type)).out, "model.gguf"), type);
+  });
+
+for (const [what, settings] of [
+  ["tied", {}],
+  ["tied, of which lm_head was trained apart", { additional_target: "lm_head" }],
+  ["tied, of which embed_tokens was trained apart", { additional_target: "embed_tokens" }],
+] as const)
+  test(`a mixture's bits are llama.cpp's for a base that is ${what}`, { skip, timeout: 600_000 }, async () => {
+    const base = mkdtempSync(join(folder, "base-"));
+    const config = {
+      ...{ architectures: ["LlamaForCausalLM"], model_type: "llama", vocab_size: 259, hidden_size: 256, intermediate_size: 512 },
+      ...{ num_hidden_layers: 9, num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 128 },
+      ...{ rms_norm_eps: 1e-5, tie_word_embeddings: true },
+    };
+    await writeRandomModel(base, config, 1);
+    const trained = join(base, "adapter");
+    await withModel(base, undefined, async (model) => {
+      const rng = new Rng(2);
+      const settled = lora.config.parse(settings);
+      lora.apply(model, settled, rng);
+      for (const [, { value }] of model.trainableParameters()) {
+        const values = (await value.read()).map((number) => number + 0.02 * rng.normal());
+        value.device.kernels.write(value.id, 0, values);
+      }
+      await saveTuned(trained, model, lora, settled, { name: base, config });
+    });
+    const file = async (type: "f32" | "q4_0" | "q4_k_m") => {
+      const out = join(base, type);
+      await exportModel({ model: base, adapter: trained, to: "gguf", type, out, maxDrift: 1e9 });
+      return join(out, "model.gguf");
+    };
+    const isUntied = "additional_target" in settings;
+    const wide = await file("f32");
+    for (const [type, plain] of [
+      ["q4_0", "q4_0"],
+      ["q4_k_m", "q4_k"],
+    ] as const) {
+      const types = await assertQuantizedAlike(wide, await file(type), type);
+      assert.equal(types.get("output.weight"), isUntied ? "q6_k" : undefined);
+      assert.equal(types.get("token_embd.weight"), isUntied ? plain : "q6_k");
     }
   });
 
