@@ -3,7 +3,7 @@
  * An adapter is trained on the quickstart's rows first, so that its answers have something to say.
  */
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test, { after, before } from "node:test";
@@ -30,6 +30,7 @@ import { applyAdapter, saveTuned } from "../../src/tuners/tuned-files.js";
 import { device } from "../support/gradient-check.js";
 import { llamaAnswers, skipWithoutLlama } from "../support/llama.js";
 import { runPython, skipWithoutPeers, smolLM2Folder } from "../support/peers.js";
+import { tinyLlama } from "../support/tiny-llama.js";
 
 const answerTokens = 32;
 const chats: readonly (readonly Message[])[] = [
@@ -179,6 +180,8 @@ for (const [what, settings] of [
       ...{ rms_norm_eps: 1e-5, tie_word_embeddings: true },
     };
     await writeRandomModel(base, config, 1);
+    for (const name of ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
+      copyFileSync(join(tinyLlama, "tied", name), join(base, name));
     const trained = join(base, "adapter");
     await withModel(base, undefined, async (model) => {
       const rng = new Rng(2);
