@@ -117,6 +117,9 @@ ${table(
   Object.entries(roleNames).map(([role, names]) => [codes(names), roleMeanings[role as Role]]),
 )}
 
+In arguments and tools a number is what JSON means by it: \`20.0\` is written as \`20\` (Python's templates write \`20.0\`), and whole numbers beyond 2⁵³ are
+refused.
+
 Any other role is refused; \`tags\` in dataset_info.json can name it. The order of roles is the template's affair: it writes two turns of one role, or an
 assistant's that comes first, or refuses them.
 

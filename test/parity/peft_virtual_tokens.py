@@ -7,6 +7,7 @@ logits.safetensors: `load.NAME` and `make.NAME` are the logits of all ids, one s
 weights and is saved under OUT/NAME, with its encoder's weights beside it as attune keeps them.
 """
 import argparse
+import inspect
 import json
 import os
 
@@ -22,9 +23,14 @@ def base(folder):
 
 
 def classifier(folder, labels):
-    return AutoModelForSequenceClassification.from_pretrained(
+    model = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", num_labels=labels
     ).eval()
+    forward = model.forward
+    if "past_key_values" not in inspect.signature(forward).parameters:
+        # PEFT 0.21 looks for this name among the arguments; transformers 5.24 calls it `cache`.
+        model.forward = lambda past_key_values=None, **others: forward(cache=past_key_values, **others)
+    return model
 
 
 def logits_of(model, sequences):
