@@ -5,7 +5,6 @@ import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
-import { estimateStep } from "../src/advise/estimate.js";
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
 import { scope } from "../src/core/tensor.js";
@@ -19,8 +18,6 @@ import { loadModel } from "../src/models/load.js";
 import { packSequences } from "../src/models/token-batch.js";
 import { pt } from "../src/objectives/pt/pt.js";
 import { sft } from "../src/objectives/sft/sft.js";
-import { AdamW } from "../src/optim/adamw.js";
-import { gradientSquares } from "../src/optim/clip.js";
 import { loadTokenizer } from "../src/text/load-tokenizer.js";
 import { full } from "../src/tuners/full/full.js";
 import { tuners } from "../src/tuners/index.js";
@@ -29,6 +26,7 @@ import { applyAdapter, loadTuned, saveTuned } from "../src/tuners/tuned-files.js
 import { assertClose } from "./support/assert-close.js";
 import { bases, classifierFolder, classifierOn, examplesOf, readReference } from "./support/classifiers.js";
 import { device, engine } from "./support/gradient-check.js";
+import { assertEstimatedPeak } from "./support/step-peak.js";
 import { readTensorFile } from "./support/tensors.js";
 import { trainSteps } from "./support/train-steps.js";
 
@@ -224,15 +222,6 @@ for (const tuner of tuners)
       const { model, task, files } = await classifierOn(bases.bert!, examples, compute);
       tuner.apply(model, tunerConfig, new Rng(0));
       trainModules(model, model.headModules);
-      const parameters = model.trainableParameters();
-      const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map() });
-      const batch = task.collate(examples);
-      engine.resetPeak();
-      differentiate(() => task.loss(model, batch), new Rng(0)).dispose();
-      gradientSquares(parameters.values()).dispose();
-      optimizer.update(1e-4, 1);
-      await engine.sync();
-      const measured = engine.stats().peakLiveBytes - before;
       const work = {
         files,
         tuner,
@@ -243,7 +232,5 @@ for (const tuner of tuners)
         rows: examples,
         compute,
       } as const;
-      assert.equal(estimateStep(work).peakBytes, measured);
-      optimizer.dispose();
-      model.dispose();
+      await assertEstimatedPeak(model, work, before);
     });

@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
-import { estimateStep } from "../src/advise/estimate.js";
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
 import { scope } from "../src/core/tensor.js";
@@ -16,13 +15,11 @@ import { writeRandomModel } from "../src/models/random-model.js";
 import { classification } from "../src/objectives/classification/classification.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import type { Task } from "../src/objectives/objective.js";
-import { AdamW } from "../src/optim/adamw.js";
-import { gradientSquares } from "../src/optim/clip.js";
-import { weightDecays } from "../src/optim/weight-decay.js";
 import { full } from "../src/tuners/full/full.js";
 import { bases, classifierFolder, examplesOf, readReference } from "./support/classifiers.js";
 import { device, engine } from "./support/gradient-check.js";
 import { collect, hashOf, makeFolder, tinyRecipe, trace } from "./support/run.js";
+import { assertEstimatedPeak } from "./support/step-peak.js";
 import { exampleOf, reference } from "./support/tiny-llama.js";
 
 const told = JSON.parse(readFileSync(join(import.meta.dirname, "../../test/fixtures/dropout.json"), "utf8")) as {
@@ -106,18 +103,8 @@ for (const family of families)
   for (const gradientCheckpointing of [false, true])
     test(`${family}: the symbolic step has the engine's peak with dropout, byte by byte, checkpointing ${gradientCheckpointing}`, async () => {
       const before = engine.stats().liveBytes;
-      engine.resetPeak();
       const { model, files, task, rows } = await load(family, Object.fromEntries(keysOf(family).map((key) => [key, 0.1])));
       model.gradientCheckpointing = gradientCheckpointing;
-      const parameters = model.trainableParameters();
-      const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: weightDecays(model, 0) });
-      const batch = task.collate(rows);
-      engine.resetPeak();
-      differentiate(() => task.loss(model, batch), new Rng(0)).dispose();
-      gradientSquares(parameters.values()).dispose();
-      optimizer.update(1e-4, 1);
-      await engine.sync();
-      const measured = engine.stats().peakLiveBytes - before;
       const work = {
         files,
         tuner: full,
@@ -128,9 +115,7 @@ for (const family of families)
         rows,
         compute: "f32",
       } as const;
-      assert.equal(estimateStep(work).peakBytes, measured);
-      optimizer.dispose();
-      model.dispose();
+      await assertEstimatedPeak(model, work, before);
     });
 
 /** GPT-2 with random weights and a tokenizer. */

@@ -2,14 +2,12 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { estimateStep, type StepWork, smallestRemedy } from "../src/advise/estimate.js";
 import { Rng } from "../src/core/rng.js";
-import { differentiate } from "../src/core/tape.js";
 import type { ModelFiles } from "../src/io/model-files.js";
 import type { LanguageModel } from "../src/models/language-model.js";
 import { nextToken } from "../src/objectives/next-token.js";
-import { AdamW } from "../src/optim/adamw.js";
-import { gradientSquares } from "../src/optim/clip.js";
 import { tuners } from "../src/tuners/index.js";
 import { engine } from "./support/gradient-check.js";
+import { assertEstimatedPeak } from "./support/step-peak.js";
 import { exampleOf, loadTinyLlama, reference } from "./support/tiny-llama.js";
 
 const rows = Array.from({ length: 16 }, (_, i) => exampleOf(reference.sequences[i % 2]!));
@@ -55,25 +53,13 @@ for (const [name, settings] of [
 for (const { tuner, settings = {}, compute, gradientCheckpointing, momentBits } of cases)
   test(`${tuner.name} ${Object.keys(settings)}, ${compute}${gradientCheckpointing ? ", checkpointed" : ""}, moments of ${momentBits} bits: the symbolic step has the engine's peak, byte by byte`, async () => {
     const before = engine.stats().liveBytes;
-    engine.resetPeak();
     const tunerConfig = tuner.config.parse(settings);
     const keeping = (unread: LanguageModel) => tuner.keeping?.(unread, tunerConfig, () => {});
     const { model, files } = await loadTinyLlama("untied", {}, compute, keeping);
     model.gradientCheckpointing = gradientCheckpointing;
     tuner.apply(model, tunerConfig, new Rng(0));
-    const parameters = model.trainableParameters();
-    const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map(), bits: momentBits });
-    const batch = nextToken.collate(rows);
-    engine.resetPeak();
-    differentiate(() => nextToken.loss(model, batch), new Rng(0)).dispose();
-    gradientSquares(parameters.values()).dispose();
-    optimizer.update(1e-4, 1);
-    await engine.sync();
-    const measured = engine.stats().peakLiveBytes - before;
     const work: StepWork = { files, tuner, tunerConfig, task: nextToken, gradientCheckpointing, momentBits, rows, compute };
-    assert.equal(estimateStep(work).peakBytes, measured);
-    optimizer.dispose();
-    model.dispose();
+    await assertEstimatedPeak(model, work, before);
   });
 
 test("FLOPs of a LoRA step: twice the weights forward, as much for the inputs' gradients, and what the adapters add", async () => {

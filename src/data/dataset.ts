@@ -138,18 +138,20 @@ const maxInfoBytes = 64 * 2 ** 20;
 
 async function readDatasetInfo(path: string): Promise<Record<string, unknown> | undefined> {
   if (!existsSync(path)) return undefined;
-  const bytes: Buffer[] = [];
+  const chunks: Buffer[] = [];
+  let bytes = 0;
   const file = await openDataFile(path);
   try {
     for (let chunk = await file.next(); chunk !== null; chunk = await file.next()) {
-      if (bytes.length * chunk.length > maxInfoBytes) throw new ConfigError(`${path}: larger than ${maxInfoBytes} bytes.`);
-      bytes.push(chunk);
+      chunks.push(chunk);
+      bytes += chunk.length;
+      if (bytes > maxInfoBytes) throw new ConfigError(`${path}: larger than ${maxInfoBytes} bytes.`);
     }
   } finally {
     await file.close();
   }
   try {
-    const info = toPlainJson(parseStrictJson(Buffer.concat(bytes).toString("utf8")));
+    const info = toPlainJson(parseStrictJson(Buffer.concat(chunks).toString("utf8")));
     if (isRecord(info)) return info;
   } catch (error) {
     throw new ConfigError(`${path}: not valid JSON: ${error instanceof Error ? error.message : String(error)}`, { cause: error });

@@ -25,6 +25,8 @@ interface Family {
   readonly keys: { readonly read: readonly string[]; readonly inert?: readonly string[] };
   /** Whether the output projection is the embedding where the config does not say. */
   readonly tiesByDefault: boolean;
+  /** The name of the embedding. */
+  readonly embedding: string;
   /** `passedOver`: in words, what the config says within keys that are read, and has no effect. */
   build(device: Device, config: unknown): { readonly model: LanguageModel; readonly passedOver?: readonly string[] };
 }
@@ -36,12 +38,14 @@ function family<Config extends object>(
     keys,
     inert,
     tiesByDefault = false,
+    embedding = "model.embed_tokens.weight",
     read,
     model: Model,
   }: {
     keys: z.ZodObject;
     inert?: readonly string[];
     tiesByDefault?: boolean;
+    embedding?: string;
     read: z.ZodType<Config>;
     model: new (device: Device, config: Config) => LanguageModel;
   },
@@ -50,6 +54,7 @@ function family<Config extends object>(
     modelTypes,
     keys: { read: Object.keys(keys.shape), ...(inert && { inert }) },
     tiesByDefault,
+    embedding,
     build(device, raw) {
       const config = read.parse(raw);
       return { model: new Model(device, config), ...("passedOver" in config && { passedOver: config.passedOver as string[] }) };
@@ -71,6 +76,7 @@ const families: readonly Family[] = [
     read: Gpt2Config,
     model: Gpt2,
     tiesByDefault: true,
+    embedding: "transformer.wte.weight",
   }),
 ];
 
@@ -183,28 +189,27 @@ export async function loadWeights(model: LanguageModel, files: ModelFiles, newHe
 export async function settleHead(files: ModelFiles): Promise<ModelFiles> {
   const { config, tensors, path, notices = [] } = files;
   const head = tensors.get(headName);
-  const isTied = config.tie_word_embeddings ?? familyOf(config, path).tiesByDefault;
+  const { tiesByDefault, embedding: name } = familyOf(config, path);
+  const isTied = config.tie_word_embeddings ?? tiesByDefault;
   if (head === undefined || isTied !== true || classesOf(config) !== null) return files;
-  const [embedding] = embeddingNames.filter((name) => tensors.has(name));
+  const embedding = lookUp(files, name);
   const others = new Map(tensors);
   if (embedding === undefined) {
-    const name = embeddingNames[config.model_type === "gpt2" ? 1 : 0]!;
     others.delete(headName);
     others.set(name, { ...head, name });
     return { ...files, tensors: others, readTensor: (wanted) => files.readTensor(wanted === name ? headName : wanted) };
   }
-  if (await holdSameNumbers(head, tensors.get(embedding)!)) {
+  if (await holdSameNumbers(head, embedding)) {
     others.delete(headName);
     return { ...files, tensors: others };
   }
   const notice =
-    `${path}: the config ties the output projection to the embedding, but ${headName} holds other numbers than ${embedding}: ` +
+    `${path}: the config ties the output projection to the embedding, but ${headName} holds other numbers than ${embedding.name}: ` +
     "the two are not tied, as in transformers 5";
   return { ...files, config: { ...config, tie_word_embeddings: false }, notices: [...notices, notice] };
 }
 
 const headName = "lm_head.weight";
-const embeddingNames = ["model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight", "wte.weight"];
 
 /** Compared piece by piece: two embeddings can be larger than all else that a run needs. */
 async function holdSameNumbers(a: TensorEntry, b: TensorEntry): Promise<boolean> {

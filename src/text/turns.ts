@@ -125,6 +125,7 @@ class TurnFinder {
     if (stop === undefined || this.#rendering.text.slice(to, stop[0]).trim() !== "") return [from, to];
     return [from, stop[1]];
   }
+
   #render(messages: readonly TemplateMessage[], addGenerationPrompt: boolean): string {
     const { template, dialogue } = this.#rendering;
     return template.render({ ...dialogue, messages }, { addGenerationPrompt });

@@ -34,7 +34,7 @@ interface Decoder {
  */
 export function buildDecoder(value: unknown, where: string): () => TextStream {
   if (value === null) return joinedBySpaces;
-  const chain = build(new Stage(value, "decoder", where));
+  const chain = new Stage(value, "decoder", where).build(kinds);
   const steps: Decoder[] = [];
   let isJoined = false;
   for (const decoder of chain) {
@@ -329,17 +329,9 @@ const kinds: Readonly<Record<string, (stage: Stage) => readonly Decoder[]>> = {
     ];
   },
   Sequence(stage) {
-    return stage.stages("decoders").flatMap(build);
+    return stage.stages("decoders").flatMap((each) => each.build(kinds));
   },
 };
-
-function build(stage: Stage): readonly Decoder[] {
-  const kind = Object.hasOwn(kinds, stage.type) ? kinds[stage.type] : undefined;
-  if (kind === undefined) return stage.unsupported(Object.keys(kinds));
-  const decoders = kind(stage);
-  stage.done();
-  return decoders;
-}
 
 function isUtf8(bytes: readonly number[]): boolean {
   try {

@@ -12,7 +12,7 @@ type Rewrite = (text: string, maxLength: number) => string;
 export function buildNormalizer(value: unknown, where: string): ((text: string) => string) | null {
   if (value === null) return null;
   const stage = new Stage(value, "normalizer", where);
-  const rewrite = build(stage);
+  const rewrite = stage.build(kinds);
   return (text) => {
     const maxLength = 64 * text.length + 2 ** 16;
     const result = rewrite(text, maxLength);
@@ -80,7 +80,7 @@ const kinds: Readonly<Record<string, (stage: Stage) => Rewrite>> = {
   },
   ByteLevel: () => spellBytes,
   Sequence(stage) {
-    const steps = stage.stages("normalizers").map(build);
+    const steps = stage.stages("normalizers").map((each) => each.build(kinds));
     return (text, maxLength) => {
       let result = text;
       for (const step of steps) {
@@ -91,14 +91,6 @@ const kinds: Readonly<Record<string, (stage: Stage) => Rewrite>> = {
     };
   },
 };
-
-function build(stage: Stage): Rewrite {
-  const kind = Object.hasOwn(kinds, stage.type) ? kinds[stage.type] : undefined;
-  if (kind === undefined) return stage.unsupported(Object.keys(kinds));
-  const rewrite = kind(stage);
-  stage.done();
-  return rewrite;
-}
 
 /** As in tokenizers, where the fifth range begins at 2B920, not 2B820. */
 const chinese =

@@ -11,7 +11,7 @@ export interface Frame {
  * Throws ModelError for kinds and options that are not known.
  */
 export function frameOf(value: unknown, where: string): Frame {
-  return value === null ? nothing : build(new Stage(value, "post_processor", where));
+  return value === null ? nothing : new Stage(value, "post_processor", where).build(kinds);
 }
 
 const nothing: Frame = { before: [], after: [] };
@@ -24,7 +24,7 @@ const kinds: Readonly<Record<string, (stage: Stage) => Frame>> = {
     return nothing;
   },
   Sequence(stage) {
-    const frames = stage.stages("processors").map(build);
+    const frames = stage.stages("processors").map((each) => each.build(kinds));
     const [frame = nothing, ...more] = frames.filter(({ before, after }) => before.length + after.length > 0);
     return more.length === 0 ? frame : stage.fail("more than one of its processors puts tokens around a text.");
   },
@@ -44,14 +44,6 @@ const kinds: Readonly<Record<string, (stage: Stage) => Frame>> = {
     return { before: idsOf(single.slice(0, at)), after: idsOf(single.slice(at + 1)) };
   },
 };
-
-function build(stage: Stage): Frame {
-  const kind = Object.hasOwn(kinds, stage.type) ? kinds[stage.type] : undefined;
-  if (kind === undefined) return stage.unsupported(Object.keys(kinds));
-  const frame = kind(stage);
-  stage.done();
-  return frame;
-}
 
 function around(stage: Stage): Frame {
   const [, cls] = stage.option("cls", isPair, "a token with its id");

@@ -16,7 +16,7 @@ type Split = (words: Words) => Words;
  */
 export function buildPreTokenizer(value: unknown, where: string): ((text: string, isFirst: boolean) => readonly string[]) | null {
   if (value === null) return null;
-  const split = build(new Stage(value, "pre_tokenizer", where));
+  const split = new Stage(value, "pre_tokenizer", where).build(kinds);
   return (text, isFirst) => split({ texts: [text], isFirst }).texts;
 }
 
@@ -78,7 +78,7 @@ const kinds: Readonly<Record<string, (stage: Stage) => Split>> = {
     return splitter(punctuation, stage.oneOf("behavior", behaviors, "Isolated"));
   },
   Sequence(stage) {
-    const steps = stage.stages("pretokenizers").map(build);
+    const steps = stage.stages("pretokenizers").map((each) => each.build(kinds));
     return (words) => steps.reduce((parts, step) => step(parts), words);
   },
   Split(stage) {
@@ -87,14 +87,6 @@ const kinds: Readonly<Record<string, (stage: Stage) => Split>> = {
   Whitespace: () => splitter(new RegExp(`[${wordClass}]+|[^${wordClass}\\p{White_Space}]+`, "gu"), "Removed", true),
   WhitespaceSplit: () => splitter(spaces, "Removed"),
 };
-
-function build(stage: Stage): Split {
-  const kind = Object.hasOwn(kinds, stage.type) ? kinds[stage.type] : undefined;
-  if (kind === undefined) return stage.unsupported(Object.keys(kinds));
-  const split = kind(stage);
-  stage.done();
-  return split;
-}
 
 /** What a Metaspace is made of, as a pre-tokenizer and as a decoder. */
 export function metaspaceOptions(stage: Stage): { replacement: string; scheme: "first" | "never" | "always" } {

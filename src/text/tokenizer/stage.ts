@@ -34,6 +34,15 @@ export class Stage {
     return this.fail(`this kind is not supported: expected one of ${known.join(", ")}.`);
   }
 
+  /** What the stage's kind makes of it. Throws ModelError for a kind that is not among these, and for options that the kind does not ask for. */
+  build<T>(kinds: Readonly<Record<string, (stage: Stage) => T>>): T {
+    const kind = Object.hasOwn(kinds, this.type) ? kinds[this.type] : undefined;
+    if (kind === undefined) return this.unsupported(Object.keys(kinds));
+    const built = kind(this);
+    this.done();
+    return built;
+  }
+
   /** `standard` is taken where the option is absent or null; without it the option has to be there. */
   option<T>(name: string, isValid: (value: unknown) => value is T, expected: string, standard?: T): T {
     this.#asked.add(name);
