@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Chat, type Message } from "../src/index.js";
-import type { RunResults } from "../src/train/events.js";
+import type { RunResults } from "../src/runs/events.js";
 import { formatMarkdown } from "./table.js";
 
 interface Method {

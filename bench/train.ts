@@ -6,7 +6,7 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { RunResults } from "../src/train/events.js";
+import type { RunResults } from "../src/runs/events.js";
 
 const outputDir = mkdtempSync(join(tmpdir(), "attune-bench-"));
 try {

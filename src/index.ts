@@ -4,12 +4,13 @@
  * @module
  */
 
-import { native } from "./backends/native.js";
+import { native } from "./backends/native/native.js";
 import { checkRecipe, parseRecipe, readRecipe } from "./recipe/parse.js";
-import type { RunEvent, RunResults } from "./train/events.js";
+import type { RunEvent, RunResults } from "./runs/events.js";
 
 export * from "./errors.js";
 export type { ExportTarget, NumberType } from "./export/choices.js";
+export { type CombineOptions, combineAdapters, type WeightedAdapter } from "./export/combine-adapters.js";
 export { type ExportOptions, type ExportReport, exportModel } from "./export/export.js";
 export { Chat, type ChatOptions, type ReplyOptions } from "./generate/chat.js";
 export { type Classification, Classifier, type ClassifierOptions } from "./generate/classifier.js";
@@ -19,9 +20,8 @@ export { attuneHome, pythonPackageModel } from "./io/python-package.js";
 export { resolveModel } from "./io/resolve.js";
 export { writeRandomModel } from "./models/random-model.js";
 export type { Metrics } from "./objectives/objective.js";
+export type * from "./runs/events.js";
 export type { Message } from "./text/chat-template.js";
-export type * from "./train/events.js";
-export { type CombineOptions, combineAdapters, type WeightedAdapter } from "./tuners/lora/combine.js";
 
 /** A recipe under LLaMA-Factory's key names, as an object, or the path of a YAML or JSON file. See docs/recipe.md. */
 export type RecipeInput = string | Readonly<Record<string, unknown>>;

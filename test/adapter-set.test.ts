@@ -6,7 +6,7 @@ import { Rng } from "../src/core/rng.js";
 import { scope } from "../src/core/tensor.js";
 import { ConfigError, ModelError } from "../src/errors.js";
 import { openSafetensors, readEntry, toTensorEntry, writeSafetensors } from "../src/io/safetensors.js";
-import { temporaryFolder } from "../src/io/test-support.js";
+import { temporaryFolder } from "../src/io/testing/folders.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
 import { packSequences } from "../src/models/token-batch.js";
 import { AdapterSet } from "../src/tuners/adapter-set.js";

@@ -11,7 +11,7 @@ import { scope } from "../src/core/tensor.js";
 import { ModelError } from "../src/errors.js";
 import { type Classification, Classifier } from "../src/generate/classifier.js";
 import { openModelFolder } from "../src/io/hf-folder.js";
-import { temporaryFolder } from "../src/io/test-support.js";
+import { temporaryFolder } from "../src/io/testing/folders.js";
 import { scoringOf } from "../src/models/classes.js";
 import type { LanguageModel } from "../src/models/language-model.js";
 import { loadModel } from "../src/models/load.js";

@@ -5,11 +5,11 @@ import { join } from "node:path";
 import test from "node:test";
 import fc from "fast-check";
 import { loadDataset, tokenizeDataset } from "../src/data/dataset.js";
-import { anyRow } from "../src/data/test-support.js";
+import { anyRow } from "../src/data/testing/datasets.js";
 import { DataError } from "../src/errors.js";
 import { ChatTemplate } from "../src/text/chat-template.js";
 import { chooseTemplate } from "../src/text/templates.js";
-import { byteLevel as tokenizer } from "../src/text/test-support.js";
+import { byteLevel as tokenizer } from "../src/text/testing/byte-level.js";
 import { compareShapes, type Shapes } from "./support/data-shapes.js";
 
 const fixture = new URL("../../test/fixtures/data-shapes.json", import.meta.url); // from dist/test

@@ -6,7 +6,7 @@ import test, { type TestContext } from "node:test";
 import { Rng } from "../src/core/rng.js";
 import { AttuneError } from "../src/errors.js";
 import { openSafetensors, readEntry, toTensorEntry, writeSafetensors } from "../src/io/safetensors.js";
-import { temporaryFolder } from "../src/io/test-support.js";
+import { temporaryFolder } from "../src/io/testing/folders.js";
 import { tuners } from "../src/tuners/index.js";
 import { applyAdapter, saveTuned, settingsOfAdapter } from "../src/tuners/tuned-files.js";
 import { engine } from "./support/gradient-check.js";

@@ -8,7 +8,7 @@ import { promisify } from "node:util";
 import { scope } from "../src/core/tensor.js";
 import { AttuneError } from "../src/errors.js";
 import { openModel } from "../src/io/open-model.js";
-import { buildGguf, repetitions, temporaryFolder } from "../src/io/test-support.js";
+import { buildGguf, repetitions, temporaryFolder } from "../src/io/testing/folders.js";
 import { asCausalLM } from "../src/models/causal-lm.js";
 import { loadModel } from "../src/models/load.js";
 import { packSequences } from "../src/models/token-batch.js";

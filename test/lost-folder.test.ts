@@ -17,7 +17,7 @@ import { join } from "node:path";
 import test, { describe, type TestContext } from "node:test";
 import { stringify } from "yaml";
 import { AttuneError, type RunEvent } from "../src/index.js";
-import { smallDisk } from "../src/io/test-support.js";
+import { smallDisk } from "../src/io/testing/folders.js";
 import { engine } from "./support/gradient-check.js";
 import { collect, makeFolder, tinyRecipe } from "./support/run.js";
 

@@ -5,7 +5,7 @@ import test from "node:test";
 import { ollamaModelfile } from "../src/export/modelfile.js";
 import { ChatTemplate } from "../src/text/chat-template.js";
 import { formatOf } from "../src/text/templates.js";
-import { byteLevel } from "../src/text/test-support.js";
+import { byteLevel } from "../src/text/testing/byte-level.js";
 import { chats, type OllamaTemplate, ollamaTemplates, roles, templateOf } from "./support/ollama-templates.js";
 
 /** What Go's text/template makes of each template: made by test/fixtures/make_ollama.go. */

@@ -1,5 +1,5 @@
 import type { Recipe } from "../recipe/schema.js";
-import type { RunEvent } from "../train/events.js";
+import type { RunEvent } from "../runs/events.js";
 
 export interface RunOptions {
   /** Ends the run after the step that is under way; what was trained is saved. */

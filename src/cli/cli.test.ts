@@ -12,7 +12,7 @@ import type { ExportOptions } from "../export/export.js";
 import type { ChatOptions, ReplyOptions } from "../generate/chat.js";
 import type { ClassifierOptions } from "../generate/classifier.js";
 import type { Recipe } from "../recipe/schema.js";
-import type { RunEvent, RunResults } from "../train/events.js";
+import type { RunEvent, RunResults } from "../runs/events.js";
 import { main } from "./main.js";
 import type { Parts } from "./parts.js";
 import type { Io } from "./terminal.js";

@@ -13,7 +13,7 @@ export interface Parts {
 
 export const parts: Parts = {
   async *runRecipe(recipe, options) {
-    const { native } = await import("../backends/native.js");
+    const { native } = await import("../backends/native/native.js");
     yield* native.run(recipe, options);
   },
   async openChat(options) {

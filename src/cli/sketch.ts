@@ -1,4 +1,4 @@
-import { smooth } from "../train/smooth.js";
+import { smooth } from "../runs/smooth.js";
 
 export interface CurvePoint {
   readonly step: number;

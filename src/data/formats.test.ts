@@ -8,7 +8,7 @@ import { conversationColumns, conversations, questionColumns, refusedColumns } f
 import { labelledColumns, labelledTexts } from "./labelled-texts.js";
 import { partTypes, reasoningKeys, refusedMessageKeys, roleNames, weightKeys } from "./messages.js";
 import { Fields, mostChars, RowFault, type RowFormat, Tally } from "./row-format.js";
-import { anyRow } from "./test-support.js";
+import { anyRow } from "./testing/datasets.js";
 import { textColumns, texts } from "./texts.js";
 
 interface Reading<T> {

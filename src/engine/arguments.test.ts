@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { Block, kernelCalls, realNumbers, segments, shape, step } from "./good-calls.js";
 import type { Id } from "./kernels.js";
 import { loadEngine } from "./load.js";
+import { Block, kernelCalls, realNumbers, segments, shape, step } from "./testing/good-calls.js";
 
 for (const [name, args] of Object.entries(kernelCalls)) {
   test(`${name} refuses every bad argument, and says which`, async () => {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import type { AttentionShape, ComputeType } from "./kernels.js";
 import { loadEngine } from "./load.js";
-import { Blocks, philoxWord, randomFloats, sameBits, testKernel } from "./testing.js";
+import { Blocks, philoxWord, randomFloats, sameBits, testKernel } from "./testing/testing.js";
 
 interface Setting {
   /** (qStart, qLength, kStart, kLength) of each sequence. */

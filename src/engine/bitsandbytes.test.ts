@@ -5,8 +5,8 @@ import test from "node:test";
 import { bytesOf } from "./dtype.js";
 import type { NativeEngine } from "./kernels.js";
 import { loadEngine } from "./load.js";
-import { dynamicMap } from "./quant-reference.js";
-import { Blocks, sameBits, testKernel } from "./testing.js";
+import { dynamicMap } from "./testing/quant-reference.js";
+import { Blocks, sameBits, testKernel } from "./testing/testing.js";
 
 /** Made by test/fixtures/make_bnb.py. */
 interface Fixture {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import type { DType } from "./dtype.js";
 import { loadEngine } from "./load.js";
-import { Blocks, randomFloats, testKernel } from "./testing.js";
+import { Blocks, randomFloats, testKernel } from "./testing/testing.js";
 
 /** Rounds to nearest, ties to even, at `digits` significant bits, with f16's subnormals and overflow if asked. */
 function round(value: number, digits: number, half: boolean): number {

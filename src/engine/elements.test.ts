@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import type { Activation } from "./kernels.js";
 import { loadEngine } from "./load.js";
-import { Blocks, philox, philoxWord, randomFloats, testKernel } from "./testing.js";
+import { Blocks, philox, philoxWord, randomFloats, testKernel } from "./testing/testing.js";
 
 const counts = [0, 1, 7, 63, 65, 16385, 1000003];
 const roundoff = 2e-7;

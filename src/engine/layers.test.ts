@@ -1,4 +1,4 @@
-import { randomFloats, randomIndices, testKernel } from "./testing.js";
+import { randomFloats, randomIndices, testKernel } from "./testing/testing.js";
 
 const shapes = [
   [1, 3],

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { loadEngine } from "./load.js";
-import { Blocks, randomFloats, testKernel } from "./testing.js";
+import { Blocks, randomFloats, testKernel } from "./testing/testing.js";
 
 const shapes = [
   [1, 3],

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { EngineError } from "../errors.js";
 import { loadEngine } from "./load.js";
-import { randomSource } from "./testing.js";
+import { randomSource } from "./testing/testing.js";
 
 const MiB = 1 << 20;
 

@@ -3,8 +3,8 @@ import test from "node:test";
 import { type DType, dtypes, isWholeBlocks } from "./dtype.js";
 import type { ComputeType, NativeEngine } from "./kernels.js";
 import { loadEngine } from "./load.js";
-import { nearestBfloat, randomWeights } from "./quant-reference.js";
-import { Blocks, randomFloats, sameBits, testKernel } from "./testing.js";
+import { nearestBfloat, randomWeights } from "./testing/quant-reference.js";
+import { Blocks, randomFloats, sameBits, testKernel } from "./testing/testing.js";
 
 /** Not in NativeEngine: "bf16" on AMX's path, over emulated tile instructions. */
 const emulateAmx = (engine: NativeEngine, on: boolean): void =>

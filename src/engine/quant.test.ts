@@ -3,8 +3,8 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 import { bytesOf, type DType, dtypes } from "./dtype.js";
 import { loadEngine } from "./load.js";
-import { randomWeights, storedElement } from "./quant-reference.js";
-import { Blocks, testKernel } from "./testing.js";
+import { randomWeights, storedElement } from "./testing/quant-reference.js";
+import { Blocks, testKernel } from "./testing/testing.js";
 
 const types = Object.keys(dtypes) as DType[];
 

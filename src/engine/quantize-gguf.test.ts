@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 import { bytesOf, type DType } from "./dtype.js";
 import { loadEngine } from "./load.js";
-import { Blocks, randomFloats, testKernel } from "./testing.js";
+import { Blocks, randomFloats, testKernel } from "./testing/testing.js";
 
 interface Fixture {
   readonly shape: [rows: number, cols: number];

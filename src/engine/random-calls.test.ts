@@ -4,7 +4,7 @@ import { join } from "node:path";
 import test from "node:test";
 import { fileURLToPath } from "node:url";
 
-const script = fileURLToPath(new URL("./random-calls.js", import.meta.url));
+const script = fileURLToPath(new URL("./testing/random-calls.js", import.meta.url));
 const root = join(import.meta.dirname, "../../..");
 const isSoak = process.env.ATTUNE_SOAK === "1";
 

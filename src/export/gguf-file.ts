@@ -1,9 +1,9 @@
 import { basename } from "node:path";
 import { bytesOf } from "../engine/dtype.js";
 import { ModelError } from "../errors.js";
-import { ggufShape } from "../io/gguf-config.js";
-import { ggufModuleName, type Heads, interleavedHeads, reorderRows, ropeFactorsName } from "../io/gguf-names.js";
-import { type GgufTensorSource, writeGguf } from "../io/gguf-writer.js";
+import { ggufShape } from "../io/gguf/config.js";
+import { ggufModuleName, type Heads, interleavedHeads, reorderRows, ropeFactorsName } from "../io/gguf/names.js";
+import { type GgufTensorSource, writeGguf } from "../io/gguf/writer.js";
 import type { ModelFiles } from "../io/model-files.js";
 import type { LanguageModel } from "../models/language-model.js";
 import type { ChatFormat } from "../text/supervised.js";

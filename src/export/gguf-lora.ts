@@ -1,10 +1,10 @@
 import { mkdir } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { ConfigError, ModelError } from "../errors.js";
-import { type AdapterConfig, readAdapterConfig } from "../io/adapter-folder.js";
-import { ggufShape } from "../io/gguf-config.js";
-import { reorderRows } from "../io/gguf-names.js";
-import { type GgufTensorSource, writeGguf } from "../io/gguf-writer.js";
+import { type AdapterConfig, readAdapterConfig } from "../io/adapters/adapter-folder.js";
+import { ggufShape } from "../io/gguf/config.js";
+import { reorderRows } from "../io/gguf/names.js";
+import { type GgufTensorSource, writeGguf } from "../io/gguf/writer.js";
 import type { ModelFiles } from "../io/model-files.js";
 import type { LoraConfig } from "../tuners/lora/config.js";
 import { lora } from "../tuners/lora/lora.js";

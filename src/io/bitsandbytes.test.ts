@@ -4,10 +4,10 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { loadEngine } from "../engine/load.js";
-import { Blocks } from "../engine/testing.js";
+import { Blocks } from "../engine/testing/testing.js";
 import { type FourBitWeight, gatherFourBitWeights, isFourBit } from "./bitsandbytes.js";
 import { openSafetensors } from "./safetensors.js";
-import { temporaryFolder } from "./test-support.js";
+import { temporaryFolder } from "./testing/folders.js";
 
 /** Made by test/fixtures/make_bnb.py. */
 type FourBitCase = Record<"q" | "absmax" | "codes" | "scales" | "sha256" | "sha256_f32", string> & { offset: number };

@@ -17,7 +17,7 @@ import {
   verifyFolder,
 } from "./checkpoint.js";
 import { writeFileAtomic } from "./disk.js";
-import { repetitions, seededIntegers, smallDisk, temporaryFolder } from "./test-support.js";
+import { repetitions, seededIntegers, smallDisk, temporaryFolder } from "./testing/folders.js";
 
 const checkpointModule = new URL("./checkpoint.js", import.meta.url).href;
 

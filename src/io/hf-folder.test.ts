@@ -4,11 +4,11 @@ import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { ModelError } from "../errors.js";
-import { readGgufHeader } from "./gguf-header.js";
+import { readGgufHeader } from "./gguf/header.js";
 import { openModelFolder } from "./hf-folder.js";
 import { openModel } from "./open-model.js";
 import { type TensorSource, writeSafetensors, writeShardedSafetensors } from "./safetensors.js";
-import { buildGguf, temporaryFolder } from "./test-support.js";
+import { buildGguf, temporaryFolder } from "./testing/folders.js";
 
 const tensors: TensorSource[] = [
   { name: "a", dtype: "f32", shape: [2], data: () => new Uint8Array(new Float32Array([1, 2]).buffer) },

@@ -2,7 +2,7 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { ModelError } from "../errors.js";
 import { namesIn } from "./disk.js";
-import { openGguf } from "./gguf.js";
+import { openGguf } from "./gguf/gguf.js";
 import { openModelFolder, pickleRefused } from "./hf-folder.js";
 import type { ModelFiles } from "./model-files.js";
 

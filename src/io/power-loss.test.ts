@@ -7,7 +7,7 @@ import test, { type TestContext } from "node:test";
 import { newestCompleteCheckpoint, pruneCheckpoints, publishFolder } from "./checkpoint.js";
 import { writeFileAtomic } from "./disk.js";
 import { writeSafetensors } from "./safetensors.js";
-import { temporaryFolder } from "./test-support.js";
+import { temporaryFolder } from "./testing/folders.js";
 
 /** A power failure after any operation of a save, modelled: each state that it can leave is rebuilt and read. */
 type Operation =

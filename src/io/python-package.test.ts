@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { chmodSync, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import test, { type TestContext } from "node:test";
-import { openGguf } from "./gguf.js";
-import { ModelUnavailableError } from "./hub.js";
+import { openGguf } from "./gguf/gguf.js";
+import { ModelUnavailableError } from "./hub/hub.js";
 import { pythonPackageModel } from "./python-package.js";
-import { temporaryFolder } from "./test-support.js";
+import { temporaryFolder } from "./testing/folders.js";
 
 /** Puts a program called python3, a Node script, before all others. */
 function fakePython(t: TestContext, body: string): void {

@@ -4,8 +4,8 @@ import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { namesIn, requireSpace, sha256OfFile, syncFolder } from "./disk.js";
-import { sizeOf } from "./hub-cache.js";
-import { ModelUnavailableError } from "./hub-request.js";
+import { sizeOf } from "./hub/cache.js";
+import { ModelUnavailableError } from "./hub/request.js";
 import { isAlive } from "./lock.js";
 
 const run = promisify(execFile);

@@ -1,6 +1,6 @@
 import { stat } from "node:fs/promises";
 import { ModelError } from "../errors.js";
-import { fetchFromHub, type HubOptions, parseHubName } from "./hub.js";
+import { fetchFromHub, type HubOptions, parseHubName } from "./hub/hub.js";
 import type { ModelFiles } from "./model-files.js";
 import { openModel } from "./open-model.js";
 

@@ -14,7 +14,7 @@ import {
   writeSafetensors,
   writeShardedSafetensors,
 } from "./safetensors.js";
-import { mutate, repetitions, seededIntegers, temporaryFolder } from "./test-support.js";
+import { mutate, repetitions, seededIntegers, temporaryFolder } from "./testing/folders.js";
 
 const bytesOfFloats = (...values: number[]) => new Uint8Array(new Float32Array(values).buffer);
 

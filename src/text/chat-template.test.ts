@@ -4,7 +4,7 @@ import { ModelError } from "../errors.js";
 import { ChatTemplate } from "./chat-template.js";
 import { renderPrompt } from "./supervised.js";
 import { chooseTemplate, namedTemplate, templateNames } from "./templates.js";
-import { talk } from "./test-support.js";
+import { talk } from "./testing/byte-level.js";
 import { byteTokenizer } from "./tokenizer/byte-tokenizer.js";
 import { Tokenizer } from "./tokenizer/tokenizer.js";
 

@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { DataError, ModelError } from "../errors.js";
 import { ChatTemplate, type Message } from "./chat-template.js";
 import { type ChatFormat, renderConversation, renderPrompt } from "./supervised.js";
-import { byteLevel, chatOf, type GoldenCase, readFixture, sentencepiece, talk, templates } from "./test-support.js";
+import { byteLevel, chatOf, type GoldenCase, readFixture, sentencepiece, talk, templates } from "./testing/byte-level.js";
 
 const golden = readFixture<GoldenCase[]>("golden.json");
 const names = Object.keys(templates);

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { ChatTemplate, type Dialogue, type Message, type Tool } from "./chat-template.js";
 import { renderConversation } from "./supervised.js";
 import { chooseTemplate, namedTemplate, templateNames } from "./templates.js";
-import { byteLevel, chatOf, readFixture, talk } from "./test-support.js";
+import { byteLevel, chatOf, readFixture, talk } from "./testing/byte-level.js";
 import { type ToolFormatName, toolFormatNames, withToolFormat } from "./tool-formats.js";
 
 /** Made by test/fixtures/make_tool_formats.py. */

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import type { Tensor } from "../core/tensor.js";
 import { CheckpointError, DivergedError } from "../errors.js";
-import { checkTensors } from "../io/adapter-folder.js";
+import { checkTensors } from "../io/adapters/adapter-folder.js";
 import { publishFolder } from "../io/checkpoint.js";
 import { namesIn, writeFileAtomic } from "../io/disk.js";
 import {

@@ -9,8 +9,8 @@ import type { Batch, Metrics, Task } from "../objectives/objective.js";
 import type { AdamW } from "../optim/adamw.js";
 import { clipFactor, gradientSquares } from "../optim/clip.js";
 import { type ScheduleName, scheduleFactor } from "../optim/schedule.js";
+import type { CheckpointEvent, EvalEvent, StepEvent } from "../runs/events.js";
 import { gradientDiverged, lossDiverged, updateDiverged } from "./diverged.js";
-import type { CheckpointEvent, EvalEvent, StepEvent } from "./events.js";
 import { peakMemoryBytes } from "./peak-memory.js";
 import type { StepPlan } from "./step-plan.js";
 

@@ -2,10 +2,10 @@ import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Rng } from "../core/rng.js";
 import { ModelError } from "../errors.js";
-import { type AdapterFiles, type AdapterOrigin, checkTensors, readAdapterConfig } from "../io/adapter-folder.js";
+import { type AdapterFiles, type AdapterOrigin, checkTensors, readAdapterConfig } from "../io/adapters/adapter-folder.js";
+import { modulesToSaveOf } from "../io/adapters/peft.js";
 import { namesIn, writeFileAtomic } from "../io/disk.js";
 import { openModelFolder } from "../io/hf-folder.js";
-import { modulesToSaveOf } from "../io/peft.js";
 import {
   openSafetensors,
   readFinite,

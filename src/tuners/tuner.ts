@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import type { Rng } from "../core/rng.js";
 import type { Tensor } from "../core/tensor.js";
-import type { AdapterConfig, AdapterLibrary, AdapterOrigin } from "../io/adapter-folder.js";
+import type { AdapterConfig, AdapterLibrary, AdapterOrigin } from "../io/adapters/adapter-folder.js";
 import type { TensorEntry } from "../io/model-files.js";
 import type { LanguageModel } from "../models/language-model.js";
 import type { Keep } from "../models/load.js";

@@ -11,7 +11,7 @@ import { Rng } from "../../src/core/rng.js";
 import { scope } from "../../src/core/tensor.js";
 import { openModelFolder } from "../../src/io/hf-folder.js";
 import { openSafetensors, readEntry, toTensorEntry } from "../../src/io/safetensors.js";
-import { temporaryFolder } from "../../src/io/test-support.js";
+import { temporaryFolder } from "../../src/io/testing/folders.js";
 import { asCausalLM } from "../../src/models/causal-lm.js";
 import type { LanguageModel } from "../../src/models/language-model.js";
 import { loadModel } from "../../src/models/load.js";

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import { loadEngine } from "../../src/engine/load.js";
-import { Blocks, sameBits } from "../../src/engine/testing.js";
+import { Blocks, sameBits } from "../../src/engine/testing/testing.js";
 import { openModelFolder } from "../../src/io/hf-folder.js";
 import { openSafetensors, readEntry } from "../../src/io/safetensors.js";
 import { loadModel } from "../../src/models/load.js";

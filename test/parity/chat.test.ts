@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import type { Message } from "../../src/text/chat-template.js";
 import { renderConversation, renderPrompt } from "../../src/text/supervised.js";
-import { byteLevel, chatOf, fixtures, sentencepiece, templates } from "../../src/text/test-support.js";
+import { byteLevel, chatOf, fixtures, sentencepiece, templates } from "../../src/text/testing/byte-level.js";
 
 /** Transformers' ids, masks and prompts for 500 chats under each of ten templates, live. */
 

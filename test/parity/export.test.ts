@@ -13,7 +13,7 @@ import { exportModel } from "../../src/export/export.js";
 import { decodeAll } from "../../src/generate/decoder.js";
 import { greedy } from "../../src/generate/sampling.js";
 import { train } from "../../src/index.js";
-import { readGgufHeader } from "../../src/io/gguf-header.js";
+import { readGgufHeader } from "../../src/io/gguf/header.js";
 import { openModel } from "../../src/io/open-model.js";
 import { readEntry } from "../../src/io/safetensors.js";
 import { asCausalLM, type CausalLM } from "../../src/models/causal-lm.js";

@@ -10,8 +10,8 @@ import test from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { ModelError } from "../../src/errors.js";
-import { openGguf } from "../../src/io/gguf.js";
-import { CachedRepository } from "../../src/io/hub-cache.js";
+import { openGguf } from "../../src/io/gguf/gguf.js";
+import { CachedRepository } from "../../src/io/hub/cache.js";
 import {
   openSafetensors,
   readEntry,
@@ -20,7 +20,7 @@ import {
   writeSafetensors,
   writeShardedSafetensors,
 } from "../../src/io/safetensors.js";
-import { mutate, repetitions, seededIntegers, temporaryFolder } from "../../src/io/test-support.js";
+import { mutate, repetitions, seededIntegers, temporaryFolder } from "../../src/io/testing/folders.js";
 
 const peers = process.env.ATTUNE_PEERS;
 const skip = peers === undefined && "needs ATTUNE_PEERS, a Python venv with safetensors, gguf and transformers";

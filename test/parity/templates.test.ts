@@ -8,7 +8,7 @@ import { AttuneError } from "../../src/errors.js";
 import { ChatTemplate, type Dialogue, type Message, type Tool } from "../../src/text/chat-template.js";
 import { renderConversation, renderPrompt } from "../../src/text/supervised.js";
 import { namedTemplate, templateNames } from "../../src/text/templates.js";
-import { byteLevel } from "../../src/text/test-support.js";
+import { byteLevel } from "../../src/text/testing/byte-level.js";
 import { toolFormatNames, withToolFormat } from "../../src/text/tool-formats.js";
 
 /**

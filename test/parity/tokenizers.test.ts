@@ -7,7 +7,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
-import { repetitions, temporaryFolder } from "../../src/io/test-support.js";
+import { repetitions, temporaryFolder } from "../../src/io/testing/folders.js";
 import { Tokenizer } from "../../src/text/tokenizer/tokenizer.js";
 import { skipWithoutPeers, smolLM2Folder } from "../support/peers.js";
 

@@ -9,7 +9,7 @@ import { DataError } from "../../src/errors.js";
 import { ChatTemplate, type Dialogue } from "../../src/text/chat-template.js";
 import type { ChatFormat } from "../../src/text/supervised.js";
 import { chooseTemplate } from "../../src/text/templates.js";
-import { byteLevel as tokenizer } from "../../src/text/test-support.js";
+import { byteLevel as tokenizer } from "../../src/text/testing/byte-level.js";
 
 /** What another program makes of a row: the text, and what of it is learned; or why its template refuses it. */
 export interface Written {

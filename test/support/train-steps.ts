@@ -5,7 +5,7 @@ import { nextToken } from "../../src/objectives/next-token.js";
 import type { Task } from "../../src/objectives/objective.js";
 import { AdamW } from "../../src/optim/adamw.js";
 import { weightDecays } from "../../src/optim/weight-decay.js";
-import type { StepEvent } from "../../src/train/events.js";
+import type { StepEvent } from "../../src/runs/events.js";
 import { noProgress, train } from "../../src/train/loop.js";
 import { StepPlan } from "../../src/train/step-plan.js";
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 import { fileURLToPath } from "node:url";
-import { readFixture } from "../test-support.js";
+import { readFixture } from "../testing/byte-level.js";
 import { OverBudget, TemplateError, Unsupported, Work } from "./errors.js";
 import { Refusal, raiseException, strftime } from "./globals.js";
 import { renderTemplate } from "./interpreter.js";

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
 import { ModelError } from "../../errors.js";
-import type { GgufMetadata, GgufValue } from "../../io/gguf-writer.js";
+import type { GgufMetadata, GgufValue } from "../../io/gguf/writer.js";
 import { tokenizerJsonOf } from "../load-tokenizer.js";
 import { type PreTokenizer, preTokenizers } from "./gguf-pre-tokenizers.js";
 import { tokenType } from "./gguf-tokenizer.js";

@@ -6,7 +6,7 @@ import test from "node:test";
 import fc from "fast-check";
 import { ModelError } from "../../errors.js";
 import { loadTokenizer, loadTokenizerFolder, readChatTemplate } from "../load-tokenizer.js";
-import { byteLevel, fixtures, readFixture, sentencepiece } from "../test-support.js";
+import { byteLevel, fixtures, readFixture, sentencepiece } from "../testing/byte-level.js";
 import { byteTokenizer } from "./byte-tokenizer.js";
 import { ggufTokenizer } from "./gguf-tokenizer.js";
 import { Tokenizer, type TokenizerParts } from "./tokenizer.js";

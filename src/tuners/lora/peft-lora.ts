@@ -1,8 +1,8 @@
 import { z } from "zod";
 import type { Tensor } from "../../core/tensor.js";
 import { ConfigError, ModelError } from "../../errors.js";
-import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapter-folder.js";
-import { checkAdapterConfig, modulesToSaveOf, peft } from "../../io/peft.js";
+import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapters/adapter-folder.js";
+import { checkAdapterConfig, modulesToSaveOf, peft } from "../../io/adapters/peft.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { isNamed, leafNames, namesIn } from "../module-names.js";
 import type { AdapterFormat } from "../tuner.js";

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { scope } from "../../core/tensor.js";
-import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapter-folder.js";
-import { checkAdapterConfig, peft } from "../../io/peft.js";
+import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapters/adapter-folder.js";
+import { checkAdapterConfig, peft } from "../../io/adapters/peft.js";
 import { defineTuner } from "../tuner.js";
 import { checkStart, peftVirtualTokens, startTokens, virtualTokenSettings } from "../virtual-tokens.js";
 import { encoderWidth, PromptEncoder } from "./prompt-encoder.js";

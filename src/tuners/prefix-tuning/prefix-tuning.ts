@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { scope } from "../../core/tensor.js";
-import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapter-folder.js";
-import { checkAdapterConfig, peft } from "../../io/peft.js";
+import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapters/adapter-folder.js";
+import { checkAdapterConfig, peft } from "../../io/adapters/peft.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { continueSequences } from "../../models/token-batch.js";
 import { defineTuner } from "../tuner.js";

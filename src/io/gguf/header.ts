@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
-import { bytesOf, type DType, dtypes, isWholeBlocks } from "../engine/dtype.js";
-import { ModelError } from "../errors.js";
-import { systemErrorCode } from "./disk.js";
+import { bytesOf, type DType, dtypes, isWholeBlocks } from "../../engine/dtype.js";
+import { ModelError } from "../../errors.js";
+import { systemErrorCode } from "../disk.js";
 
 /**
  * What a GGUF file says about itself: metadata and where each tensor lies.

@@ -1,16 +1,16 @@
 import { createHash, type Hash } from "node:crypto";
-import { BatchPlan } from "../data/batches.js";
-import { splitHoldout } from "../data/dataset.js";
-import type { TokenizedRow } from "../data/example.js";
-import { ConfigError } from "../errors.js";
-import type { ModelFiles } from "../io/model-files.js";
-import type { DataSource, Objective, Task } from "../objectives/objective.js";
-import { maxSteps, type Recipe } from "../recipe/schema.js";
-import type { ChatTemplate } from "../text/chat-template.js";
-import { loadTokenizer } from "../text/load-tokenizer.js";
-import { chooseTemplate } from "../text/templates.js";
-import type { TextFile, Tokenizer } from "../text/tokenizer/tokenizer.js";
-import { StepPlan } from "../train/step-plan.js";
+import { BatchPlan } from "../../data/batches.js";
+import { splitHoldout } from "../../data/dataset.js";
+import type { TokenizedRow } from "../../data/example.js";
+import { ConfigError } from "../../errors.js";
+import type { ModelFiles } from "../../io/model-files.js";
+import type { DataSource, Objective, Task } from "../../objectives/objective.js";
+import { maxSteps, type Recipe } from "../../recipe/schema.js";
+import type { ChatTemplate } from "../../text/chat-template.js";
+import { loadTokenizer } from "../../text/load-tokenizer.js";
+import { chooseTemplate } from "../../text/templates.js";
+import type { TextFile, Tokenizer } from "../../text/tokenizer/tokenizer.js";
+import { StepPlan } from "../../train/step-plan.js";
 
 /** What a recipe trains on, ready for the loop. */
 export interface RunData {

@@ -1,6 +1,10 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { ModelError } from "../errors.js";
+import { ModelError } from "../../errors.js";
+import { namesIn, writeFileAtomic } from "../disk.js";
+import { pickleRefused, readJsonObject } from "../hf-folder.js";
+import type { TensorEntry } from "../model-files.js";
+import { openSafetensors, readFinite, type TensorSource, toTensorEntry, writeSafetensors } from "../safetensors.js";
 import {
   type AdapterConfig,
   type AdapterFiles,
@@ -9,10 +13,6 @@ import {
   adapterConfigName,
   readAdapterConfig,
 } from "./adapter-folder.js";
-import { namesIn, writeFileAtomic } from "./disk.js";
-import { pickleRefused, readJsonObject } from "./hf-folder.js";
-import type { TensorEntry } from "./model-files.js";
-import { openSafetensors, readFinite, type TensorSource, toTensorEntry, writeSafetensors } from "./safetensors.js";
 
 /**
  * Adapter folders as AdapterHub's `adapters` writes and reads them: `adapter_config.json` and `adapter.safetensors`; for a head that was

@@ -3,15 +3,15 @@ import { createReadStream } from "node:fs";
 import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ModelError } from "../errors.js";
-import { reportingFullDisk, requireSpace, syncFolder, systemErrorCode } from "./disk.js";
-import { CachedRepository, commitPattern, hubCacheFolder, isOffline, readToken, sizeOf } from "./hub-cache.js";
-import { bodyOf, type HubConnection, hubGet, ModelUnavailableError, readWhole, reasonOf, TooSlowError } from "./hub-request.js";
-import { takeLock } from "./lock.js";
-import { openModel } from "./open-model.js";
-import { indexFileName, singleFileName } from "./safetensors.js";
+import { ModelError } from "../../errors.js";
+import { reportingFullDisk, requireSpace, syncFolder, systemErrorCode } from "../disk.js";
+import { takeLock } from "../lock.js";
+import { openModel } from "../open-model.js";
+import { indexFileName, singleFileName } from "../safetensors.js";
+import { CachedRepository, commitPattern, hubCacheFolder, isOffline, readToken, sizeOf } from "./cache.js";
+import { bodyOf, type HubConnection, hubGet, ModelUnavailableError, readWhole, reasonOf, TooSlowError } from "./request.js";
 
-export { ModelUnavailableError } from "./hub-request.js";
+export { ModelUnavailableError } from "./request.js";
 
 /** A model on a hub: `owner/name`, `owner/name@revision`, `owner/name/file.gguf`, `owner/name/file.gguf@revision`. */
 export interface HubName {

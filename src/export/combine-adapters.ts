@@ -1,15 +1,15 @@
-import { Rng } from "../../core/rng.js";
-import { scope, Tensor, unscoped } from "../../core/tensor.js";
-import { loadEngine } from "../../engine/load.js";
-import { ConfigError } from "../../errors.js";
-import type { AdapterFiles } from "../../io/adapter-folder.js";
-import { modulesToSaveOf, openAdapter, type PeftConfig, saveAdapter } from "../../io/peft.js";
-import type { TensorSource } from "../../io/safetensors.js";
-import { setValues } from "../../models/load.js";
-import { drop, electedMean, keepLargest, sum, type Weighted } from "./blend.js";
-import type { LoraConfig } from "./config.js";
-import { peftLora } from "./peft-lora.js";
-import { updateAt } from "./targets.js";
+import { Rng } from "../core/rng.js";
+import { scope, Tensor, unscoped } from "../core/tensor.js";
+import { loadEngine } from "../engine/load.js";
+import { ConfigError } from "../errors.js";
+import type { AdapterFiles } from "../io/adapters/adapter-folder.js";
+import { modulesToSaveOf, openAdapter, type PeftConfig, saveAdapter } from "../io/adapters/peft.js";
+import type { TensorSource } from "../io/safetensors.js";
+import { setValues } from "../models/load.js";
+import { drop, electedMean, keepLargest, sum, type Weighted } from "../tuners/lora/blend.js";
+import type { LoraConfig } from "../tuners/lora/config.js";
+import { peftLora } from "../tuners/lora/peft-lora.js";
+import { updateAt } from "../tuners/lora/targets.js";
 
 export const combinationMethods = ["linear", "cat", "svd", "ties", "dare_linear", "dare_ties"] as const;
 export type CombinationMethod = (typeof combinationMethods)[number];

@@ -2,9 +2,7 @@ import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
-import { ModelError } from "../errors.js";
-import { openGguf } from "./gguf.js";
-import { parseGgufHeader } from "./gguf-header.js";
+import { ModelError } from "../../errors.js";
 import {
   buildGguf,
   type GgufTestTensor,
@@ -13,7 +11,9 @@ import {
   repetitions,
   seededIntegers,
   temporaryFolder,
-} from "./test-support.js";
+} from "../testing/folders.js";
+import { openGguf } from "./gguf.js";
+import { parseGgufHeader } from "./header.js";
 
 const F32 = 0;
 const Q8_0 = 8;

@@ -1,8 +1,8 @@
 import type { FileHandle } from "node:fs/promises";
-import { bytesOf, type DType, isWholeBlocks } from "../engine/dtype.js";
-import { ModelError } from "../errors.js";
-import { replaceFile } from "./disk.js";
-import { arrayType, defaultAlignment, maxDimensions, stringType, tensorTypes } from "./gguf-header.js";
+import { bytesOf, type DType, isWholeBlocks } from "../../engine/dtype.js";
+import { ModelError } from "../../errors.js";
+import { replaceFile } from "../disk.js";
+import { arrayType, defaultAlignment, maxDimensions, stringType, tensorTypes } from "./header.js";
 
 /** A metadata value, under the name of its gguf_type. */
 export type GgufValue =

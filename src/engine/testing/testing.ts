@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import type { Id, NativeEngine } from "./kernels.js";
-import { loadEngine } from "./load.js";
+import type { Id, NativeEngine } from "../kernels.js";
+import { loadEngine } from "../load.js";
 
 /** Helpers for tests of native code. */
 

@@ -1,7 +1,7 @@
-import { ModelError } from "../errors.js";
-import { ggufArchitectures } from "./gguf-names.js";
-import type { GgufMetadata, GgufValue } from "./gguf-writer.js";
-import { ropeSettings } from "./rope-settings.js";
+import { ModelError } from "../../errors.js";
+import { ropeSettings } from "../rope-settings.js";
+import { ggufArchitectures } from "./names.js";
+import type { GgufMetadata, GgufValue } from "./writer.js";
 
 type Config = Readonly<Record<string, unknown>>;
 

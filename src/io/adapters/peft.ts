@@ -1,7 +1,11 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { z } from "zod";
-import { ModelError } from "../errors.js";
+import { ModelError } from "../../errors.js";
+import { namesIn, writeFileAtomic } from "../disk.js";
+import { pickleRefused } from "../hf-folder.js";
+import type { TensorEntry } from "../model-files.js";
+import { openSafetensors, readFinite, type TensorSource, toTensorEntry, writeSafetensors } from "../safetensors.js";
 import {
   type AdapterConfig,
   type AdapterFiles,
@@ -11,10 +15,6 @@ import {
   readAdapterConfig,
   shownPath,
 } from "./adapter-folder.js";
-import { namesIn, writeFileAtomic } from "./disk.js";
-import { pickleRefused } from "./hf-folder.js";
-import type { TensorEntry } from "./model-files.js";
-import { openSafetensors, readFinite, type TensorSource, toTensorEntry, writeSafetensors } from "./safetensors.js";
 
 /**
  * Adapter folders as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.

@@ -1,4 +1,4 @@
-import { bytesOf, type DType, dtypes, type Layout } from "./dtype.js";
+import { bytesOf, type DType, dtypes, type Layout } from "../dtype.js";
 import { randomFloats, randomSource } from "./testing.js";
 
 /**

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { ModelError } from "../errors.js";
+import { ModelError } from "../../errors.js";
 
 /**
  * A model cannot be had here and now: no network, hub down, offline and not in the cache, no Python. Another source may do.

@@ -1,9 +1,9 @@
-import { ModelError } from "../errors.js";
-import { fingerprintOf } from "./fingerprint.js";
-import { readGgufHeader } from "./gguf-header.js";
-import { ggufArchitectures, type Heads, huggingFaceName, interleavedHeads, reorderRows, ropeFactorsName } from "./gguf-names.js";
-import type { ModelFiles, TensorEntry } from "./model-files.js";
-import { readEntry } from "./safetensors.js";
+import { ModelError } from "../../errors.js";
+import { fingerprintOf } from "../fingerprint.js";
+import type { ModelFiles, TensorEntry } from "../model-files.js";
+import { readEntry } from "../safetensors.js";
+import { readGgufHeader } from "./header.js";
+import { ggufArchitectures, type Heads, huggingFaceName, interleavedHeads, reorderRows, ropeFactorsName } from "./names.js";
 
 /**
  * Opens a GGUF file of a supported architecture as if it were a Hugging Face folder: names and config are translated back

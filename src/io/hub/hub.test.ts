@@ -6,10 +6,10 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
-import { ModelError } from "../errors.js";
+import { ModelError } from "../../errors.js";
+import { resolveModel } from "../resolve.js";
+import { buildGguf, repetitions, seededIntegers, temporaryFolder } from "../testing/folders.js";
 import { fetchFromHub, type HubOptions, ModelUnavailableError, parseHubName } from "./hub.js";
-import { resolveModel } from "./resolve.js";
-import { buildGguf, repetitions, seededIntegers, temporaryFolder } from "./test-support.js";
 
 const repository = "owner/name";
 const commit = "c".repeat(40);
@@ -450,7 +450,7 @@ test("a revision that moves gets its new files; the old snapshot stays", async (
 
 test("processes that want the same model at once share one download", async (t) => {
   const { hub, cache } = await fakeHub(t);
-  const source = `import { resolveModel } from ${JSON.stringify(new URL("./resolve.js", import.meta.url).href)};
+  const source = `import { resolveModel } from ${JSON.stringify(new URL("../resolve.js", import.meta.url).href)};
     await resolveModel("${repository}", { retryMs: 1 });`;
   const codes = await Promise.all(
     [0, 1, 2].map(() => {

@@ -1,4 +1,4 @@
-import type { Kernels, Memory, NativeEngine } from "./kernels.js";
+import type { Kernels, Memory, NativeEngine } from "../kernels.js";
 
 /** A call's arguments by name: sizes, flags and so on as they are, blocks by the number of f32 that they must hold. */
 export type Arguments = [

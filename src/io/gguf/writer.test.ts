@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
+import { temporaryFolder } from "../testing/folders.js";
+import { ggufShape } from "./config.js";
 import { openGguf } from "./gguf.js";
-import { ggufShape } from "./gguf-config.js";
-import { readGgufHeader } from "./gguf-header.js";
-import { ggufModuleName, huggingFaceName, interleavedHeads, reorderRows } from "./gguf-names.js";
-import { type GgufMetadata, type GgufTensorSource, writeGguf } from "./gguf-writer.js";
-import { temporaryFolder } from "./test-support.js";
+import { readGgufHeader } from "./header.js";
+import { ggufModuleName, huggingFaceName, interleavedHeads, reorderRows } from "./names.js";
+import { type GgufMetadata, type GgufTensorSource, writeGguf } from "./writer.js";
 
 function floats(name: string, shape: number[], first = 0): GgufTensorSource {
   const count = shape.reduce((product, size) => product * size, 1);

@@ -1,10 +1,10 @@
 import { join } from "node:path";
 import type { z } from "zod";
-import { ModelError } from "../errors.js";
-import { namesIn } from "./disk.js";
-import { readJsonObject } from "./hf-folder.js";
-import type { TensorEntry } from "./model-files.js";
-import type { TensorSource } from "./safetensors.js";
+import { ModelError } from "../../errors.js";
+import { namesIn } from "../disk.js";
+import { readJsonObject } from "../hf-folder.js";
+import type { TensorEntry } from "../model-files.js";
+import type { TensorSource } from "../safetensors.js";
 
 /** Adapters as other programs keep them: a folder with `adapter_config.json` and weights beside it. */
 

@@ -3,11 +3,11 @@ import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from
 import { join } from "node:path";
 import test from "node:test";
 import { z } from "zod";
-import { ModelError } from "../errors.js";
+import { ModelError } from "../../errors.js";
+import { openSafetensors, type TensorSource, writeSafetensors } from "../safetensors.js";
+import { temporaryFolder } from "../testing/folders.js";
 import { checkTensors } from "./adapter-folder.js";
 import { checkAdapterConfig, modulesToSaveOf, openAdapter, peft, saveAdapter } from "./peft.js";
-import { openSafetensors, type TensorSource, writeSafetensors } from "./safetensors.js";
-import { temporaryFolder } from "./test-support.js";
 
 const config = {
   peft_type: "LORA" as const,

@@ -1,6 +1,6 @@
 import fc from "fast-check";
-import { conversationColumns, questionColumns, refusedColumns } from "./formats.js";
-import { reasoningKeys, refusedMessageKeys, weightKeys } from "./messages.js";
+import { conversationColumns, questionColumns, refusedColumns } from "../formats.js";
+import { reasoningKeys, refusedMessageKeys, weightKeys } from "../messages.js";
 
 const words = [
   "user",

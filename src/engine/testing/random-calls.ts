@@ -1,8 +1,8 @@
 /**
  * Calls of the engine with random arguments, most of them wrong, in a process that may die of it:
  *
- *   node dist/src/engine/random-calls.js ADDON FIRST COUNT     calls number FIRST to FIRST + COUNT − 1; a number is all that a call depends on
- *   node dist/src/engine/random-calls.js ADDON sizes           every kernel with every choice of 0, its own and 2⁵⁰ for each of its sizes
+ *   node dist/src/engine/testing/random-calls.js ADDON FIRST COUNT     calls number FIRST to FIRST + COUNT − 1; a number is all that a call depends on
+ *   node dist/src/engine/testing/random-calls.js ADDON sizes           every kernel with every choice of 0, its own and 2⁵⁰ for each of its sizes
  *
  * Each call is written out before it is made, so the last line of what ended badly tells the call. Exits with 1 after an error of a class that
  * the engine does not promise.
@@ -10,9 +10,9 @@
 import { writeSync } from "node:fs";
 import { createRequire } from "node:module";
 import { inspect } from "node:util";
-import { dtypes } from "./dtype.js";
+import { dtypes } from "../dtype.js";
+import type { Id, NativeEngine } from "../kernels.js";
 import { type Arguments, Block, kernelCalls, otherCalls, realNumbers } from "./good-calls.js";
-import type { Id, NativeEngine } from "./kernels.js";
 import { randomSource } from "./testing.js";
 
 /** What the addon itself exports, without the EngineErrors of load.ts. */

@@ -1,12 +1,12 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { ChatTemplate, type Message } from "./chat-template.js";
-import { loadTokenizerFolder } from "./load-tokenizer.js";
-import type { ChatFormat } from "./supervised.js";
-import type { Tokenizer } from "./tokenizer/tokenizer.js";
+import { ChatTemplate, type Message } from "../chat-template.js";
+import { loadTokenizerFolder } from "../load-tokenizer.js";
+import type { ChatFormat } from "../supervised.js";
+import type { Tokenizer } from "../tokenizer/tokenizer.js";
 
 /** Made by test/fixtures/make_chat.py. */
-export const fixtures = fileURLToPath(new URL("../../../test/fixtures/chat/", import.meta.url));
+export const fixtures = fileURLToPath(new URL("../../../../test/fixtures/chat/", import.meta.url));
 
 export interface GoldenCase {
   readonly tokenizer: "byte-level" | "sentencepiece";

@@ -1,8 +1,8 @@
 import { copyFile, mkdir, readFile, rename, rm, stat, symlink } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
-import { ModelError } from "../errors.js";
-import { systemErrorCode, writeFileAtomic } from "./disk.js";
+import { ModelError } from "../../errors.js";
+import { systemErrorCode, writeFileAtomic } from "../disk.js";
 
 /**
  * The cache that Python's huggingface_hub keeps, and its environment variables, so that a model is downloaded once for both.
