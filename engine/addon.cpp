@@ -35,6 +35,7 @@ static const Export exports[] = {
     {"attention", bind_attention},
     {"attentionGrad", bind_attention_grad},
     {"crossEntropy", bind_cross_entropy},
+    {"sample", bind_sample},
     {"fill", bind_fill},
     {"copy", bind_copy},
     {"convert", bind_convert},

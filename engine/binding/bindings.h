@@ -18,7 +18,8 @@ Binding bind_matmul, bind_matmul_input_grad, bind_matmul_weight_grad, bind_emula
 
 // layers.cpp
 Binding bind_embedding, bind_embedding_grad, bind_rms_norm, bind_rms_norm_grad, bind_rms_norm_weight_grad, bind_layer_norm,
-    bind_layer_norm_grad, bind_layer_norm_weight_grad, bind_rope, bind_cross_entropy;
+    bind_layer_norm_grad, bind_layer_norm_weight_grad, bind_rope, bind_cross_entropy,
+    bind_sample;
 
 // attention.cpp
 Binding bind_attention, bind_attention_grad;

@@ -187,6 +187,20 @@ std::vector<int32_t> Call::int32s(int index, const char* name) const {
   return copy;
 }
 
+std::vector<double> Call::float64s(int index, const char* name) const {
+  napi_typedarray_type type;
+  size_t length;
+  void* data;
+  if (napi_get_typedarray_info(env_, value(index), &type, &length, &data, nullptr, nullptr) != napi_ok || type != napi_float64_array)
+    refuse_value(value(index), name, "a Float64Array");
+  std::vector<double> copy(length);
+  if (length > 0) std::memcpy(copy.data(), data, length * sizeof(double));
+  for (size_t i = 0; i < length; i++)
+    if (!std::isfinite(copy[i]))
+      refuse(Refused::Range, std::string(name) + "[" + std::to_string(i) + "] must be a finite number, got " + std::to_string(copy[i]));
+  return copy;
+}
+
 Indices Call::indices(int index, const char* name, int64_t limit, const char* limit_name) const {
   napi_typedarray_type type;
   size_t length;

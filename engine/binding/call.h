@@ -56,6 +56,8 @@ class Call {
   Indices indices(int index, const char* name, int64_t limit, const char* limit_name) const;
   /// An Int32Array, as it is.
   std::vector<int32_t> int32s(int index, const char* name) const;
+  /// A Float64Array of finite numbers.
+  std::vector<double> float64s(int index, const char* name) const;
   /// The bytes of a typed array or DataView.
   std::pair<char*, size_t> bytes(int index, const char* name) const;
 

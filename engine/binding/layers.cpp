@@ -124,4 +124,40 @@ napi_value bind_cross_entropy(Call& call) {
   return nullptr;
 }
 
+/// Where the places of each row begin among `places`, which must be in the order of rows.
+static std::unique_ptr<int64_t[]> row_starts(const Call& call, const Indices& places, int64_t rows, int64_t cols, const char* name) {
+  std::unique_ptr<int64_t[]> starts(new int64_t[static_cast<size_t>(rows) + 1]);
+  int64_t row = 0;
+  starts[0] = 0;
+  for (int64_t i = 0; i < places.count; i++) {
+    const int64_t of = places.data[i] / cols;
+    if (of < row)
+      call.refuse(Refused::Range, std::string(name) + "[" + std::to_string(i) + "] is in row " + std::to_string(of) + ", after one of row " +
+                                      std::to_string(row) + ": expected the order of rows");
+    while (row < of) starts[++row] = i;
+  }
+  while (row < rows) starts[++row] = places.count;
+  return starts;
+}
+
+napi_value bind_sample(Call& call) {
+  const int64_t rows = call.size(4, "rows"), vocab = call.size(5, "vocab"), top = call.size(6, "top");
+  constexpr int64_t most = int64_t(1) << 24; // ids leave as f32
+  if (vocab > most) call.refuse(Refused::Range, "vocab must be a whole number of at most " + std::to_string(most) + ", got " + std::to_string(vocab));
+  if (top > vocab) call.refuse(Refused::Range, "top must be a whole number of at most vocab, got " + std::to_string(top));
+  std::vector<double> draws = call.float64s(1, "draws");
+  if (draws.size() % sample_numbers != 0 || static_cast<int64_t>(draws.size()) / sample_numbers != rows)
+    call.refuse(Refused::Range, "draws must hold " + std::to_string(sample_numbers) + " numbers for each of rows, a whole number, which is " +
+                                    std::to_string(rows) + ", got " + std::to_string(draws.size()) + " numbers");
+  Indices seen = call.indices(2, "seen", rows * vocab, "rows × vocab");
+  std::unique_ptr<int64_t[]> starts = row_starts(call, seen, rows, vocab, "seen");
+  float* logits = call.floats(0, "logits", {rows, vocab});
+  float* y = call.output(3, "y", {rows, 1 + top, 2});
+  if (vocab == 0 && rows > 0) call.refuse(Refused::Range, "vocab must be a whole number of 1 or more where there are rows");
+  call.enqueue([=, draws = std::move(draws), seen = std::move(seen), starts = std::move(starts)] {
+    kernels().rows.sample(logits, draws.data(), seen.data.get(), starts.get(), y, rows, vocab, top);
+  });
+  return nullptr;
+}
+
 } // namespace attune

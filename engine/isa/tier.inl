@@ -44,6 +44,7 @@ namespace ATTUNE_TIER {
 #include "../kernels/matrix.inl"
 #include "../kernels/rms_norm.inl"
 #include "../kernels/rope.inl"
+#include "../kernels/sample.inl"
 #include "../kernels/svd.inl"
 
 extern const KernelTable table; // constexpr alone would make it local; constexpr, so that nothing of this tier runs at load
@@ -52,7 +53,7 @@ constexpr KernelTable table = {
     attention_kernels,
     quant_kernels,
     {embedding, scatter_rows, rms_norm, rms_norm_grad, rms_norm_weight_grad, layer_norm, layer_norm_grad, layer_norm_weight_grad,
-     copy_columns, rope, cross_entropy, add_bias, bias_grad},
+     copy_columns, rope, cross_entropy, sample, add_bias, bias_grad},
     {fill, copy, convert, add, scale, mul, activation, activation_grad, gated, gated_grad, dropout, sum, sum_squares},
     {adamw, adamw_8bit},
     {scale_rows, scale_columns, row_dots, column_dots, divide_sqrt, svd},

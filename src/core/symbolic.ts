@@ -147,6 +147,7 @@ function symbolicKernels(counter: Counter): Kernels {
     },
     crossEntropy: (_logits, targets, _losses, vocab, gradient) =>
       each(targets.length * vocab, gradient ? 6 : 4, gradient ? 2 : 1),
+    sample: (_logits, _draws, _seen, _y, rows, vocab) => each(rows * vocab, 8, 2),
 
     fill: (_y, _value, count) => each(count, 0, 1),
     copy: (_x, _y, count) => each(count, 0, 2),

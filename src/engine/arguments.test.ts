@@ -46,7 +46,12 @@ for (const [name, args] of Object.entries(kernelCalls)) {
         if (realNumbers.has(argument)) continue;
         for (const bad of [-1, 2.5]) refuses(i, bad, "RangeError", new RegExp(`${argument} must be a whole number`));
         for (const bad of [2 ** 31 + 2, 2 ** 52, 2 ** 53 - 2])
-          refuses(i, bad, "RangeError", /(needs \d+ bytes|elements are too many|headDim|whole number|are outside of)/);
+          refuses(
+            i,
+            bad,
+            "RangeError",
+            /(needs \d+ bytes|numbers for each|elements are too many|headDim|whole number|are outside of)/,
+          );
       } else if (typeof value === "boolean") {
         refuses(i, 1, "TypeError", new RegExp(argument));
       } else if (typeof value === "string") {
@@ -62,6 +67,11 @@ for (const [name, args] of Object.entries(kernelCalls)) {
         if (argument === "segments") continue; // below
         refuses(i, Int32Array.of(0, 5, 0), "RangeError", new RegExp(`${argument}\\[1\\] is 5, expected 0 to 4`));
         refuses(i, Int32Array.of(0, 0, -1), "RangeError", new RegExp(`${argument}\\[2\\] is -1`));
+      } else if (value instanceof Float64Array) {
+        refuses(i, [...value], "TypeError", new RegExp(argument));
+        refuses(i, Float32Array.from(value), "TypeError", new RegExp(argument));
+        refuses(i, value.slice(1), "RangeError", new RegExp(argument));
+        refuses(i, value.with(2, Number.NaN), "RangeError", new RegExp(`${argument}\\[2\\] must be a finite number`));
       } else {
         for (const [property, good] of Object.entries(value)) {
           const path = new RegExp(`${argument}\\.${property}`);

@@ -14,7 +14,7 @@ import type { DType } from "./dtype.js";
  *
  * The same interface is implemented by the symbolic device (src/core/symbolic.ts), which allocates and computes nothing.
  */
-export interface Kernels extends Memory, Products, Layers, Elementwise, Matrices, Training {}
+export interface Kernels extends Memory, Products, Layers, Sampling, Elementwise, Matrices, Training {}
 
 /** A block of the engine's memory. Numbers are never reused while a block is alive. */
 export type Id = number;
@@ -124,6 +124,19 @@ export interface Layers {
   ): void;
   /** losses (rows) = −log softmax(logits (rows, vocab))[target]. With `gradient`, logits become softmax − onehot(target). */
   crossEntropy(logits: Id, targets: Int32Array, losses: Id, vocab: number, gradient: boolean): void;
+}
+
+export interface Sampling {
+  /**
+   * Draws a token from each row of logits (rows, vocab), which end as they began. `draws` (rows, 6) says how: temperature (0: the largest
+   * logit, the first of several), top-p, top-k (0: all), repetition penalty, a uniform number in [0, 1), and the temperature T of the
+   * log-probabilities, 0 where none are wanted. `seen` lists places in logits to which the penalty applies, each once, in the order of rows.
+   * Tokens are drawn in the order of falling logits, then of ids: the first where the chances so far reach the uniform number.
+   * y (rows, 1 + top, 2): the token and its log-probability, then the tokens of the `top` largest logits and theirs; all log-probabilities are
+   * log softmax(logits / T), before penalty and cuts. Where a logit is NaN or the largest is infinite, the token is −1 and the number beside it
+   * that logit. A row's results depend on nothing but the row.
+   */
+  sample(logits: Id, draws: Float64Array, seen: Int32Array, y: Id, rows: number, vocab: number, top: number): void;
 }
 
 export interface AttentionShape {

@@ -3,7 +3,16 @@ import type { Kernels, Memory, NativeEngine } from "../kernels.js";
 /** A call's arguments by name: sizes, flags and so on as they are, blocks by the number of f32 that they must hold. */
 export type Arguments = [
   name: string,
-  value: Block | number | boolean | string | bigint | Int32Array | Float32Array | Record<string, number | boolean | bigint>,
+  value:
+    | Block
+    | number
+    | boolean
+    | string
+    | bigint
+    | Int32Array
+    | Float32Array
+    | Float64Array
+    | Record<string, number | boolean | bigint>,
 ][];
 
 export class Block {
@@ -187,6 +196,15 @@ export const kernelCalls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments
     ["losses", f32s(3)],
     ["vocab", 5],
     ["gradient", true],
+  ],
+  sample: [
+    ["logits", f32s(5)],
+    ["draws", Float64Array.of(0.7, 0.9, 3, 1.1, 0.5, 1)],
+    ["seen", Int32Array.of(0, 4)],
+    ["y", f32s(6)],
+    ["rows", 1],
+    ["vocab", 5],
+    ["top", 2],
   ],
   fill: [
     ["y", f32s(9)],

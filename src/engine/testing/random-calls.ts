@@ -133,6 +133,7 @@ function generator(engine: Addon, next: () => number, blocks: Blocks) {
     if (typeof good === "string") return pick(...(words[name] ?? Object.keys(dtypes)));
     if (good instanceof Int32Array)
       return name === "segments" ? indices(7).map((value, i) => (i % 2 ? value % 4 : value)) : indices(5);
+    if (good instanceof Float64Array) return good.map((value) => pick(value, next(), 0, 1, -1, 1e300, 1e-300, 5e-324));
     if (good instanceof Float32Array)
       return pick<unknown>(new Uint8Array(small()), new DataView(new ArrayBuffer(9), 1), new Float64Array(3));
     if (good instanceof Block) return blocks.of(good.floats * 4);
@@ -157,6 +158,13 @@ function generator(engine: Addon, next: () => number, blocks: Blocks) {
         Uint32Array.from(good),
         detached(Int32Array.from(good)),
         new Int32Array(new SharedArrayBuffer(16)),
+      );
+    if (good instanceof Float64Array)
+      return pick<unknown>(
+        good.map((value) => pick(value, real())),
+        good.slice(1),
+        Float32Array.from(good),
+        detached(good.slice()),
       );
     if (good instanceof Float32Array)
       return pick<unknown>(detached(good.slice()), new Float32Array(1000), new Float32Array(0), new ArrayBuffer(8));
