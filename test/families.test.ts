@@ -87,7 +87,7 @@ for (const { name, load } of referenced) {
     ];
     assertClose(packed, Float32Array.from([...first!, ...second!]), 5e-5, "packed against alone");
 
-    const cache = model.newCache(1, 128);
+    const cache = model.newCache(1);
     const pieces = [sequences[1]!.subarray(0, 9), sequences[1]!.subarray(9, 10), sequences[1]!.subarray(10)];
     const cached: number[] = [];
     for (const piece of pieces) cached.push(...(await logitsOf(model, continueSequences(cache, [0], [piece]))));

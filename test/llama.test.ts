@@ -98,7 +98,7 @@ test("packed sequences give what each gives alone; a cache gives what a whole pa
   ]);
   assertClose(packed, alone, 2e-5, "packed against alone");
 
-  const cache = model.newCache(2, 128);
+  const cache = model.newCache(2);
   const cut = (from: number, to?: number) => sequences.map((sequence) => sequence.subarray(from, to));
   const [first, second] = cut(0, 7).map((part) => part.length);
   assert.equal(first, second);

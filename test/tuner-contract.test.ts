@@ -278,7 +278,7 @@ for (const {
     for (const sequence of sequences) alone.push(...(await logitsOf(model, packSequences([sequence]))));
     assertClose(packed, Float32Array.from(alone), 2e-5, "packed against alone");
 
-    const cache = model.newCache(2, 128);
+    const cache = model.newCache(2);
     const cut = (from: number, to?: number) => sequences.map((sequence) => sequence.subarray(from, to));
     const parts = [cut(0, 7), cut(7, 8), cut(8)];
     const logits: Float32Array[] = [];

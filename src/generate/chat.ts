@@ -9,7 +9,8 @@ import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
 import { type ChatFormat, renderPrompt } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
 import { AdapterSet } from "../tuners/adapter-set.js";
-import { Decoder, decodeAll, type Request } from "./decoder.js";
+import { BaseStandIn } from "./base-stand-in.js";
+import { Decoder, decodeAll, type HoldableBase, type Request } from "./decoder.js";
 import { greedy, type SamplingOptions } from "./sampling.js";
 
 export interface ChatOptions {
@@ -35,21 +36,30 @@ export interface ReplyOptions extends Partial<SamplingOptions> {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Replies that are decoded at once; what is more waits. */
+const slots = 16;
+
 /**
  * A loaded model that answers conversations, rendered by the very function that rendered its training data. It may have several adapters, of any
- * methods, and change between them from answer to answer; each has the chat template that it was trained with.
+ * methods, and change between them from answer to answer; each has the chat template that it was trained with. Several answers may be under way at
+ * once. What the model has seen of a conversation is not computed again for its next turn.
  */
 export class Chat {
   readonly #model: CausalLM;
-  readonly #adapters: AdapterSet;
+  readonly #set: AdapterSet;
+  readonly #base: HoldableBase;
+  readonly #decoder: Decoder;
   readonly #formatOf: (adapter: string | null) => ChatFormat;
-  #format: ChatFormat;
+  #adapter: string | null;
 
   private constructor(model: CausalLM, adapters: AdapterSet, formatOf: (adapter: string | null) => ChatFormat) {
     this.#model = model;
-    this.#adapters = adapters;
+    this.#set = adapters;
+    this.#base = new BaseStandIn(model, adapters);
+    this.#decoder = new Decoder(this.#base, { slots });
     this.#formatOf = formatOf;
-    this.#format = formatOf(adapters.current);
+    this.#adapter = adapters.names[0] ?? null;
+    formatOf(this.#adapter);
   }
 
   /** Loads a model, and adapters on top of it. Throws ModelError, ConfigError. */
@@ -83,7 +93,6 @@ export class Chat {
       const adapters = new AdapterSet(model);
       try {
         for (const [key, folder] of folders) await adapters.add(key, folder);
-        adapters.use(adapters.names[0] ?? null);
         return new Chat(model, adapters, formatOf);
       } catch (error) {
         adapters.dispose();
@@ -96,41 +105,37 @@ export class Chat {
   }
 
   get adapters(): readonly string[] {
-    return this.#adapters.names;
+    return this.#set.names;
   }
 
   /** The adapter in use; null: the base. */
   get adapter(): string | null {
-    return this.#adapters.current;
+    return this.#adapter;
   }
 
-  /** Puts an adapter to use, or the base (null), for the answers to come. Throws ConfigError for a name that is not there. */
+  /**
+   * Puts an adapter to use, or the base (null), for the answers to come; those under way keep theirs. Throws ConfigError for a name that is not there,
+   * or if the base has no chat template.
+   */
   useAdapter(name: string | null): void {
-    const before = this.adapter;
-    this.#adapters.use(name);
-    try {
-      this.#format = this.#formatOf(name);
-    } catch (error) {
-      this.#adapters.use(before); // the base may have no chat template
-      throw error;
-    }
+    this.#base.hold(name).release();
+    this.#formatOf(name);
+    this.#adapter = name;
   }
 
-  /** The answer to a conversation, piece by piece as it is decoded. Throws ConfigError if the conversation is too long. */
-  async *reply(messages: readonly Message[], options: ReplyOptions = {}): AsyncGenerator<string> {
-    const request = this.#request(messages, options);
-    const { maxPositions } = this.#model.shape;
-    const capacity = Math.min(request.prompt.length + request.maxNewTokens, maxPositions - this.#model.virtualTokens);
-    const decoder = new Decoder(this.#model, { slots: 1, capacity });
-    const text = this.#format.tokenizer.decodeStream();
-    try {
-      decoder.add(request);
-      while (!decoder.isIdle && options.signal?.aborted !== true)
-        for (const { id } of await decoder.step()) if (id !== null) yield text.push(id);
-      yield text.end();
-    } finally {
-      decoder.dispose();
-    }
+  /**
+   * The answer to a conversation, piece by piece as it is decoded, by the adapter that is in use now. Throws ConfigError if the conversation is too
+   * long.
+   */
+  reply(messages: readonly Message[], options: ReplyOptions = {}): AsyncGenerator<string> {
+    return this.#decode(messages, options, this.#adapter);
+  }
+
+  async *#decode(messages: readonly Message[], options: ReplyOptions, adapter: string | null): AsyncGenerator<string> {
+    const text = this.#formatOf(adapter).tokenizer.decodeStream();
+    for await (const { id, isStop } of this.#decoder.decode(this.#request(messages, options, adapter), options.signal))
+      if (!isStop) yield text.push(id);
+    yield text.end();
   }
 
   /** The answers to several conversations, decoded `slots` at a time. */
@@ -138,21 +143,29 @@ export class Chat {
     conversations: readonly (readonly Message[])[],
     options: ReplyOptions & { slots?: number } = {},
   ): Promise<string[]> {
-    const requests = conversations.map((messages) => this.#request(messages, options));
-    const answers = await decodeAll(this.#model, requests, options.slots ?? 16);
-    return answers.map(({ ids }) => this.#format.tokenizer.decode(ids));
+    const { tokenizer } = this.#formatOf(this.#adapter);
+    const requests = conversations.map((messages) => this.#request(messages, options, this.#adapter));
+    const answers = await decodeAll(this.#base, requests, options.slots ?? slots);
+    return answers.map(({ ids }) => tokenizer.decode(ids));
   }
 
   close(): void {
-    this.#adapters.dispose();
+    this.#decoder.dispose();
+    this.#set.dispose();
     this.#model.dispose();
   }
 
-  #request(messages: readonly Message[], { maxNewTokens = 512, seed = 0, ...sampling }: ReplyOptions): Request {
+  #request(
+    messages: readonly Message[],
+    { maxNewTokens = 512, seed = 0, ...sampling }: ReplyOptions,
+    adapter: string | null,
+  ): Request {
+    const format = this.#formatOf(adapter);
     return {
-      prompt: renderPrompt(this.#format, { messages }),
+      prompt: renderPrompt(format, { messages }),
+      adapter,
       maxNewTokens,
-      stopIds: this.#format.tokenizer.stopIds,
+      stopIds: format.tokenizer.stopIds,
       sampling: {
         temperature: sampling.temperature ?? greedy.temperature,
         topP: sampling.topP ?? greedy.topP,

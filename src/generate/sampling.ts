@@ -1,10 +1,11 @@
-import type { Rng } from "../core/rng.js";
+import { scope, Tensor } from "../core/tensor.js";
 import { DivergedError } from "../errors.js";
 
+/** How a token is drawn from what the model says of each. Order as in transformers: repetition penalty, temperature, top-k, top-p. */
 export interface SamplingOptions {
   /** 0 takes the most likely token; above, logits are divided by it. */
   readonly temperature: number;
-  /** Only the most likely tokens whose chances add up to this. */
+  /** Only the most likely tokens whose chances add up to this (nucleus: Holtzman et al. 2020, arXiv:1904.09751). */
   readonly topP: number;
   /** Only so many of the most likely tokens; 0 for all. */
   readonly topK: number;
@@ -14,57 +15,65 @@ export interface SamplingOptions {
 
 export const greedy: SamplingOptions = { temperature: 0, topP: 1, topK: 0, repetitionPenalty: 1 };
 
-/**
- * Draws the next token from logits (V). Order as in transformers: repetition penalty, temperature, top-k, top-p (nucleus: Holtzman et al.
- * 2020, arXiv:1904.09751). Throws DivergedError if the model says nothing: a logit is NaN, or all are infinite.
- */
-export function sample(logits: Float32Array, options: SamplingOptions, seen: Iterable<number>, rng: Rng): number {
-  const { temperature, topP, topK, repetitionPenalty } = options;
-  if (repetitionPenalty !== 1)
-    for (const id of new Set(seen)) {
-      const logit = logits[id]!;
-      logits[id] = logit > 0 ? logit / repetitionPenalty : logit * repetitionPenalty;
-    }
-  const best = argmax(logits);
-  requireFinite(logits[best]!);
-  if (temperature === 0) return best;
-
-  const top = logits[best]!;
-  // exp(−20) is below the resolution of an f32 sum: tokens further down cannot be drawn.
-  const candidates: { id: number; weight: number }[] = [];
-  for (let id = 0; id < logits.length; id++) {
-    const distance = (logits[id]! - top) / temperature;
-    if (distance > -20) candidates.push({ id, weight: Math.exp(distance) });
-  }
-  candidates.sort((a, b) => b.weight - a.weight);
-  if (topK > 0) candidates.length = Math.min(candidates.length, topK);
-  const total = candidates.reduce((sum, { weight }) => sum + weight, 0);
-  let nucleus = 0;
-  let kept = 0;
-  while (kept < candidates.length && (kept === 0 || nucleus < topP * total)) nucleus += candidates[kept++]!.weight;
-
-  let left = rng.float() * nucleus;
-  for (const { id, weight } of candidates.slice(0, kept)) {
-    left -= weight;
-    if (left <= 0) return id;
-  }
-  return candidates[kept - 1]!.id;
+/** What one row of logits is drawn by. */
+export interface Draw {
+  readonly sampling: SamplingOptions;
+  /** In [0, 1): chooses among the chances, laid one behind the other from the likeliest token on. */
+  readonly uniform: number;
+  /** Tokens that the repetition penalty is for, each once. */
+  readonly seen: Iterable<number>;
+  /** T of the log-probabilities; null where none are wanted. */
+  readonly logProbTemperature: number | null;
 }
 
-/** Of the largest value, or of the first that is NaN. */
-function argmax(values: Float32Array): number {
-  let best = 0;
-  for (let i = 0; i < values.length; i++) {
-    if (Number.isNaN(values[i])) return i;
-    if (values[i]! > values[best]!) best = i;
+/** A token and log softmax(logits / T) of it, before penalty and cuts; 0 where none was wanted. */
+export interface TokenLogProb {
+  readonly id: number;
+  readonly logProb: number;
+}
+
+/** A drawn token; `top`: the likeliest ones, the first first. */
+export interface Sample extends TokenLogProb {
+  readonly top: readonly TokenLogProb[];
+}
+
+/**
+ * Draws a token from each row of logits (rows, V), and tells its log-probability and those of the `top` likeliest where they are wanted. Nothing else
+ * leaves the engine. A row that says nothing (a logit is NaN, or the largest is infinite) gives its error instead.
+ */
+export async function sampleRows(logits: Tensor, draws: readonly Draw[], top: number): Promise<(Sample | DivergedError)[]> {
+  const { rows, columns: vocab, device } = logits;
+  const numbers = draws.flatMap(({ sampling: { temperature, topP, topK, repetitionPenalty }, uniform, logProbTemperature }) => [
+    ...[temperature, topP, topK, repetitionPenalty, uniform, logProbTemperature ?? 0],
+  ]);
+  const places = draws.flatMap(({ sampling, seen }, row) =>
+    sampling.repetitionPenalty === 1 ? [] : Array.from(seen, (id) => row * vocab + id),
+  );
+  const drawn = scope(() => {
+    const y = Tensor.empty(device, [rows, 2 * (1 + top)]);
+    device.kernels.sample(logits.id, Float64Array.from(numbers), Int32Array.from(places), y.id, rows, vocab, top);
+    return y;
+  });
+  try {
+    const values = await drawn.read();
+    return draws.map((_, row) => {
+      const pairs = Array.from({ length: 1 + top }, (_, i): TokenLogProb => {
+        const at = 2 * (row * (1 + top) + i);
+        return { id: values[at]!, logProb: values[at + 1]! };
+      });
+      const { id, logProb } = pairs[0]!;
+      return id < 0 ? divergedAt(logProb) : { id, logProb, top: pairs.slice(1) };
+    });
+  } finally {
+    drawn.dispose();
   }
-  return best;
 }
 
 /** Throws DivergedError for what a model says that is no number. */
 export function requireFinite(logit: number): void {
-  if (!Number.isFinite(logit))
-    throw new DivergedError(
-      `the model's logits are ${logit}: its weights, or those of its adapter, are damaged or have diverged`,
-    );
+  if (!Number.isFinite(logit)) throw divergedAt(logit);
+}
+
+function divergedAt(logit: number): DivergedError {
+  return new DivergedError(`the model's logits are ${logit}: its weights, or those of its adapter, are damaged or have diverged`);
 }

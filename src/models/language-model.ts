@@ -8,7 +8,7 @@ import { Dropout } from "../nn/dropout.js";
 import { KVCache } from "../nn/kv-cache.js";
 import type { Linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
-import { type ExtendedBatch, extendBatch, type TokenBatch } from "./token-batch.js";
+import { checkVirtual, type ExtendedBatch, extendBatch, type TokenBatch } from "./token-batch.js";
 
 /** What the rest of attune needs to know of a model's shape. */
 export interface ModelShape {
@@ -122,14 +122,17 @@ export abstract class LanguageModel extends Module {
     return this.prompt?.length ?? this.prefix?.length ?? 0;
   }
 
-  /** A cache for `slots` sequences of at most `capacity` tokens, with room for virtual ones. Throws EngineError if memory is short. */
-  newCache(slots: number, capacity: number): KVCache {
+  /** A cache for `slots` sequences, each begun with as many virtual tokens as the model has now. */
+  newCache(slots: number): KVCache {
     const { layers, kvWidth } = this.shape;
-    return new KVCache(this.device, { layers, slots, capacity, width: kvWidth, virtual: this.virtualTokens });
+    const cache = new KVCache(this.device, { layers, slots, width: kvWidth });
+    for (let slot = 0; slot < slots; slot++) cache.begin(slot, this.virtualTokens);
+    return cache;
   }
 
-  /** The last hidden state of every token: (T, C). */
+  /** The last hidden state of every token: (T, C). Throws ShapeError if sequences in a cache were begun with other virtual tokens. */
   hidden(batch: TokenBatch): Tensor {
+    checkVirtual(batch, this.virtualTokens);
     if (this.prompt !== null) return this.#hiddenAfterPrompt(batch, this.prompt, ({ tokenRows }) => tokenRows);
     const input = this.prefix === null ? presentOnly(batch) : afterPrefix(batch, this.prefix);
     return this.#run(this.embed(batch.ids), input);

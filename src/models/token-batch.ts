@@ -1,4 +1,5 @@
 import type { Segment } from "../core/ops/attention.js";
+import { ShapeError } from "../errors.js";
 import type { KVCache } from "../nn/kv-cache.js";
 
 /** Tokens of several sequences in one row of T, without padding. */
@@ -37,7 +38,7 @@ export function continueSequences(cache: KVCache, slots: readonly number[], sequ
   const segments = packed.segments.map((segment, i): Segment => {
     const slot = slots[i]!;
     const before = cache.lengthOf(slot);
-    const first = cache.extend(slot, segment.qLength);
+    const first = cache.extend(slot, segment.qLength); // the rows of other slots stay where they are
     for (let t = 0; t < segment.qLength; t++) {
       rows[segment.qStart + t] = first + t;
       packed.positions[segment.qStart + t]! += before;
@@ -45,6 +46,14 @@ export function continueSequences(cache: KVCache, slots: readonly number[], sequ
     return { ...segment, kStart: cache.startOf(slot), kLength: before + segment.qLength };
   });
   return { ...packed, segments, cache: { store: cache, rows } };
+}
+
+/** Throws ShapeError where a sequence in a cache does not have room for `count` virtual tokens before its own. */
+export function checkVirtual({ segments, cache }: Omit<TokenBatch, "ids">, count: number): void {
+  for (const { qStart, qLength, kStart, kLength } of cache === undefined ? [] : segments) {
+    const room = cache!.rows[qStart]! - kStart - (kLength - qLength);
+    if (room !== count) throw new ShapeError(`a cached sequence has ${room} virtual tokens, and the model ${count}`);
+  }
 }
 
 /** A batch with room for P virtual tokens before every sequence that begins in it. */
@@ -62,7 +71,7 @@ export interface ExtendedBatch {
   readonly cacheRows: Int32Array;
 }
 
-/** Makes room for `count` virtual tokens before every sequence. A cache must have been made with as many. */
+/** Makes room for `count` virtual tokens before every sequence. */
 export function extendBatch({ ids, positions, segments, cache }: TokenBatch, count: number): ExtendedBatch {
   const begins = ({ qLength, kLength }: Segment) => qLength === kLength;
   const newcomers = segments.filter(begins).length;

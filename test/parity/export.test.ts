@@ -10,6 +10,7 @@ import test, { after, before } from "node:test";
 import { Rng } from "../../src/core/rng.js";
 import { scope } from "../../src/core/tensor.js";
 import { exportModel } from "../../src/export/export.js";
+import { BaseStandIn } from "../../src/generate/base-stand-in.js";
 import { decodeAll } from "../../src/generate/decoder.js";
 import { greedy } from "../../src/generate/sampling.js";
 import { train } from "../../src/index.js";
@@ -83,7 +84,7 @@ async function answersOf(model: CausalLM): Promise<number[][]> {
   const requests = prompts.map((prompt) => ({
     ...{ prompt, maxNewTokens: answerTokens, stopIds: new Set<number>(), sampling: greedy, seed: 0 },
   }));
-  return (await decodeAll(model, requests, requests.length)).map(({ ids }) => [...ids]);
+  return (await decodeAll(new BaseStandIn(model), requests, requests.length)).map(({ ids }) => [...ids]);
 }
 
 async function exported(to: "hf" | "gguf" | "gguf-lora", type?: "f32" | "f16" | "q8_0" | "q4_0" | "q4_k_m", withAdapter = true) {

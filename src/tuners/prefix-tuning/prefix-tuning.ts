@@ -83,7 +83,7 @@ function takeKeysAndValues(model: LanguageModel, ids: Int32Array): void {
   const { kernels } = model.device;
   const { layers, kvWidth } = model.shape;
   model.prefix = null;
-  const cache = model.newCache(1, ids.length);
+  const cache = model.newCache(1);
   try {
     scope(() => void model.hidden(continueSequences(cache, [0], [ids])));
     const { value } = prefix.embedding.weight;
