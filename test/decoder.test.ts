@@ -424,7 +424,7 @@ test("any number of loops may decode at once; leaving a loop, or its signal, can
 });
 
 test("memory is that of the tokens at hand, and all of it goes back", async (t) => {
-  const { base, model, close } = await setUp(t, chosen[0]!, []);
+  const { base, model, close } = await setUp(t, chosen[0]!, [], { max_position_embeddings: 200_000 });
   await decodeAll(base, [request({ prompt: ids(20, 1) })], 1); // makes the table of positions
   await engine.sync();
   const before = engine.stats().liveBytes;

@@ -150,7 +150,7 @@ export abstract class LanguageModel extends Module {
     const whole = extendBatch(batch, prompt.length);
     const { virtual, virtualRows, tokenRows, cacheRows, ...extended } = whole;
     const x = mergeRows(extended.positions.length, [
-      { from: prompt.forward(), rows: virtual, at: virtualRows },
+      ...(virtual.length > 0 ? [{ from: prompt.forward(), rows: virtual, at: virtualRows }] : []), // else all are in the cache
       { from: this.embed(batch.ids), rows: null, at: tokenRows },
     ]);
     const cache = batch.cache && { store: batch.cache.store, rows: cacheRows };
