@@ -86,13 +86,13 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
   if (tuner === undefined)
     throw new ConfigError(`--method: expected one of ${tuners.map(({ name }) => name).join(", ")}, got ${work.method}`);
   const { compute, gradientCheckpointing, steps, momentBits } = work;
-  const tunerConfig = tuner.config.parse({});
+  const tuning = tuner.bind(tuner.config.parse({}));
   const files = await resolveModel(work.model);
   const model = await loadModel({ kernels: engine, compute }, files, undefined, (unread) =>
-    tuner.keeping?.(unread, tunerConfig, (message) => console.error(message)),
+    tuning.storing?.(unread, (message) => console.error(message)),
   );
   model.gradientCheckpointing = gradientCheckpointing;
-  tuner.apply(model, tunerConfig, new Rng(0));
+  tuning.apply(model, new Rng(0));
   const rows = randomExamples(work.rows, work.tokens, model.shape.vocabSize);
   const parameters = model.trainableParameters();
   const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map(), bits: momentBits });
@@ -116,10 +116,10 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
     afterStep();
   }
   optimizer.dispose();
-  if (work.saveTo !== null) await saveTuned(work.saveTo, model, tuner, tunerConfig, { name: work.model, config: files.config });
+  if (work.saveTo !== null) await saveTuned(work.saveTo, model, tuning, { name: work.model, config: files.config });
   const peakBytes = peakMemoryBytes();
   model.dispose();
-  const stepWork: StepWork = { files, tuner, tunerConfig, task: nextToken, gradientCheckpointing, rows, compute, momentBits };
+  const stepWork: StepWork = { files, tuning, task: nextToken, gradientCheckpointing, rows, compute, momentBits };
   return { stepSeconds, tokens: work.rows * work.tokens * work.accumulate, peakBytes, cost: estimateStep(stepWork) };
 }
 

@@ -40,14 +40,14 @@ async function folderOf(tuner: (typeof tuners)[number], folder: string, settings
   const { model, files } = await loadTinyLlama("tied");
   const config = tuner.config.parse(settings);
   const rng = new Rng(5);
-  tuner.apply(model, config, rng);
+  tuner.bind(config).apply(model, rng);
   for (const { value } of model.trainableParameters().values())
     engine.write(
       value.id,
       0,
       Float32Array.from({ length: value.size }, () => 0.3 * rng.normal()),
     );
-  await saveTuned(folder, model, tuner, config, { name: "tiny", config: files.config });
+  await saveTuned(folder, model, tuner.bind(config), { name: "tiny", config: files.config });
   model.dispose();
   return folder;
 }
@@ -182,7 +182,7 @@ test("weights that are damaged are found while they are read, and leave no trace
   const { model } = await loadTinyLlama("tied");
   const { config } = await applyAdapter(folder, model, tuners, new Rng(0));
   const tuner = tuners.find(({ name }) => name === "adapter")!;
-  const save = (path: string) => saveTuned(path, model, tuner, config, { name: "tiny", config: {} });
+  const save = (path: string) => saveTuned(path, model, tuner.bind(config), { name: "tiny", config: {} });
   await save(folder);
   await poisonFile(join(folder, "adapter.safetensors"), "", Number.NaN);
   const [parameter] = model.trainableParameters().values();

@@ -77,7 +77,7 @@ for (const kind of ["houlsby", "pfeiffer", "parallel"])
       ["houlsby", 0.1],
     ] as const) {
       const { model: adapted } = await loadTinyLlama("tied");
-      adapter.apply(adapted, AdapterConfig.parse({ adapter_config: kind, init_weights }), new Rng(1));
+      adapter.bind(AdapterConfig.parse({ adapter_config: kind, init_weights })).apply(adapted, new Rng(1));
       const logits = await logitsOf(adapted);
       const worst = logits.reduce((most, value, i) => Math.max(most, Math.abs(value - base[i]!)), 0);
       assert.ok(worst <= tolerance * largest, `${init_weights}: largest difference ${worst} beside logits up to ${largest}`);

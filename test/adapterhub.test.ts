@@ -38,7 +38,7 @@ for (const name of kinds)
     assert.ok(worst <= 1e-4, `largest difference of logits ${worst}`);
 
     const folder = temporaryFolder(t);
-    await saveTuned(folder, model, tuner, config, { name: "tiny", config: files.config });
+    await saveTuned(folder, model, tuner.bind(config), { name: "tiny", config: files.config });
     const [theirs, ours] = [await adapterHub.open(join(fixtures, name)), await adapterHub.open(folder)];
     assert.deepEqual([...ours.tensors.keys()].sort(), [...theirs.tensors.keys()].sort());
     for (const key of ours.tensors.keys()) assert.deepEqual(await ours.readTensor(key), await theirs.readTensor(key), key);
@@ -54,7 +54,7 @@ test("a whole factor is written as a number that the library takes for one", asy
   const { model, files } = await loadTinyLlama("tied");
   const { tuner, config } = await applyAdapter(join(fixtures, "parallel"), model, tuners, new Rng(0));
   const folder = temporaryFolder(t);
-  await saveTuned(folder, model, tuner, config, { name: "tiny", config: files.config });
+  await saveTuned(folder, model, tuner.bind(config), { name: "tiny", config: files.config });
   assert.match(await readFile(join(folder, "adapter_config.json"), "utf8"), /"scaling": 4\.0,/);
   model.dispose();
 });
@@ -64,8 +64,8 @@ test("a norm before the bottleneck is saved under both of the library's names, a
   const { model, files } = await loadTinyLlama("tied");
   const tuner = tuners.find(({ name }) => name === "adapter")!;
   const config = tuner.config.parse({ adapter_config: "pfeiffer", ln_before: true });
-  tuner.apply(model, config, new Rng(2));
-  await saveTuned(folder, model, tuner, config, { name: "tiny", config: files.config });
+  tuner.bind(config).apply(model, new Rng(2));
+  await saveTuned(folder, model, tuner.bind(config), { name: "tiny", config: files.config });
   const path = join(folder, "adapter.safetensors");
   const { tensors } = await openSafetensors(path);
   const place = "model.layers.1.output_adapters.adapters.attune";

@@ -55,7 +55,7 @@ for (const isa of engine.info().tiers)
         "logits",
       );
 
-      full.apply(model, {}, new Rng(0));
+      full.bind({}).apply(model, new Rng(0));
       const loss = differentiate(() => task.loss(model, task.collate(examples)));
       assert.ok(Math.abs((await loss.item()) - reference.loss) < 1e-4);
       loss.dispose();
@@ -163,11 +163,11 @@ const settings = { learning_rate: 1e-2, schedule: "constant", warmup_steps: 0, w
 
 for (const [family, folder] of Object.entries(bases))
   for (const tuner of tuners) {
-    const config = tuner.config.parse({});
+    const tuning = tuner.bind(tuner.config.parse({}));
     const examples = examplesOf(family === "bert" ? references.bert : references.llama);
     const prepared = async () => {
       const opened = await classifierOn(folder, examples);
-      tuner.apply(opened.model, config, new Rng(7));
+      tuning.apply(opened.model, new Rng(7));
       trainModules(opened.model, opened.model.headModules);
       return opened;
     };
@@ -194,10 +194,10 @@ for (const [family, folder] of Object.entries(bases))
 
       const out = await mkdtemp(join(tmpdir(), "attune-classifier-"));
       const origin = { name: folder, config: files.config, taskType: "SEQ_CLS", modulesToSave: model.headModules } as const;
-      await saveTuned(out, model, tuner, config, origin);
+      await saveTuned(out, model, tuning, origin);
       const logits = await logitsOf(model, examples);
       const fresh = await prepared();
-      await loadTuned(out, fresh.model, tuner);
+      await loadTuned(out, fresh.model, tuning);
       assert.deepEqual(await logitsOf(fresh.model, examples), logits);
       fresh.model.dispose();
 
@@ -218,14 +218,13 @@ for (const tuner of tuners)
     test(`${tuner.name}, ${compute}: the symbolic step of a classifier has the engine's peak, byte by byte`, async () => {
       const before = engine.stats().liveBytes;
       const examples = examplesOf(references.bert);
-      const tunerConfig = tuner.config.parse({});
+      const tuning = tuner.bind(tuner.config.parse({}));
       const { model, task, files } = await classifierOn(bases.bert!, examples, compute);
-      tuner.apply(model, tunerConfig, new Rng(0));
+      tuning.apply(model, new Rng(0));
       trainModules(model, model.headModules);
       const work = {
         files,
-        tuner,
-        tunerConfig,
+        tuning,
         task,
         gradientCheckpointing: false,
         momentBits: 32,

@@ -54,14 +54,14 @@ async function setUp(
     const { model: trained, files } = await family.load();
     const config = tuner.config.parse(settings);
     const rng = new Rng(method.length);
-    tuner.apply(trained, config, rng);
+    tuner.bind(config).apply(trained, rng);
     for (const { value } of trained.trainableParameters().values())
       engine.write(
         value.id,
         0,
         Float32Array.from({ length: value.size }, () => 0.2 * rng.normal()),
       );
-    await saveTuned(join(root, method), trained, tuner, config, { name: "tiny", config: files.config });
+    await saveTuned(join(root, method), trained, tuner.bind(config), { name: "tiny", config: files.config });
     trained.dispose();
     await adapters.add(method, join(root, method));
   }

@@ -33,7 +33,7 @@ interface Training {
 async function poisoned(method: string, settings: object, bits: 8 | 32, poison: (training: Training) => void) {
   const tuner = tuners.find(({ name }) => name === method)!;
   const { model } = await loadTinyLlama("tied");
-  tuner.apply(model, tuner.config.parse(settings), new Rng(1));
+  tuner.bind(tuner.config.parse(settings)).apply(model, new Rng(1));
   const parameters = model.trainableParameters();
   const weightDecay = weightDecays(model, 0.01);
   const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay, bits });

@@ -45,7 +45,7 @@ async function load(family: string, chances: Readonly<Record<string, number>>): 
   const none = Object.fromEntries(keysOf(family).map((key) => [key, 0]));
   const files = { ...opened, config: { ...opened.config, ...none, ...chances } };
   const model = await loadModel(device, files);
-  full.apply(model, {}, new Rng(0));
+  full.bind({}).apply(model, new Rng(0));
   if (family !== "bert") return { model, files, task: nextToken as Task, rows: reference.sequences.map((s) => exampleOf(s)) };
   const rows = examplesOf(readReference("bert"));
   const circumstances = { base: files.config, heldOut: [], warn: assert.fail };
@@ -107,8 +107,7 @@ for (const family of families)
       model.gradientCheckpointing = gradientCheckpointing;
       const work = {
         files,
-        tuner: full,
-        tunerConfig: {},
+        tuning: full.bind({}),
         task,
         gradientCheckpointing,
         momentBits: 32,

@@ -6,6 +6,7 @@ import type { ModelFiles } from "../src/io/model-files.js";
 import type { LanguageModel } from "../src/models/language-model.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { tuners } from "../src/tuners/index.js";
+import type { Tuner } from "../src/tuners/tuner.js";
 import { engine } from "./support/gradient-check.js";
 import { assertEstimatedPeak } from "./support/step-peak.js";
 import { exampleOf, loadTinyLlama, reference } from "./support/tiny-llama.js";
@@ -18,8 +19,7 @@ function loraWork(files: ModelFiles): StepWork {
   const tuner = tunerNamed("lora");
   return {
     files,
-    tuner,
-    tunerConfig: tuner.config.parse({}),
+    tuning: tuner.bind(tuner.config.parse({})),
     task: nextToken,
     gradientCheckpointing: false,
     momentBits: 32,
@@ -30,7 +30,8 @@ function loraWork(files: ModelFiles): StepWork {
 
 const unpacked = { batchSize: rows.length, isPacked: false };
 
-interface EstimateCase extends Pick<StepWork, "tuner" | "compute" | "gradientCheckpointing" | "momentBits"> {
+interface EstimateCase extends Pick<StepWork, "compute" | "gradientCheckpointing" | "momentBits"> {
+  readonly tuner: Tuner;
   readonly settings?: Readonly<Record<string, unknown>>;
 }
 
@@ -53,12 +54,12 @@ for (const [name, settings] of [
 for (const { tuner, settings = {}, compute, gradientCheckpointing, momentBits } of cases)
   test(`${tuner.name} ${Object.keys(settings)}, ${compute}${gradientCheckpointing ? ", checkpointed" : ""}, moments of ${momentBits} bits: the symbolic step has the engine's peak, byte by byte`, async () => {
     const before = engine.stats().liveBytes;
-    const tunerConfig = tuner.config.parse(settings);
-    const keeping = (unread: LanguageModel) => tuner.keeping?.(unread, tunerConfig, () => {});
-    const { model, files } = await loadTinyLlama("untied", {}, compute, keeping);
+    const tuning = tuner.bind(tuner.config.parse(settings));
+    const storing = (unread: LanguageModel) => tuning.storing?.(unread, () => {});
+    const { model, files } = await loadTinyLlama("untied", {}, compute, storing);
     model.gradientCheckpointing = gradientCheckpointing;
-    tuner.apply(model, tunerConfig, new Rng(0));
-    const work: StepWork = { files, tuner, tunerConfig, task: nextToken, gradientCheckpointing, momentBits, rows, compute };
+    tuning.apply(model, new Rng(0));
+    const work: StepWork = { files, tuning, task: nextToken, gradientCheckpointing, momentBits, rows, compute };
     await assertEstimatedPeak(model, work, before);
   });
 

@@ -57,7 +57,7 @@ for (const isa of engine.info().tiers)
       const logits = await readLogits(name);
       for (const [i, part] of (await lastLogits(model)).entries()) assertClose(part, logits[i]!, 1e-4, `logits ${i}`);
 
-      full.apply(model, {}, new Rng(0));
+      full.bind({}).apply(model, new Rng(0));
       const batch = nextToken.collate(reference.sequences.map((sequence) => exampleOf(sequence)));
       const loss = differentiate(() => nextToken.loss(model, batch));
       assert.ok(Math.abs((await loss.item()) / batch.count - expected.loss) < 1e-5);
@@ -101,7 +101,7 @@ for (const { name, load } of referenced) {
     const gradients = async (gradientCheckpointing: boolean) => {
       const { model } = await load();
       model.gradientCheckpointing = gradientCheckpointing;
-      full.apply(model, {}, new Rng(0));
+      full.bind({}).apply(model, new Rng(0));
       differentiate(() => nextToken.loss(model, batch)).dispose();
       const values: Float32Array[] = [];
       for (const [, { value }] of model.namedParameters()) values.push(await value.grad!.read());
@@ -115,7 +115,7 @@ for (const { name, load } of referenced) {
 for (const { name, load } of families)
   test(`${name}: tuned whole and saved, or exported, the folder is what its family reads`, async () => {
     const { model, files } = await load();
-    full.apply(model, {}, new Rng(0));
+    full.bind({}).apply(model, new Rng(0));
     const expected = await logitsOf(model);
     const readsAlike = async (folder: string) => {
       const saved = await openModelFolder(folder);
@@ -125,7 +125,7 @@ for (const { name, load } of families)
       again.dispose();
     };
     const folder = await mkdtemp(join(tmpdir(), "attune-whole-"));
-    await saveTuned(join(folder, "saved"), model, full, {}, { name, config: files.config });
+    await saveTuned(join(folder, "saved"), model, full.bind({}), { name, config: files.config });
     await readsAlike(join(folder, "saved"));
     const tokenizer = byteTokenizer();
     await mkdir(join(folder, "exported"));

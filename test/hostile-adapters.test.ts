@@ -27,8 +27,8 @@ async function saved(t: TestContext, method: (typeof methods)[number], settings:
   const tuner = tuners.find(({ name }) => name === method)!;
   const { model, files } = await loadTinyLlama("tied");
   const config = tuner.config.parse(settings);
-  tuner.apply(model, config, new Rng(1));
-  await saveTuned(folder, model, tuner, config, { name: "base", config: files.config });
+  tuner.bind(config).apply(model, new Rng(1));
+  await saveTuned(folder, model, tuner.bind(config), { name: "base", config: files.config });
   model.dispose();
   return folder;
 }

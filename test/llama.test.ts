@@ -36,7 +36,7 @@ for (const isa of engine.info().tiers)
       const { model } = await loadTinyLlama(name);
       assertClose(await logitsOf(model), joined(await readTensors(`logits-${name}.safetensors`)), 1e-4, "logits");
 
-      full.apply(model, {}, new Rng(0));
+      full.bind({}).apply(model, new Rng(0));
       const batch = nextToken.collate(reference.sequences.map((sequence) => exampleOf(sequence)));
       const loss = differentiate(() => nextToken.loss(model, batch));
       assert.ok(Math.abs((await loss.item()) / batch.count - reference.loss[name]) < 1e-5);
@@ -59,7 +59,7 @@ for (const isa of engine.info().tiers)
     engine.setIsa(isa);
     const run = async (compute: ComputeType) => {
       const { model } = await loadTinyLlama("untied", {}, compute);
-      full.apply(model, {}, new Rng(0));
+      full.bind({}).apply(model, new Rng(0));
       const loss = differentiate(() =>
         nextToken.loss(model, nextToken.collate(reference.sequences.map((sequence) => exampleOf(sequence)))),
       );
@@ -136,7 +136,7 @@ for (const isa of engine.info().tiers)
   test(`20 steps of full fine-tuning follow PyTorch's on ${isa}`, async () => {
     engine.setIsa(isa);
     const { model } = await loadTinyLlama("tied");
-    full.apply(model, {}, new Rng(0));
+    full.bind({}).apply(model, new Rng(0));
     await assertTrainsLikePyTorch(model, reference.full);
     model.dispose();
   });
@@ -177,7 +177,7 @@ test("one thread and two give the same bits", async () => {
   const run = async (threads: number) => {
     engine.setThreads(threads);
     const { model } = await loadTinyLlama("untied");
-    full.apply(model, {}, new Rng(0));
+    full.bind({}).apply(model, new Rng(0));
     const losses = (await runReference(model, reference.full)).map(({ loss, gradNorm }) => [loss, gradNorm]);
     const logits = await logitsOf(model);
     model.dispose();

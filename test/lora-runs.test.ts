@@ -65,10 +65,10 @@ async function makeAdapters(folder: string): Promise<string[]> {
   for (const [i, settings] of [{ lora_rank: 3 }, { lora_rank: 5, use_rslora: true, lora_target: "q_proj,up_proj" }].entries()) {
     const { model, files } = await loadTinyLlama("tied");
     const config = lora.config.parse(settings);
-    lora.apply(model, config, new Rng(i));
+    lora.bind(config).apply(model, new Rng(i));
     await runReference(model, reference.lora);
     paths.push(join(folder, `adapter-${i}`));
-    await saveTuned(paths[i]!, model, lora, config, { name: "tiny", config: files.config });
+    await saveTuned(paths[i]!, model, lora.bind(config), { name: "tiny", config: files.config });
     model.dispose();
   }
   return paths;
@@ -121,9 +121,9 @@ test("adapters that cannot be combined are refused", async () => {
   await refused(both, { method: "ties", density: 0 }, /density: expected a share above 0/);
   const { model, files } = await loadTinyLlama("tied");
   const config = lora.config.parse({ use_dora: true });
-  lora.apply(model, config, new Rng(0));
+  lora.bind(config).apply(model, new Rng(0));
   const dora = join(folder, "dora");
-  await saveTuned(dora, model, lora, config, { name: "tiny", config: files.config });
+  await saveTuned(dora, model, lora.bind(config), { name: "tiny", config: files.config });
   model.dispose();
   await refused([{ path: dora, weight: 1 }], { method: "cat" }, /DoRA's change is not the product of two factors/);
 });

@@ -6,7 +6,7 @@ import test from "node:test";
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
-import type { Keep } from "../src/models/load.js";
+import type { StoreWeight } from "../src/models/load.js";
 import { continueSequences, packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { AdamW } from "../src/optim/adamw.js";
@@ -30,8 +30,8 @@ interface Promised {
   readonly tuner: Tuner;
   /** Llama where not given. */
   readonly family?: Family;
-  /** How the base is kept, where that is not the tuner's to say. */
-  readonly keeping?: (model: CausalLM) => Keep;
+  /** How the base is stored, where that is not the tuner's to say. */
+  readonly storing?: (model: CausalLM) => StoreWeight;
   readonly settings?: Readonly<Record<string, unknown>>;
   readonly startTolerance?: number;
   /** False where the adapter is for the base as its files have it, and training used another. */
@@ -170,10 +170,10 @@ const defaults = families.flatMap((family) =>
 const onFourBits = tuners
   .filter(({ adapter }) => adapter !== undefined)
   .map((tuner): Promised => {
-    const keeping = (model: CausalLM) =>
+    const storing = (model: CausalLM) =>
       quantizedBase(model, { quantization_bit: 4, quantization_type: "nf4", double_quantization: true }, () => {});
     const [startTolerance, learningRate] = [startTolerances[tuner.name] ?? 0, learningRates[tuner.name] ?? 1e-2];
-    return { name: `${tuner.name} on 4 bits`, tuner, keeping, startTolerance, learningRate };
+    return { name: `${tuner.name} on 4 bits`, tuner, storing, startTolerance, learningRate };
   });
 
 /** What every tuner promises on every family: a new one in its list is covered by being there. */
@@ -186,15 +186,16 @@ for (const {
   fitsWholeBase = true,
   learningRate = 1e-2,
   fallsTo = 0.9,
-  keeping,
+  storing,
 } of [...defaults, ...onFourBits, ...loraVariants, ...freezeVariants, ...adapterVariants, ...virtualTokenVariants]) {
   const config = tuner.config.parse(settings);
-  const load = (settings = config) => family.load({}, "f32", keeping ?? ((model) => tuner.keeping?.(model, settings, () => {})));
+  const load = (tuning = tuner.bind(config)) => family.load({}, "f32", storing ?? ((model) => tuning.storing?.(model, () => {})));
   const prepared = async () => {
-    const { model, files } = await load();
+    const tuning = tuner.bind(config);
+    const { model, files } = await load(tuning);
     const base = await logitsOf(model);
-    tuner.apply(model, config, new Rng(7));
-    return { model, files, base };
+    tuning.apply(model, new Rng(7));
+    return { model, files, tuning, base };
   };
 
   test(`${name}: step 0 equals the base model, unless virtual tokens change it at once`, async () => {
@@ -222,13 +223,13 @@ for (const {
   });
 
   test(`${name}: saved, loaded into a fresh model, the logits are the same bits`, async () => {
-    const { model, files } = await prepared();
+    const { model, files, tuning } = await prepared();
     await runReference(model, reference.lora);
     const folder = await temporaryFolder();
     const origin = { name: "tiny", config: files.config };
-    await saveTuned(folder, model, tuner, config, origin);
+    await saveTuned(folder, model, tuning, origin);
     const fresh = await prepared();
-    await loadTuned(folder, fresh.model, tuner);
+    await loadTuned(folder, fresh.model, fresh.tuning);
     assert.deepEqual(await logitsOf(fresh.model), await logitsOf(model));
     if (tuner.adapter !== undefined) {
       const { model: used } = await load();
@@ -239,10 +240,10 @@ for (const {
       const found = await settingsOfAdapter(folder, [tuner, ...tuners]);
       assert.equal(found.tuner, tuner);
       const ofRun = (tuner.ofRun ?? []).map((key) => [key, (config as Record<string, unknown>)[key]]);
-      const goingOnConfig = { ...(found.config as object), ...Object.fromEntries(ofRun) };
-      const { model: goingOn } = await load(goingOnConfig);
-      tuner.apply(goingOn, goingOnConfig, new Rng(8));
-      await loadTuned(folder, goingOn, tuner);
+      const itsTuning = tuner.bind({ ...(found.config as object), ...Object.fromEntries(ofRun) });
+      const { model: goingOn } = await load(itsTuning);
+      itsTuning.apply(goingOn, new Rng(8));
+      await loadTuned(folder, goingOn, itsTuning);
       assert.deepEqual([...goingOn.trainableParameters().keys()], [...model.trainableParameters().keys()]);
       assert.deepEqual(await logitsOf(goingOn), await logitsOf(model), "going on from the adapter");
       goingOn.dispose();
@@ -251,12 +252,12 @@ for (const {
     fresh.model.dispose();
   });
 
-  if (tuner.merge !== undefined)
+  if (tuner.bind(config).merge !== undefined)
     test(`${name}: merged, the logits are those of the adapter`, async () => {
-      const { model } = await prepared();
+      const { model, tuning } = await prepared();
       await runReference(model, reference.lora);
       const separate = await logitsOf(model);
-      tuner.merge!(model);
+      tuning.merge!(model);
       assertClose(await logitsOf(model), separate, 1e-3, "merged");
       assert.ok([...model.namedParameters()].every(([path]) => !path.includes("lora")));
       model.dispose();
@@ -309,16 +310,16 @@ for (const {
   });
 
   test(`${name}: a resumed run equals an uninterrupted one, bit by bit`, async () => {
-    const { model, files } = await prepared();
+    const { model, files, tuning } = await prepared();
     const [optimizer, progress] = [optimizerOf(model), noProgress()];
     await trainUntil(3, model, optimizer, progress);
     const checkpoint = join(await temporaryFolder(), "checkpoint-3");
-    const writeModel = (path: string) => saveTuned(path, model, tuner, config, { name: "tiny", config: files.config });
+    const writeModel = (path: string) => saveTuned(path, model, tuning, { name: "tiny", config: files.config });
     await saveCheckpoint(checkpoint, { writeModel, optimizer, progress, work: "work", startedAt: new Date(0) });
     const rest = await trainUntil(totalSteps, model, optimizer, progress);
 
     const { model: resumed } = await prepared();
-    await loadTuned(checkpoint, resumed, tuner);
+    await loadTuned(checkpoint, resumed, tuning);
     const [itsOptimizer, itsProgress] = [optimizerOf(resumed), noProgress()];
     await loadCheckpoint(checkpoint, itsOptimizer, itsProgress, "work");
     assert.deepEqual(await trainUntil(totalSteps, resumed, itsOptimizer, itsProgress), rest);

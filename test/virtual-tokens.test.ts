@@ -35,7 +35,7 @@ const encode = (text: string) => Int32Array.from(text, (letter) => letter.charCo
 for (const { tuner, settings } of variants)
   test(`${tuner.name} ${Object.values(settings)[0]}: gradients against finite differences of the loss`, async () => {
     const { model } = await loadTinyLlama("tied");
-    tuner.apply(model, tuner.config.parse({ num_virtual_tokens: 3, ...settings }) as never, new Rng(3));
+    tuner.bind(tuner.config.parse({ num_virtual_tokens: 3, ...settings }) as never).apply(model, new Rng(3));
     const batch = nextToken.collate(reference.sequences.map((sequence) => exampleOf(sequence)));
     const lossOf = async () => {
       const loss = scope(() => nextToken.loss(model, batch));
@@ -91,9 +91,9 @@ for (const family of families)
         const { model } = await family.load();
         const expected = await logitsAfter(model, Int32Array.of(...encode(read), ...ids), count);
         const start = { prompt_tuning_init: "TEXT", prompt_tuning_init_text: text };
-        const config = tuner.config.parse({ num_virtual_tokens: count, ...start, ...settings }) as never;
-        tuner.apply(model, config, new Rng(1));
-        tuner.initialize!(model, config, { rng: new Rng(2), encode });
+        const tuning = tuner.bind(tuner.config.parse({ num_virtual_tokens: count, ...start, ...settings }) as never);
+        tuning.apply(model, new Rng(1));
+        tuning.initialize!(model, { rng: new Rng(2), encode });
         assertClose(await logitsAfter(model, ids, 0), expected, 1e-4, text);
         model.dispose();
       }
@@ -101,9 +101,10 @@ for (const family of families)
 
 test("virtual tokens may start as tokens of the vocabulary", async () => {
   const { model } = await loadTinyLlama("tied");
-  const config = pTuning.config.parse({ prompt_tuning_init: "SAMPLE_VOCAB", encoder_reparameterization_type: "NONE" });
-  pTuning.apply(model, config, new Rng(1));
-  pTuning.initialize!(model, config, { rng: new Rng(2), encode });
+  const settings = { prompt_tuning_init: "SAMPLE_VOCAB", encoder_reparameterization_type: "NONE" };
+  const tuning = pTuning.bind(pTuning.config.parse(settings));
+  tuning.apply(model, new Rng(1));
+  tuning.initialize!(model, { rng: new Rng(2), encode });
   const width = model.shape.width;
   const [vectors, table] = [
     await scope(() => model.prompt!.forward()).read(),
@@ -129,43 +130,41 @@ test("a start that an encoder would lose, or that lacks its text, is refused", (
 
 test("a text without tokens is refused", async () => {
   const { model } = await loadTinyLlama("tied");
-  const config = prefixTuning.config.parse({ prompt_tuning_init: "TEXT", prompt_tuning_init_text: " " });
-  prefixTuning.apply(model, config, new Rng(1));
-  assert.throws(
-    () => prefixTuning.initialize!(model, config, { rng: new Rng(2), encode: () => new Int32Array() }),
-    /makes no tokens/,
-  );
+  const tuning = prefixTuning.bind(prefixTuning.config.parse({ prompt_tuning_init: "TEXT", prompt_tuning_init_text: " " }));
+  tuning.apply(model, new Rng(1));
+  assert.throws(() => tuning.initialize!(model, { rng: new Rng(2), encode: () => new Int32Array() }), /makes no tokens/);
   model.dispose();
 });
 
 test("training goes on only from weights that fit; without them, as prompt tuning", async () => {
   const { model, files } = await loadTinyLlama("tied");
-  const config = pTuning.config.parse({});
-  pTuning.apply(model, config, new Rng(1));
+  const tuning = pTuning.bind(pTuning.config.parse({}));
+  tuning.apply(model, new Rng(1));
   const folder = await mkdtemp(join(tmpdir(), "attune-tuned-"));
-  await saveTuned(folder, model, pTuning, config, { name: "tiny", config: files.config });
+  await saveTuned(folder, model, tuning, { name: "tiny", config: files.config });
 
   const { model: other } = await loadTinyLlama("tied");
-  pTuning.apply(other, pTuning.config.parse({ encoder_hidden_size: 7 }), new Rng(1));
+  pTuning.bind(pTuning.config.parse({ encoder_hidden_size: 7 })).apply(other, new Rng(1));
   await assert.rejects(
-    loadTuned(folder, other, pTuning),
+    loadTuned(folder, other, tuning),
     /training_weights\.safetensors: .*of another shape: prompt\.mlp_head\.0\.weight/,
   );
 
   await rm(join(folder, trainingWeightsName));
   await assert.rejects(
-    loadTuned(folder, other, pTuning),
+    loadTuned(folder, other, tuning),
     /missing: prompt\.mlp_head\.0\.weight/,
     "the adapter alone lacks the encoder",
   );
   const { config: found } = await settingsOfAdapter(folder, tuners);
   assert.equal((found as PTuningConfig).encoder_reparameterization_type, "NONE", "it goes on as prompt tuning");
 
-  await saveTuned(folder, model, pTuning, config, { name: "tiny", config: files.config });
+  await saveTuned(folder, model, tuning, { name: "tiny", config: files.config });
   const { model: plain } = await loadTinyLlama("tied");
-  pTuning.apply(plain, found as PTuningConfig, new Rng(1));
-  await saveTuned(folder, plain, pTuning, found, { name: "tiny", config: files.config });
-  await loadTuned(folder, plain, pTuning); // not from the encoder that was saved in the same place before
+  const asPromptTuning = pTuning.bind(found as PTuningConfig);
+  asPromptTuning.apply(plain, new Rng(1));
+  await saveTuned(folder, plain, asPromptTuning, { name: "tiny", config: files.config });
+  await loadTuned(folder, plain, asPromptTuning); // not from the encoder that was saved in the same place before
   plain.dispose();
   for (const each of [model, other]) each.dispose();
 });
@@ -219,7 +218,7 @@ for (const [tuner, most] of [
     const model = buildModel(new SymbolicDevice("f32"), llama2, "Llama-2-7B");
     for (const [, parameter] of model.namedParameters())
       parameter.value = unscoped(() => Tensor.empty(model.device, parameter.shape, "bf16"));
-    tuner.apply(model, tuner.config.parse({}) as never, new Rng(1));
+    tuner.bind(tuner.config.parse({}) as never).apply(model, new Rng(1));
     const sizeOf = (parameters: Iterable<[string, { size: number }]>) =>
       [...parameters].reduce((sum, [, { size }]) => sum + size, 0);
     const share = sizeOf(model.trainableParameters()) / sizeOf(model.namedParameters());

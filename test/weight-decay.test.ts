@@ -29,7 +29,7 @@ for (const { folder, method, settings, decays, stays } of cases)
     const model = await loadModel({ ...device, compute: "f32" }, await openModelFolder(join(fixtures, folder)));
     try {
       const tuner = tuners.find(({ name }) => name === method)!;
-      tuner.apply(model, tuner.config.parse(settings), new Rng(1));
+      tuner.bind(tuner.config.parse(settings)).apply(model, new Rng(1));
       trainModules(model, model.headModules);
       const trained = [...model.trainableParameters().keys()].sort();
       const found = weightDecays(model, 0.1);

@@ -9,13 +9,12 @@ import type { Task } from "../objectives/objective.js";
 import { AdamW } from "../optim/adamw.js";
 import { gradientSquares } from "../optim/clip.js";
 import { trainModules } from "../tuners/train-whole.js";
-import type { Tuner } from "../tuners/tuner.js";
+import type { Tuning } from "../tuners/tuner.js";
 
 export interface StepWork {
   /** The base, with the config of the model that trains. */
   readonly files: ModelFiles;
-  readonly tuner: Tuner;
-  readonly tunerConfig: unknown;
+  readonly tuning: Tuning;
   readonly task: Task;
   readonly gradientCheckpointing: boolean;
   /** Whether the base's own dropout is left out. */
@@ -33,8 +32,7 @@ export interface StepWork {
  */
 export function estimateStep({
   files,
-  tuner,
-  tunerConfig,
+  tuning,
   task,
   gradientCheckpointing,
   disableDropout = false,
@@ -47,11 +45,11 @@ export function estimateStep({
   placeWeights(
     model,
     files,
-    tuner.keeping?.(model, tunerConfig, () => {}),
+    tuning.storing?.(model, () => {}),
   );
   model.gradientCheckpointing = gradientCheckpointing;
   if (disableDropout) model.disableDropout();
-  tuner.apply(model, tunerConfig, new Rng(0));
+  tuning.apply(model, new Rng(0));
   trainModules(model, model.headModules);
   const parameters = model.trainableParameters();
   const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map(), bits: momentBits });

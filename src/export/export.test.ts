@@ -131,13 +131,13 @@ async function trainedAdapter(t: TestContext, folder: string, settings: Readonly
   const files = await openModel(folder);
   const model = await loadModel({ kernels: loadEngine(), compute: "f32" }, files);
   const config = lora.config.parse(settings);
-  lora.apply(model, config, new Rng(1));
+  lora.bind(config).apply(model, new Rng(1));
   const rng = new Rng(2);
   for (const [, { value }] of model.trainableParameters()) {
     const values = (await value.read()).map((number) => number + 0.1 * rng.normal());
     value.device.kernels.write(value.id, 0, values);
   }
-  await saveTuned(out, model, lora, config, { name: folder, config: files.config });
+  await saveTuned(out, model, lora.bind(config), { name: folder, config: files.config });
   model.dispose();
   return out;
 }

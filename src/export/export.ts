@@ -14,14 +14,14 @@ import { resolveModel } from "../io/resolve.js";
 import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
 import { firstBroken } from "../models/finite.js";
 import type { LanguageModel } from "../models/language-model.js";
-import { type Keep, loadModel, settleHead } from "../models/load.js";
+import { loadModel, type StoreWeight, settleHead } from "../models/load.js";
 import { parseRecipe, readRecipe } from "../recipe/parse.js";
 import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
 import type { ChatFormat } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
 import { tuners } from "../tuners/index.js";
 import { applyAdapter } from "../tuners/tuned-files.js";
-import type { Tuner } from "../tuners/tuner.js";
+import type { Tuning } from "../tuners/tuner.js";
 import type { ExportTarget, NumberType } from "./choices.js";
 import { writeGgufModel } from "./gguf-file.js";
 import { writeGgufLora } from "./gguf-lora.js";
@@ -105,12 +105,12 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
   const type = options.type ?? (to === "hf" ? "bf16" : "q8_0");
   const heldOut = await heldOutRows(options.data, chat, files, onNotice);
 
-  const model = await opened(files, adapter === undefined ? undefined : await keptInTraining(adapter, onNotice));
+  const model = await opened(files, adapter === undefined ? undefined : await storedInTraining(adapter, onNotice));
   try {
-    const tuner = adapter === undefined ? undefined : await adapterOn(model, adapter);
+    const tuning = adapter === undefined ? undefined : await adapterOn(model, adapter);
     const probes = probesFor(chat, heldOut, model.shape);
     const before = await measure(model, probes, heldOut);
-    tuner?.merge?.(model);
+    tuning?.merge?.(model);
     const broken = await firstBroken(model.namedParameters());
     if (broken !== null) throw new DivergedError(`${broken} holds a number that is not finite: such a model is not exported`);
     const mixture = { type, layers: model.shape.layers, isTied: model.isTied };
@@ -132,8 +132,8 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
   }
 }
 
-async function opened(files: ModelFiles, keeping?: (model: LanguageModel) => Keep | undefined): Promise<CausalLM> {
-  const model = await loadModel({ kernels: loadEngine(), compute: "f32" }, files, undefined, keeping);
+async function opened(files: ModelFiles, storing?: (model: LanguageModel) => StoreWeight | undefined): Promise<CausalLM> {
+  const model = await loadModel({ kernels: loadEngine(), compute: "f32" }, files, undefined, storing);
   try {
     return asCausalLM(model, "export");
   } catch (error) {
@@ -143,9 +143,9 @@ async function opened(files: ModelFiles, keeping?: (model: LanguageModel) => Kee
 }
 
 /** Puts an adapter on a model, to be merged. Throws ConfigError for a method that cannot be. */
-async function adapterOn(model: CausalLM, adapter: string): Promise<Tuner> {
-  const { tuner } = await applyAdapter(adapter, model, tuners, new Rng(0));
-  if (tuner.merge !== undefined) return tuner;
+async function adapterOn(model: CausalLM, adapter: string): Promise<Tuning> {
+  const { tuner, tuning } = await applyAdapter(adapter, model, tuners, new Rng(0));
+  if (tuning.merge !== undefined) return tuning;
   throw new ConfigError(
     `${adapter}: ${tuner.name} cannot be merged: what it learnt are no changes of weights, but parts that other programs do not have. ` +
       "The adapter's own folder is what PEFT and transformers load.",
@@ -194,16 +194,16 @@ async function chatFormat(
 }
 
 /**
- * How the run that made an adapter kept its base, told by the recipe beside it: a change that was learnt on a base in 4 bits belongs into that
+ * How the run that made an adapter stored its base, told by the recipe beside it: a change that was learnt on a base in 4 bits belongs into that
  * base, expanded.
  */
-async function keptInTraining(adapter: string, onNotice: (message: string) => void) {
+async function storedInTraining(adapter: string, onNotice: (message: string) => void) {
   if (!(await namesIn(adapter)).includes("recipe.yaml")) return undefined;
   const { recipe } = parseRecipe(await readRecipe(join(adapter, "recipe.yaml")), []);
-  const tuner = tuners.find(({ name }) => name === recipe.finetuning_type);
-  if (tuner?.mergesIntoKept?.(recipe.tuner) !== true) return undefined;
+  const tuning = tuners.find(({ name }) => name === recipe.finetuning_type)?.bind(recipe.tuner);
+  if (tuning?.mergesIntoStored !== true) return undefined;
   onNotice("The adapter was trained on a base in 4 bits: it is merged into that base, expanded.");
-  return (model: LanguageModel) => tuner.keeping?.(model, recipe.tuner, onNotice);
+  return (model: LanguageModel) => tuning.storing?.(model, onNotice);
 }
 
 async function heldOutRows(

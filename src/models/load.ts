@@ -125,26 +125,26 @@ function listed(names: readonly string[]): string {
   return `${names.slice(0, 8).join(", ")}${names.length > 8 ? ` and ${names.length - 8} more` : ""}`;
 }
 
-/** What a model keeps of a weight that was read: the tensor itself, or another that it makes from it and that takes its place. */
-export type Keep = (name: string, read: Tensor) => Tensor;
+/** What a model stores of a weight that was read: the tensor itself, or another that is made from it and takes its place. */
+export type StoreWeight = (name: string, read: Tensor) => Tensor;
 
-const asRead: Keep = (_name, read) => read;
+const asRead: StoreWeight = (_name, read) => read;
 
 /**
- * A model with its weights; `keeping` says how it keeps them, if not as they are read. Throws ModelError, as `buildModel` and `loadWeights` do;
+ * A model with its weights; `storing` says how it stores them, if not as they are read. Throws ModelError, as `buildModel` and `loadWeights` do;
  * nothing of it then stays in memory.
  */
 export async function loadModel(
   device: Device,
   files: ModelFiles,
   newHead?: Rng,
-  keeping?: (model: LanguageModel) => Keep | undefined,
+  storing?: (model: LanguageModel) => StoreWeight | undefined,
 ): Promise<LanguageModel> {
   const settled = await settleHead(files);
   const model = buildModel(device, settled.config, files.path);
   model.notices.unshift(...(settled.notices ?? []));
   try {
-    await loadWeights(model, settled, newHead, keeping?.(model));
+    await loadWeights(model, settled, newHead, storing?.(model));
     return model;
   } catch (error) {
     model.dispose();
@@ -157,7 +157,7 @@ export async function loadModel(
  * expanded to f32. `newHead` draws the weights of a head that the files lack. Throws ModelError if another tensor is missing, left over or of
  * another shape.
  */
-export async function loadWeights(model: LanguageModel, files: ModelFiles, newHead?: Rng, keep = asRead): Promise<void> {
+export async function loadWeights(model: LanguageModel, files: ModelFiles, newHead?: Rng, store = asRead): Promise<void> {
   const left = new Set(files.tensors.keys());
   for (const [name, parameter] of model.namedParameters()) {
     if (newHead !== undefined && beginsAnew(model, files, name)) {
@@ -166,7 +166,7 @@ export async function loadWeights(model: LanguageModel, files: ModelFiles, newHe
     }
     const entry = findEntry(files, name, parameter);
     left.delete(entry.name);
-    setKept(parameter, name, readValue(model.device, entry, parameter, await files.readTensor(entry.name)), keep);
+    setStored(parameter, name, readValue(model.device, entry, parameter, await files.readTensor(entry.name)), store);
   }
   const unknown = [...left].filter((name) => model.reasonToLeave(name) === null);
   if (unknown.length > 0)
@@ -225,21 +225,21 @@ async function holdSameNumbers(a: TensorEntry, b: TensorEntry): Promise<boolean>
 const pieceBytes = 4 << 20;
 
 /** Gives every weight a block of the device in its stored type, without reading: for the symbolic device. */
-export function placeWeights(model: LanguageModel, files: ModelFiles, keep = asRead): void {
+export function placeWeights(model: LanguageModel, files: ModelFiles, store = asRead): void {
   for (const [name, parameter] of model.namedParameters()) {
     if (beginsAnew(model, files, name)) {
       parameter.value = unscoped(() => Tensor.empty(model.device, parameter.shape));
       continue;
     }
-    setKept(parameter, name, emptyValue(model.device, findEntry(files, name, parameter), parameter), keep);
+    setStored(parameter, name, emptyValue(model.device, findEntry(files, name, parameter), parameter), store);
   }
 }
 
-/** Matrices may be kept otherwise than they are read. */
-function setKept(parameter: Parameter, name: string, read: Tensor, keep: Keep): void {
-  const kept = read.shape.length === 1 ? read : keep(name, read);
-  if (kept !== read) read.dispose();
-  parameter.value = kept;
+/** Matrices may be stored otherwise than they are read. */
+function setStored(parameter: Parameter, name: string, read: Tensor, store: StoreWeight): void {
+  const stored = read.shape.length === 1 ? read : store(name, read);
+  if (stored !== read) read.dispose();
+  parameter.value = stored;
 }
 
 /** Whether a weight belongs to a head that the files lack. Modules on the way to it that they lack become part of it. */

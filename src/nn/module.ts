@@ -10,8 +10,8 @@ export class Parameter {
   isStoredTransposed = false;
   /** The learning rate is multiplied by this. */
   learningRateScale = 1;
-  /** Whether it is saved with what trains although it does not train. */
-  isKept = false;
+  /** Whether it is saved with what trains although it does not train itself. */
+  isSaved = false;
   #value: Tensor | null = null;
 
   constructor(shape: Shape, value?: Tensor, original: Parameter | null = null) {
@@ -106,9 +106,9 @@ export abstract class Module {
     return new Map([...this.namedParameters()].filter(([, parameter]) => parameter.requiresGrad));
   }
 
-  /** The parameters that must be saved for training to go on: those that train, and those that are kept with them. */
+  /** The parameters that must be saved for training to go on: those that train, and those that are saved with them. */
   savedParameters(): Map<string, Parameter> {
-    return new Map([...this.namedParameters()].filter(([, parameter]) => parameter.requiresGrad || parameter.isKept));
+    return new Map([...this.namedParameters()].filter(([, parameter]) => parameter.requiresGrad || parameter.isSaved));
   }
 
   /**

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { Tensor, unscoped } from "../core/tensor.js";
 import { type DType, isWholeBlocks } from "../engine/dtype.js";
 import type { LanguageModel } from "../models/language-model.js";
-import type { Keep } from "../models/load.js";
+import type { StoreWeight } from "../models/load.js";
 import { Linear } from "../nn/linear.js";
 
 /**
@@ -46,7 +46,7 @@ export function quantizedBase(
   settings: Quantization,
   notify: (message: string) => void,
   { isWhole = () => false, quantize = rounded }: QuantizedBaseOptions = {},
-): Keep {
+): StoreWeight {
   const type = quantizedType(settings);
   if (type === null) return (_name, read) => read;
   const wanted = new Set<string>();

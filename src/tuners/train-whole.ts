@@ -33,9 +33,9 @@ export function trainCopies(model: LanguageModel, isWanted: (path: string) => bo
 }
 
 /** Puts copies in the places of parameters, for an adapter to bring their values: saved with what trains although they do not. */
-export function keepCopies(model: LanguageModel, isWanted: (path: string) => boolean): void {
+export function saveCopies(model: LanguageModel, isWanted: (path: string) => boolean): void {
   replaceByCopies(model, isWanted, (copy) => {
-    copy.isKept = true;
+    copy.isSaved = true;
   });
 }
 

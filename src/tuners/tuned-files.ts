@@ -17,8 +17,8 @@ import {
 import type { LanguageModel } from "../models/language-model.js";
 import { setValues, sourceOf } from "../models/load.js";
 import type { Parameter } from "../nn/module.js";
-import { keepCopies, parametersBelow, trainModules } from "./train-whole.js";
-import type { AdapterFormat, Tuner } from "./tuner.js";
+import { parametersBelow, saveCopies, trainModules } from "./train-whole.js";
+import type { AdapterReader, Tuner, Tuning } from "./tuner.js";
 
 /** What trains, where the adapter holds only what it makes: attune's own file beside the adapter's. */
 export const trainingWeightsName = "training_weights.safetensors";
@@ -27,32 +27,26 @@ export const trainingWeightsName = "training_weights.safetensors";
  * Writes what was trained: an adapter in its library's format where the tuner has one, else the whole model as a Hugging Face folder (f32).
  * Files appear under their final names only when they are complete. Throws NoSpaceError.
  */
-export async function saveTuned(
-  folder: string,
-  model: LanguageModel,
-  tuner: Tuner,
-  config: unknown,
-  origin: AdapterOrigin,
-): Promise<void> {
+export async function saveTuned(folder: string, model: LanguageModel, tuning: Tuning, origin: AdapterOrigin): Promise<void> {
   await mkdir(folder, { recursive: true });
-  if (tuner.adapter === undefined) {
+  if (tuning.adapter === undefined) {
     await writeShardedSafetensors(folder, sourcesOf(model.namedParameters()), { maxShardBytes: 5e9, metadata: { format: "pt" } });
     const { quantization_config: _, ...kept } = origin.config;
     await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify({ ...kept, dtype: "float32" }, null, 2)}\n`);
     return;
   }
   const parameters = sourcesOf(model.savedParameters());
-  const { library, toJson, computed } = tuner.adapter;
-  const made = computed?.(model) ?? null;
+  const { adapter } = tuning;
+  const made = adapter.computed?.(model) ?? null;
   if (made === null) {
     await rm(join(folder, trainingWeightsName), { force: true }); // an earlier adapter's would be taken for this one's
-    return library.save(folder, toJson(config, model, origin), origin, parameters);
+    return adapter.library.save(folder, adapter.toJson(model, origin), origin, parameters);
   }
   try {
     await writeSafetensors(join(folder, trainingWeightsName), parameters);
     const whole = sourcesOf(parametersBelow(model, origin.modulesToSave ?? []));
     const leaving = [...[...made].map(([name, tensor]) => sourceOf(name, tensor)), ...whole];
-    await library.save(folder, toJson(config, model, origin), origin, leaving);
+    await adapter.library.save(folder, adapter.toJson(model, origin), origin, leaving);
   } finally {
     for (const tensor of made.values()) tensor.dispose();
   }
@@ -66,75 +60,77 @@ function sourcesOf(parameters: Iterable<[name: string, parameter: Parameter]>): 
  * Reads into a model, to which the tuner was applied already, what `saveTuned` wrote, for training to go on. Throws ModelError unless every
  * tensor fits.
  */
-export async function loadTuned(folder: string, model: LanguageModel, tuner: Tuner): Promise<void> {
-  const files = tuner.adapter === undefined ? await openModelFolder(folder) : await openForTraining(folder, tuner.adapter);
-  if (tuner.adapter !== undefined) keepBaseLayers(model, files);
+export async function loadTuned(folder: string, model: LanguageModel, { adapter }: Tuning): Promise<void> {
+  const files = adapter === undefined ? await openModelFolder(folder) : await openForTraining(folder, adapter);
+  if (adapter !== undefined) placeBaseLayers(model, files);
   const parameters = model.savedParameters();
-  checkFit(tuner.adapter === undefined ? new Map(model.namedParameters()) : parameters, files);
+  checkFit(adapter === undefined ? new Map(model.namedParameters()) : parameters, files);
   await readInto(parameters, files);
 }
 
 /** The method and settings with which training goes on from an adapter. Throws ModelError. */
 export async function settingsOfAdapter(folder: string, tuners: readonly Tuner[]): Promise<{ tuner: Tuner; config: unknown }> {
-  const { tuner, format, json } = await recognise(folder, tuners);
-  const { tensors } = await openForTraining(folder, format);
-  return { tuner, config: format.fromJson(json, tensors) };
+  const { tuner, reader, json } = await recognise(folder, tuners);
+  const { tensors } = await openForTraining(folder, reader);
+  return { tuner, config: reader.fromJson(json, tensors) };
 }
 
 /** An adapter on disk, understood but in no model yet. */
 export interface OpenedAdapter {
   readonly tuner: Tuner;
   readonly config: unknown;
+  readonly tuning: Tuning;
   readonly files: AdapterFiles;
 }
 
 /** Reads what an adapter is; its weights are left where they are. Throws ModelError. */
 export async function openAdapter(folder: string, tuners: readonly Tuner[]): Promise<OpenedAdapter> {
-  const { tuner, format } = await recognise(folder, tuners);
-  const files = await format.library.open(folder);
-  return { tuner, config: format.fromJson(files.config, files.tensors), files };
+  const { tuner, reader } = await recognise(folder, tuners);
+  const files = await reader.library.open(folder);
+  const config = reader.fromJson(files.config, files.tensors);
+  return { tuner, config, tuning: tuner.bind(config), files };
 }
 
 /**
  * Makes room for an adapter in a loaded model. Returns the parameters that its weights belong in, by their names in its files. Throws ModelError
  * unless every one fits, ConfigError if the settings match nothing in the model.
  */
-export function placeAdapter(model: LanguageModel, { tuner, config, files }: OpenedAdapter, rng: Rng): Map<string, Parameter> {
-  tuner.apply(model, config, rng);
+export function placeAdapter(model: LanguageModel, { tuning, files }: OpenedAdapter, rng: Rng): Map<string, Parameter> {
+  tuning.apply(model, rng);
   trainModules(model, modulesToSaveOf(files.config));
-  keepBaseLayers(model, files);
+  placeBaseLayers(model, files);
   const parameters = model.savedParameters();
   checkFit(parameters, files);
   return parameters;
 }
 
 /** With the change of an embedding or an output projection PEFT saves the weight itself, and takes that for the base's when it loads. */
-function keepBaseLayers(model: LanguageModel, { tensors }: WeightFiles): void {
-  keepCopies(model, (path) => path.endsWith(".base_layer.weight") && tensors.has(path));
+function placeBaseLayers(model: LanguageModel, { tensors }: WeightFiles): void {
+  saveCopies(model, (path) => path.endsWith(".base_layer.weight") && tensors.has(path));
 }
 
-/** Applies an adapter from disk to a loaded model, for use. Returns the method and settings it was made with. Throws as `placeAdapter`. */
+/** Applies an adapter from disk to a loaded model, for use. Returns what it is. Throws as `placeAdapter`. */
 export async function applyAdapter(
   folder: string,
   model: LanguageModel,
   tuners: readonly Tuner[],
   rng: Rng,
-): Promise<{ tuner: Tuner; config: unknown }> {
+): Promise<OpenedAdapter> {
   const opened = await openAdapter(folder, tuners);
   await readInto(placeAdapter(model, opened, rng), opened.files);
-  return { tuner: opened.tuner, config: opened.config };
+  return opened;
 }
 
 async function recognise(folder: string, tuners: readonly Tuner[]) {
   const json = await readAdapterConfig(folder);
-  for (const tuner of tuners) if (tuner.adapter?.recognises(json)) return { tuner, format: tuner.adapter, json };
+  for (const tuner of tuners) if (tuner.adapter?.recognises(json)) return { tuner, reader: tuner.adapter, json };
   throw new ModelError(`${folder}: attune does not know adapters of type ${shown(json.peft_type)}`);
 }
 
 const shown = (type: unknown) => (typeof type === "string" ? type.slice(0, 100) : "unknown");
 
 /** The weights that train, where they lie beside the adapter; else the adapter. */
-async function openForTraining(folder: string, { library }: AdapterFormat<unknown>): Promise<WeightFiles> {
+async function openForTraining(folder: string, { library }: Pick<AdapterReader<unknown>, "library">): Promise<WeightFiles> {
   const path = join(folder, trainingWeightsName);
   if (!(await namesIn(folder)).includes(trainingWeightsName)) return library.open(folder);
   const file = await openSafetensors(path);

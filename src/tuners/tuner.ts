@@ -4,12 +4,9 @@ import type { Tensor } from "../core/tensor.js";
 import type { AdapterConfig, AdapterLibrary, AdapterOrigin } from "../io/adapters/adapter-folder.js";
 import type { TensorEntry } from "../io/model-files.js";
 import type { LanguageModel } from "../models/language-model.js";
-import type { Keep } from "../models/load.js";
+import type { StoreWeight } from "../models/load.js";
 
-/**
- * Which parameters train, and how they enter the model. Knows nothing of losses: that is an objective's work. What trains is what has
- * `requiresGrad` after `apply`; saving, resuming and counting need no more than that.
- */
+/** A method: which parameters train, and how they enter the model. Knows nothing of losses: that is an objective's work. */
 export interface Tuner<Config = unknown> {
   /** Value of `finetuning_type`; kebab-case, unique. */
   readonly name: string;
@@ -17,29 +14,39 @@ export interface Tuner<Config = unknown> {
   readonly summary: string;
   /** Settings under LLaMA-Factory's key names: flags, YAML checks, UI forms and docs are made from it. */
   readonly config: z.ZodType<Config>;
-  /**
-   * How matrices of the base are kept if not as they are read; called before they are, with a model that has no weights yet. `notify` gets what the
-   * user should know.
-   */
-  keeping?(model: LanguageModel, config: Config, notify: (message: string) => void): Keep;
-  /**
-   * Whether what was learnt belongs to the base as `keeping` keeps it, and is merged into that, rather than into the one that the files hold.
-   * Not given: the latter.
-   */
-  mergesIntoKept?(config: Config): boolean;
   /** Settings that belong to a run and not to an adapter: training that goes on from an adapter takes them from the recipe. */
   readonly ofRun?: readonly string[];
+  /** The method with these settings. Throws ConfigError for settings that cannot be combined. */
+  bind(config: Config): Tuning;
+  /** How its adapters are recognised and read. Absent for a method that trains the model itself: then the whole model is saved. */
+  readonly adapter?: AdapterReader<Config>;
+}
+
+/** A method with its settings. What trains is what has `requiresGrad` after `apply`; saving, resuming and counting need no more than that. */
+export interface Tuning {
+  /**
+   * How matrices of the base are stored if not as they are read. Called before they are, with a model that has no weights yet; `notify` gets what
+   * the user should know.
+   */
+  storing?(model: LanguageModel, notify: (message: string) => void): StoreWeight;
+  /**
+   * Whether what was learnt belongs to the base as `storing` stores it, and is merged into that, rather than into the one that the files hold.
+   * Not given: the latter.
+   */
+  readonly mergesIntoStored?: boolean;
+  /** Whether weights of the base train in their places, so that the base as it was is gone. */
+  readonly changesBase?: boolean;
   /** Changes a loaded model in place. Throws ConfigError if the settings match nothing in it. */
-  apply(model: LanguageModel, config: Config, rng: Rng): void;
+  apply(model: LanguageModel, rng: Rng): void;
   /**
    * Gives what `apply` made a better start than chance, when training begins anew; not when weights are loaded into it. Must leave alone what
    * the adapter does not hold. Throws ConfigError.
    */
-  initialize?(model: LanguageModel, config: Config, start: Start): void;
+  initialize?(model: LanguageModel, start: Start): void;
   /** Turns the change into ordinary weights. Absent where that is impossible: that absence is the flag. */
-  readonly merge?: (model: LanguageModel) => void;
-  /** How it leaves and comes back. Absent for a method that trains the model itself: then the whole model is saved. */
-  readonly adapter?: AdapterFormat<Config>;
+  merge?(model: LanguageModel): void;
+  /** How the adapter leaves. Absent for a method that trains the model itself: then the whole model is saved. */
+  readonly adapter?: AdapterWriter;
 }
 
 /** What a start can be made from. */
@@ -49,27 +56,29 @@ export interface Start {
   encode(text: string): Int32Array;
 }
 
-/**
- * How an adapter lies in a folder: `adapter_config.json`, and weights under the names that they have in the model. What leaves is what trains
- * unless `computed` says otherwise.
- */
-export interface AdapterFormat<Config> {
+/** How adapters of a method lie in a folder: `adapter_config.json`, and weights under the names that they have in the model. */
+export interface AdapterReader<Config> {
   /** Whose format: PEFT's, AdapterHub's. */
   readonly library: AdapterLibrary;
   /** Whether an adapter_config.json, read from anywhere, is of this method. */
   recognises(json: AdapterConfig): boolean;
-  /** The method's part of adapter_config.json. */
-  toJson(config: Config, model: LanguageModel, origin: AdapterOrigin): AdapterConfig;
   /**
    * The settings with which `apply` makes room for `tensors`: those of the adapter or, where training goes on, its `trainingWeightsName`.
    * Throws ModelError for a variant that attune does not know.
    */
   fromJson(json: AdapterConfig, tensors: ReadonlyMap<string, TensorEntry>): Config;
+}
+
+/** How an adapter is written. What leaves is what trains unless `computed` says otherwise. */
+export interface AdapterWriter {
+  readonly library: AdapterLibrary;
+  /** The method's part of adapter_config.json. */
+  toJson(model: LanguageModel, origin: AdapterOrigin): AdapterConfig;
   /**
    * For a method whose parameters only make what the model uses: what they make, as it leaves, disposed by the caller. The parameters are then
    * saved beside it, so that training can go on. Null if, with the settings at hand, what trains is what the model uses.
    */
-  readonly computed?: (model: LanguageModel) => ReadonlyMap<string, Tensor> | null;
+  computed?(model: LanguageModel): ReadonlyMap<string, Tensor> | null;
 }
 
 /** Keeps the type of `config` while the list forgets it. */

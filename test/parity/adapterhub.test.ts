@@ -116,7 +116,7 @@ for (const [family, base] of Object.entries(models))
       const scratch = temporaryFolder(t);
       const { model, config: modelConfig } = await open(base);
       const rng = new Rng(11);
-      adapter.apply(model, config(settings), rng);
+      adapter.bind(config(settings)).apply(model, rng);
       trainModules(model, model.headModules);
       for (const { value } of model.trainableParameters().values())
         engine.write(
@@ -126,7 +126,7 @@ for (const [family, base] of Object.entries(models))
         );
       const folder = join(scratch, "adapter");
       const taskType = model.head === null ? "CAUSAL_LM" : "SEQ_CLS";
-      await saveTuned(folder, model, adapter, config(settings), { name: base, config: modelConfig, taskType });
+      await saveTuned(folder, model, adapter.bind(config(settings)), { name: base, config: modelConfig, taskType });
       assertClose(await ourLogits(model), await theirLogits(base, folder, scratch));
       model.dispose();
     });

@@ -112,7 +112,7 @@ for (const family of ["bert", "llama"] as const)
       const { model, task, files } = await classifierOn(bases[family]!, examples);
       const tuner = tuners.find(({ name }) => name === method)!;
       const config = tuner.config.parse({});
-      tuner.apply(model, config, new Rng(7));
+      tuner.bind(config).apply(model, new Rng(7));
       trainModules(model, model.headModules);
       const settings = { learning_rate: 1e-2, schedule: "constant", warmup_steps: 0, weight_decay: 0, max_grad_norm: 1 } as const;
       await trainSteps(
@@ -133,7 +133,7 @@ for (const family of ["bert", "llama"] as const)
         taskType: "SEQ_CLS",
         modulesToSave: model.headModules,
       } as const;
-      await saveTuned(out, model, tuner, config, origin);
+      await saveTuned(out, model, tuner.bind(config), origin);
       for (const { name, contents } of (await loadTokenizer(files)).files()) writeFileSync(join(out, name), contents);
       const theirs =
         method === "full"

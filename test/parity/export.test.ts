@@ -187,12 +187,12 @@ for (const [what, settings] of [
     await withModel(base, undefined, async (model) => {
       const rng = new Rng(2);
       const settled = lora.config.parse(settings);
-      lora.apply(model, settled, rng);
+      lora.bind(settled).apply(model, rng);
       for (const [, { value }] of model.trainableParameters()) {
         const values = (await value.read()).map((number) => number + 0.02 * rng.normal());
         value.device.kernels.write(value.id, 0, values);
       }
-      await saveTuned(trained, model, lora, settled, { name: base, config });
+      await saveTuned(trained, model, lora.bind(settled), { name: base, config });
     });
     const file = async (type: "f32" | "q4_0" | "q4_k_m") => {
       const out = join(base, type);

@@ -34,17 +34,17 @@ before(async () => {
   for (const { name, title, load, settings } of variants) {
     const { model, files } = await load();
     const base = await logitsOf(model);
-    const config = lora.config.parse({ lora_rank: 4, ...settings });
-    lora.apply(model, config, new Rng(3));
+    const tuning = lora.bind(lora.config.parse({ lora_rank: 4, ...settings }));
+    tuning.apply(model, new Rng(3));
     await runReference(model, reference.lora);
     const [adapter, merged] = [join(folder, `${title}-adapter`), join(folder, `${title}-merged`)];
     const origin = { name: familyFolder(name), config: files.config };
-    await saveTuned(adapter, model, lora, config, origin);
+    await saveTuned(adapter, model, tuning, origin);
     jobs.push({ model: familyFolder(name), adapter, out: outOf(title, "adapter") });
     const withAdapter = await logitsOf(model);
-    lora.merge!(model);
-    full.apply(model, {}, new Rng(0));
-    await saveTuned(merged, model, full, {}, origin);
+    tuning.merge!(model);
+    full.bind({}).apply(model, new Rng(0));
+    await saveTuned(merged, model, full.bind({}), origin);
     jobs.push({ model: merged, adapter: null, out: outOf(title, "merged") });
     expected.set(title, { base, adapter: withAdapter, merged: await logitsOf(model) });
     model.dispose();

@@ -191,19 +191,19 @@ before(
     for (const [name, settings] of Object.entries(made)) {
       const model = await loadBase();
       const config = lora.config.parse(settings);
-      lora.apply(model, config, new Rng(2));
+      lora.bind(config).apply(model, new Rng(2));
       await trainSteps(model, rows, microBatches.slice(0, 5), 1, steps);
       mine.set(`load.${name}`, await logitsOf(model));
-      await saveTuned(join(folder, name), model, lora, config, origin);
+      await saveTuned(join(folder, name), model, lora.bind(config), origin);
       model.dispose();
     }
     const train: Record<string, unknown> = {};
     for (const [name, { settings, from }] of Object.entries(trained)) {
       const model = await loadBase();
       const config = lora.config.parse(settings);
-      lora.apply(model, config, new Rng(3));
+      lora.bind(config).apply(model, new Rng(3));
       const start = join(folder, `start-${name}`);
-      await saveTuned(start, model, lora, config, origin);
+      await saveTuned(start, model, lora.bind(config), origin);
       train[name] = from === null ? { adapter: start } : { config: from };
       const events = await trainSteps(model, rows, microBatches, 1, steps);
       losses.set(

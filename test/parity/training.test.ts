@@ -54,12 +54,12 @@ for (const method of ["lora", "full"] as const)
   }, async () => {
     const folder = mkdtempSync(join(tmpdir(), "attune-parity-"));
     const tuner = tuners.find(({ name }) => name === method)!;
-    const config = tuner.config.parse({});
+    const tuning = tuner.bind(tuner.config.parse({}));
     const { model, files } = await loadSmolLM2();
-    tuner.apply(model, config, new Rng(1));
+    tuning.apply(model, new Rng(1));
     const base = { name: smolLM2Folder(), config: files.config };
     const start = join(folder, "start");
-    await saveTuned(start, model, tuner, config, base);
+    await saveTuned(start, model, tuning, base);
 
     const args = ["--model", smolLM2Folder(), "--method", method, "--batches", writeBatches(folder), "--threads", "2"];
     const schedule = ["--learning-rate", String(learningRates[method]), "--schedule", "cosine", "--warmup-steps", "2"];
@@ -94,9 +94,9 @@ test("an adapter that attune trained gives the same logits in real PEFT, and aft
 }, async () => {
   const folder = mkdtempSync(join(tmpdir(), "attune-parity-"));
   const lora = tuners.find(({ name }) => name === "lora")!;
-  const config = lora.config.parse({});
+  const tuning = lora.bind(lora.config.parse({}));
   const { model, files } = await loadSmolLM2();
-  lora.apply(model, config, new Rng(2));
+  tuning.apply(model, new Rng(2));
   const noise = new Rng(3);
   for (const [name, { value }] of model.trainableParameters())
     if (name.includes("lora_B"))
@@ -105,7 +105,7 @@ test("an adapter that attune trained gives the same logits in real PEFT, and aft
         0,
         Float32Array.from({ length: value.size }, () => 0.02 * noise.normal()),
       );
-  await saveTuned(folder, model, lora, config, { name: smolLM2Folder(), config: files.config });
+  await saveTuned(folder, model, tuning, { name: smolLM2Folder(), config: files.config });
 
   const ids = rows.slice(0, 2).map((row) => row.ids);
   const logitsOf = async () => {
@@ -116,7 +116,7 @@ test("an adapter that attune trained gives the same logits in real PEFT, and aft
     return values;
   };
   const mine = await logitsOf();
-  await loadTuned(folder, model, lora);
+  await loadTuned(folder, model, tuning);
   assert.deepEqual(await logitsOf(), mine);
 
   const out = join(folder, "logits.safetensors");

@@ -55,10 +55,10 @@ before(async () => {
     const tuner = tuners.find((candidate) => candidate.name === tunerName)!;
     const config = tuner.config.parse(settings);
     const { model, files } = await loadTinyLlama("tied");
-    tuner.apply(model, config, new Rng(7));
+    tuner.bind(config).apply(model, new Rng(7));
     await runReference(model, { ...reference.lora, settings: { ...reference.lora.settings, learning_rate: 2e-2 } });
     ours.set(name, await logitsOf(model));
-    await saveTuned(join(folder, "ours", name), model, tuner, config, { name: "tiny", config: files.config });
+    await saveTuned(join(folder, "ours", name), model, tuner.bind(config), { name: "tiny", config: files.config });
     model.dispose();
   }
   for (const [name, [tunerName, settings]] of Object.entries(classifiers)) {
@@ -67,12 +67,12 @@ before(async () => {
     const files = await openModelFolder(join(tinyLlama, "tied"));
     const architecture = { architectures: ["LlamaForSequenceClassification"], num_labels: 3 };
     const model = await loadModel(device, { ...files, config: { ...files.config, ...architecture } }, new Rng(3));
-    tuner.apply(model, config, new Rng(7));
+    tuner.bind(config).apply(model, new Rng(7));
     trainModules(model, model.headModules);
     const logits = scope(() => model.classLogits(packSequences(sequences)));
     ours.set(name, await logits.read());
     const origin = { name: "tiny", config: files.config, taskType: "SEQ_CLS", modulesToSave: model.headModules } as const;
-    await saveTuned(join(folder, "ours", name), model, tuner, config, origin);
+    await saveTuned(join(folder, "ours", name), model, tuner.bind(config), origin);
     for (const each of [logits, model]) each.dispose();
   }
   mkdirSync(theirs);
@@ -101,12 +101,13 @@ for (const [name, [, settings]] of Object.entries(made))
     copyFileSync(join(theirs, `${name}.encoder.safetensors`), join(adapter, trainingWeightsName));
     const { model: goingOn, files } = await loadTinyLlama("tied");
     const { tuner, config } = await settingsOfAdapter(adapter, tuners);
-    tuner.apply(goingOn, config, new Rng(1));
-    await loadTuned(adapter, goingOn, tuner);
+    const tuning = tuner.bind(config);
+    tuning.apply(goingOn, new Rng(1));
+    await loadTuned(adapter, goingOn, tuning);
     report(`${name}, PEFT's encoder`, await logitsOf(goingOn), logits.get(`make.${name}`)!);
 
     const again = join(folder, "again", name);
-    await saveTuned(again, goingOn, tuner, config, { name: "tiny", config: files.config });
+    await saveTuned(again, goingOn, tuner.bind(config), { name: "tiny", config: files.config });
     const json = JSON.parse(readFileSync(join(again, "adapter_config.json"), "utf8")) as Record<string, unknown>;
     for (const [key, value] of Object.entries(settings))
       if (key !== "prompt_tuning_init") assert.deepEqual(json[key], value, key);

@@ -4,18 +4,18 @@ import type { ComputeType } from "../../src/engine/kernels.js";
 import { openModelFolder } from "../../src/io/hf-folder.js";
 import type { ModelFiles } from "../../src/io/model-files.js";
 import { asCausalLM, type CausalLM } from "../../src/models/causal-lm.js";
-import { buildModel, type Keep, loadWeights } from "../../src/models/load.js";
+import { buildModel, loadWeights, type StoreWeight } from "../../src/models/load.js";
 import { device } from "./gradient-check.js";
 import { readTensors, tinyLlama } from "./tiny-llama.js";
 
 /** A very small model of a family; V = 259, so the sequences of tiny-llama fit all. */
 export interface Family {
   readonly name: string;
-  /** A fresh copy, perhaps with other settings in its config, or with weights kept otherwise. */
+  /** A fresh copy, perhaps with other settings in its config, or with weights stored otherwise. */
   load(
     changes?: Readonly<Record<string, unknown>>,
     compute?: ComputeType,
-    keeping?: (model: CausalLM) => Keep | undefined,
+    storing?: (model: CausalLM) => StoreWeight | undefined,
   ): Promise<{ readonly model: CausalLM; readonly files: ModelFiles }>;
 }
 
@@ -40,10 +40,10 @@ export const families: readonly Family[] = [llama, ...referenced];
 function familyIn(name: string, folder: string): Family {
   return {
     name,
-    async load(changes = {}, compute = "f32", keeping = () => undefined) {
+    async load(changes = {}, compute = "f32", storing = () => undefined) {
       const files = await openModelFolder(folder);
       const model = asCausalLM(buildModel({ ...device, compute }, { ...files.config, ...changes }, files.path), "the test");
-      await loadWeights(model, files, undefined, keeping(model));
+      await loadWeights(model, files, undefined, storing(model));
       return { model, files };
     },
   };

@@ -7,7 +7,7 @@ import { openModelFolder } from "../../src/io/hf-folder.js";
 import type { ModelFiles } from "../../src/io/model-files.js";
 import { openSafetensors, readEntry, toTensorEntry } from "../../src/io/safetensors.js";
 import { asCausalLM, type CausalLM } from "../../src/models/causal-lm.js";
-import { buildModel, type Keep, loadWeights } from "../../src/models/load.js";
+import { buildModel, loadWeights, type StoreWeight } from "../../src/models/load.js";
 import { packSequences } from "../../src/models/token-batch.js";
 import { device } from "./gradient-check.js";
 import { type StepSettings, trainSteps } from "./train-steps.js";
@@ -65,16 +65,16 @@ export async function runReference(model: CausalLM, training: Reference["full"],
   return await trainSteps(model, rows, steps.flat(), splitSteps ? 2 : 1, training.settings);
 }
 
-/** A fresh copy of the model, perhaps with other settings in its config, or with weights kept otherwise. */
+/** A fresh copy of the model, perhaps with other settings in its config, or with weights stored otherwise. */
 export async function loadTinyLlama(
   name: "tied" | "untied",
   changes: Readonly<Record<string, unknown>> = {},
   compute: ComputeType = "f32",
-  keeping?: (model: CausalLM) => Keep | undefined,
+  storing?: (model: CausalLM) => StoreWeight | undefined,
 ): Promise<{ model: CausalLM; files: ModelFiles }> {
   const files = await openModelFolder(join(tinyLlama, name));
   const model = asCausalLM(buildModel({ ...device, compute }, { ...files.config, ...changes }, files.path), "the test");
-  await loadWeights(model, files, undefined, keeping?.(model));
+  await loadWeights(model, files, undefined, storing?.(model));
   return { model, files };
 }
 

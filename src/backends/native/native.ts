@@ -28,7 +28,7 @@ import { peakMemoryBytes } from "../../train/peak-memory.js";
 import { tuners } from "../../tuners/index.js";
 import { trainModules } from "../../tuners/train-whole.js";
 import { loadTuned, saveTuned, settingsOfAdapter } from "../../tuners/tuned-files.js";
-import type { Start, Tuner } from "../../tuners/tuner.js";
+import type { Start, Tuner, Tuning } from "../../tuners/tuner.js";
 import type { Backend, RunOptions } from "../backend.js";
 import { during } from "../during.js";
 import { type OutputPlan, planOutput, removeLeftovers } from "../output-folder.js";
@@ -69,8 +69,8 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
   const base = await settleHead(
     yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit)),
   );
-  const tunerConfig = yield* during<RunEvent, unknown>((emit) => settingsOf(recipe, tuner, emit));
-  const maxTokens = checkModel(recipe, base, objective, tuner, tunerConfig);
+  const tuning = yield* during<RunEvent, Tuning>((emit) => tuningOf(recipe, tuner, emit));
+  const maxTokens = checkModel(recipe, base, objective, tuning);
   if (maxTokens < recipe.cutoff_len) yield info(`cutoff_len is ${maxTokens} here: the model has no more positions`);
   const startedAt = output.resumeFrom === null ? new Date() : await startOfRun(output.resumeFrom);
   const data = yield* during<RunEvent, RunData>((emit) =>
@@ -83,8 +83,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
   const compute = recipe.compute_dtype === "auto" ? fastestCompute(engine.info()) : recipe.compute_dtype;
   const fit = checkMemory({
     files,
-    tuner,
-    tunerConfig,
+    tuning,
     task: data.task,
     gradientCheckpointing: recipe.gradient_checkpointing,
     disableDropout: recipe.disable_dropout,
@@ -98,14 +97,14 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
   const hasHead = classesOf(base.config) !== null;
   const model = yield* during<RunEvent, LanguageModel>((emit) =>
     loadModel({ kernels: engine, compute }, files, hasHead ? undefined : Rng.for(recipe.seed, "head"), (unread) =>
-      tuner.keeping?.(unread, tunerConfig, (message) => emit(info(message))),
+      tuning.storing?.(unread, (message) => emit(info(message))),
     ),
   );
   for (const message of model.notices) yield info(message);
   if (recipe.disable_dropout) model.disableDropout();
   if (model.ownDropout.size > 0) yield info(dropoutNotice(model));
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
-  const prepared = { recipe, files, tuner, tunerConfig, objective, output, startedAt, data, fit, machine, signal, folder };
+  const prepared = { recipe, files, tuner, tuning, objective, output, startedAt, data, fit, machine, signal, folder };
   try {
     yield* trainModel(model, prepared);
   } finally {
@@ -118,7 +117,7 @@ interface Prepared {
   readonly recipe: Recipe;
   readonly files: ModelFiles;
   readonly tuner: Tuner;
-  readonly tunerConfig: unknown;
+  readonly tuning: Tuning;
   readonly objective: Objective;
   readonly output: OutputPlan;
   readonly startedAt: Date;
@@ -130,14 +129,14 @@ interface Prepared {
 }
 
 async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGenerator<RunEvent> {
-  const { recipe, files, tuner, tunerConfig, objective, output, startedAt, data, fit, machine, signal, folder } = prepared;
+  const { recipe, files, tuner, tuning, objective, output, startedAt, data, fit, machine, signal, folder } = prepared;
   const { resumeFrom } = output;
   model.gradientCheckpointing = recipe.gradient_checkpointing;
-  tuner.apply(model, tunerConfig, Rng.for(recipe.seed, "tuner"));
+  tuning.apply(model, Rng.for(recipe.seed, "tuner"));
   trainModules(model, model.headModules);
   const weightsFrom = resumeFrom ?? recipe.adapter_name_or_path;
-  if (weightsFrom !== null) await loadTuned(weightsFrom, model, tuner);
-  else tuner.initialize?.(model, tunerConfig, startFor(recipe, data));
+  if (weightsFrom !== null) await loadTuned(weightsFrom, model, tuning);
+  else tuning.initialize?.(model, startFor(recipe, data));
   const parameters = model.trainableParameters();
   const optimizer = new AdamW(parameters, {
     beta1: recipe.adam_beta1,
@@ -156,7 +155,7 @@ async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGener
       const isSane = size === null || Number.isFinite(await size.item());
       size?.dispose();
       if (!isSane) throw weightsRanAway({ step: progress.step, learningRate: recipe.learning_rate });
-      await saveTuned(path, model, tuner, tunerConfig, {
+      await saveTuned(path, model, tuning, {
         name: recipe.model_name_or_path,
         config: files.config,
         taskType: model.head === null ? "CAUSAL_LM" : "SEQ_CLS",
@@ -261,10 +260,10 @@ function findModel(nameOrPath: string, signal: AbortSignal, emit: Emit): Promise
   });
 }
 
-/** The tuner's settings: the recipe's, or those of the adapter that training goes on from. */
-async function settingsOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<unknown> {
+/** The method with its settings: the recipe's, or those of the adapter that training goes on from. */
+async function tuningOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<Tuning> {
   const from = recipe.adapter_name_or_path;
-  if (from === null) return recipe.tuner;
+  if (from === null) return tuner.bind(recipe.tuner);
   const adapter = await settingsOfAdapter(from, [tuner, ...tuners]);
   if (adapter.tuner !== tuner)
     throw new ConfigError(
@@ -272,19 +271,19 @@ async function settingsOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<unk
     );
   emit(info(`going on from the adapter ${from}; its own settings are used, not the recipe's`));
   const ofRun = (tuner.ofRun ?? []).map((key) => [key, recipe.tuner[key]]);
-  return { ...(adapter.config as object), ...Object.fromEntries(ofRun) };
+  return tuner.bind({ ...(adapter.config as object), ...Object.fromEntries(ofRun) });
 }
 
 /** Throws ModelError if the objective cannot train the model, ConfigError if the settings do not fit it; returns how many tokens of a row it takes. */
-function checkModel(recipe: Recipe, files: ModelFiles, objective: Objective, tuner: Tuner, tunerConfig: unknown): number {
+function checkModel(recipe: Recipe, files: ModelFiles, objective: Objective, tuning: Tuning): number {
   const sketch = buildModel(new SymbolicDevice(), files.config, files.path);
   objective.check?.(sketch);
   placeWeights(
     sketch,
     files,
-    tuner.keeping?.(sketch, tunerConfig, () => {}),
+    tuning.storing?.(sketch, () => {}),
   );
-  tuner.apply(sketch, tunerConfig, new Rng(0));
+  tuning.apply(sketch, new Rng(0));
   checkRates(sketch, recipe);
   const { virtualTokens, shape } = sketch;
   const maxTokens = shape.maxPositions - virtualTokens;

@@ -73,7 +73,7 @@ test("share of Llama-2-7B's parameters that trains at the defaults: 1 to 5 %; of
   const share = (settings: Record<string, unknown>) => {
     const [one, two] = [1, 2].map((layers) => {
       const model = llama2(layers);
-      adapter.apply(model, parse(settings), new Rng(0));
+      adapter.bind(parse(settings)).apply(model, new Rng(0));
       return { trainable: sizes(model.trainableParameters()), all: sizes(model.namedParameters()) };
     });
     const of32Layers = (key: "trainable" | "all") => one![key] + 31 * (two![key] - one![key]);
@@ -87,7 +87,7 @@ test("share of Llama-2-7B's parameters that trains at the defaults: 1 to 5 %; of
 test("adapters stand where the settings say, as wide as they say", () => {
   const model = llama2(3);
   const settings = { reduction_factor: { 0: 64, default: 4096 * 2 }, leave_out: [1] };
-  adapter.apply(model, parse({ ...settings, init_weights: "mam_adapter" }), new Rng(0));
+  adapter.bind(parse({ ...settings, init_weights: "mam_adapter" })).apply(model, new Rng(0));
   const adapters = [...model.namedModules()].filter(([, module]) => module instanceof AdaptedResidual);
   const widths = adapters.map(([path, module]) => [path, (module as AdaptedResidual).adapter_up.inFeatures]);
   assert.deepEqual(widths, [
@@ -110,6 +110,6 @@ for (const [settings, message] of [
   [{ mh_adapter: false, output_adapter: false }, /leave no place for an adapter/],
 ] as const)
   test(`refused on two layers: ${JSON.stringify(settings)}`, () => {
-    const apply = () => adapter.apply(llama2(2), parse({ ...settings, init_weights: "mam_adapter" }), new Rng(0));
+    const apply = () => adapter.bind(parse({ ...settings, init_weights: "mam_adapter" })).apply(llama2(2), new Rng(0));
     assert.throws(apply, (error: Error) => error instanceof ConfigError && message.test(error.message));
   });

@@ -249,26 +249,34 @@ export const adapter = defineTuner<AdapterConfig>({
   summary: "trains small networks with a bottleneck between the sub-layers of the base model, which stays as it is",
   config: AdapterConfig,
 
-  apply(model, config, rng) {
-    model.freeze();
-    const { device, shape } = model;
-    const bottleneckOf = bottlenecks(config, shape.width, shape.layers);
-    const wanted = { attention_residual: config.mh_adapter, mlp_residual: config.output_adapter };
-    let count = 0;
-    for (const [path, module] of [...model.namedModules()]) {
-      const [, layer, name] = /\.(\d+)\.(attention_residual|mlp_residual)$/.exec(path) ?? [];
-      if (!(module instanceof Residual) || !wanted[name as keyof typeof wanted] || config.leave_out.includes(Number(layer)))
-        continue;
-      model.replace(path, new AdaptedResidual(module, device, shape.width, bottleneckOf(Number(layer)), config, rng));
-      count++;
-    }
-    if (count === 0) throw new ConfigError("adapter: mh_adapter, output_adapter and leave_out leave no place for an adapter");
-  },
+  bind: (config) => ({
+    apply(model, rng) {
+      model.freeze();
+      const { device, shape } = model;
+      const bottleneckOf = bottlenecks(config, shape.width, shape.layers);
+      const wanted = { attention_residual: config.mh_adapter, mlp_residual: config.output_adapter };
+      let count = 0;
+      for (const [path, module] of [...model.namedModules()]) {
+        const [, layer, name] = /\.(\d+)\.(attention_residual|mlp_residual)$/.exec(path) ?? [];
+        if (!(module instanceof Residual) || !wanted[name as keyof typeof wanted] || config.leave_out.includes(Number(layer)))
+          continue;
+        model.replace(path, new AdaptedResidual(module, device, shape.width, bottleneckOf(Number(layer)), config, rng));
+        count++;
+      }
+      if (count === 0) throw new ConfigError("adapter: mh_adapter, output_adapter and leave_out leave no place for an adapter");
+    },
+    adapter: {
+      library: adapterHub,
+      toJson() {
+        const { adapter_config: _, ...settings } = config;
+        return { config: settings };
+      },
+    },
+  }),
 
   adapter: {
     library: adapterHub,
     recognises: ({ config, peft_type }) => typeof config === "object" && config !== null && peft_type === undefined,
-    toJson: ({ adapter_config: _, ...config }) => ({ config }),
     fromJson,
   },
 });

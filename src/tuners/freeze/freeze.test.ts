@@ -13,7 +13,7 @@ function trained(settings: Readonly<Record<string, unknown>>, changes: Readonly<
   const model = buildModel(device, { model_type: "llama", ...shape, ...changes }, "test");
   for (const [, parameter] of model.namedParameters())
     parameter.value = unscoped(() => Tensor.empty(device, parameter.shape, parameter.shape.length === 1 ? "f32" : "bf16"));
-  freeze.apply(model, FreezeConfig.parse(settings), new Rng(0));
+  freeze.bind(FreezeConfig.parse(settings)).apply(model, new Rng(0));
   for (const [name, { value, requiresGrad }] of model.namedParameters())
     assert.equal(value.dtype, requiresGrad || value.shape.length === 1 ? "f32" : "bf16", name);
   return [...model.trainableParameters().keys()];

@@ -28,23 +28,26 @@ export const freeze = defineTuner<FreezeConfig>({
   summary: "trains a few whole layers; the rest of the model stays as it is",
   config: FreezeConfig,
 
-  apply(model, config) {
-    model.freeze();
-    const places = [...placesOf(model)];
-    const layers = new Set(places.flatMap(({ layer }) => layer ?? [])).size;
-    const count = config.freeze_trainable_layers;
-    if (Math.abs(count) > layers)
-      throw new ConfigError(`freeze_trainable_layers: the model has ${layers} layers, so ${count} of them cannot train`);
-    const isTrained = (layer: number) => (count > 0 ? layer >= layers - count : layer < -count);
-    const inside = places.filter(({ layer }) => layer !== null && isTrained(layer));
-    train("freeze_trainable_modules", config.freeze_trainable_modules, inside);
-    if (config.freeze_extra_modules !== null)
-      train(
-        "freeze_extra_modules",
-        config.freeze_extra_modules,
-        places.filter(({ layer }) => layer === null),
-      );
-  },
+  bind: (config) => ({
+    changesBase: true,
+    apply(model) {
+      model.freeze();
+      const places = [...placesOf(model)];
+      const layers = new Set(places.flatMap(({ layer }) => layer ?? [])).size;
+      const count = config.freeze_trainable_layers;
+      if (Math.abs(count) > layers)
+        throw new ConfigError(`freeze_trainable_layers: the model has ${layers} layers, so ${count} of them cannot train`);
+      const isTrained = (layer: number) => (count > 0 ? layer >= layers - count : layer < -count);
+      const inside = places.filter(({ layer }) => layer !== null && isTrained(layer));
+      train("freeze_trainable_modules", config.freeze_trainable_modules, inside);
+      if (config.freeze_extra_modules !== null)
+        train(
+          "freeze_extra_modules",
+          config.freeze_extra_modules,
+          places.filter(({ layer }) => layer === null),
+        );
+    },
+  }),
 });
 
 /** A weight: the number of its layer, null outside of layers, and the names on the way to it from there. */

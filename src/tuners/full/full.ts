@@ -11,7 +11,10 @@ export const full = defineTuner<FullConfig>({
   summary: "trains every weight: the most memory, the most freedom, the most forgetting",
   config: FullConfig,
 
-  apply(model) {
-    for (const [, parameter] of model.namedParameters()) trainWhole(parameter);
-  },
+  bind: () => ({
+    changesBase: true,
+    apply(model) {
+      for (const [, parameter] of model.namedParameters()) trainWhole(parameter);
+    },
+  }),
 });

@@ -40,7 +40,7 @@ export class FrozenFactors extends Module {
     super();
     this.A = new Parameter(a.shape, a);
     this.B = new Parameter(b.shape, b);
-    this.A.isKept = this.B.isKept = true;
+    this.A.isSaved = this.B.isSaved = true;
   }
 }
 

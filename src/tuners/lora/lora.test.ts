@@ -45,7 +45,7 @@ function sketch(config: Readonly<Record<string, unknown>> = tiny): LanguageModel
 
 function applied(settings: Readonly<Record<string, unknown>>, config = tiny): LanguageModel {
   const model = sketch(config);
-  lora.apply(model, LoraConfig.parse(settings), new Rng(1));
+  lora.bind(LoraConfig.parse(settings)).apply(model, new Rng(1));
   return model;
 }
 
@@ -343,7 +343,7 @@ test("merged for use and taken out again, the model is bit by bit what it was", 
   const model = buildModel(device, tiny, "test");
   let seed = 1;
   for (const [, parameter] of model.namedParameters()) parameter.value = randomTensor(parameter.shape, seed++, 0.1);
-  lora.apply(model, LoraConfig.parse({ use_dora: true }), new Rng(2));
+  lora.bind(LoraConfig.parse({ use_dora: true })).apply(model, new Rng(2));
   for (const [, { lora_B }] of adaptedLinears(model)) lora_B.weight.value = randomTensor(lora_B.weight.shape, seed++, 0.1);
   const layer = () => (model as unknown as { model: { layers: { mlp: { up_proj: Linear } }[] } }).model.layers[0]!.mlp.up_proj;
   const x = randomTensor([5, 64], 99);
@@ -363,7 +363,7 @@ test("merged for use and taken out again, the model is bit by bit what it was", 
 
 test("adapter_config.json names whole modules so that PEFT, which asks for no dot, takes no others", () => {
   const config = LoraConfig.parse({ additional_target: "norm,lm_head" });
-  const { modules_to_save } = peftLora.toJson(config, applied({}), { name: "base", config: tiny });
+  const { modules_to_save } = lora.bind(config).adapter!.toJson(applied({}), { name: "base", config: tiny });
   assert.deepEqual(modules_to_save, ["model.norm", "lm_head"]);
 });
 

@@ -17,7 +17,7 @@ import { copyOf, type Factors, FrozenFactors, freshFactors } from "./factors.js"
 import { loftq } from "./loftq.js";
 import { LoraEmbedding } from "./lora-embedding.js";
 import { type AdaptedLinear, LoraLinear } from "./lora-linear.js";
-import { peftLora } from "./peft-lora.js";
+import { peftLora, writerOf } from "./peft-lora.js";
 import { PissaLinear } from "./pissa-linear.js";
 import { type Target, targetsOf, updateAt } from "./targets.js";
 
@@ -33,51 +33,60 @@ export const lora = defineTuner<LoraConfig>({
   summary: "trains a small low-rank change to each Linear layer; the base model stays as it is",
   config: LoraConfig,
 
-  keeping(model, config, notify) {
-    const whole = namesIn(config.additional_target ?? []);
-    const isWhole = (path: string) => whole.some((name) => isBelow(path, name));
-    if (!config.loftq_init) return quantizedBase(model, config, notify, { isWhole });
-    const targets = new Map(targetsOf(model, config).map(([path, layer]) => [`${path}.weight`, { path, layer }]));
-    const quantize = (w: Tensor, type: DType, name: string) => {
-      const target = targets.get(name);
-      if (target === undefined) return rounded(w, type);
-      const { quantized, start } = loftq(w, type, { ...updateAt(config, target.path), rounds: config.loftq_iter });
-      loftqStarts.set(target.layer, start);
-      return quantized;
-    };
-    return quantizedBase(model, config, notify, { isWhole, quantize });
-  },
-
-  mergesIntoKept: ({ quantization_bit, loftq_init }) => quantization_bit !== null && !loftq_init,
-
   ofRun: ["loraplus_lr_ratio", "quantization_bit", "quantization_type", "double_quantization", "loftq_iter"],
 
-  apply(model, config, rng) {
+  bind(config) {
     checkCombination(config);
-    model.freeze();
-    const targets = targetsOf(model, config);
-    checkTargets(targets, config);
-    for (const [path, base] of targets) model.replace(path, adapted(base, path, config, rng));
-    if (config.bias === "all") trainCopies(model, (path) => isNamed(path, "bias"));
-    if (config.bias === "lora_only") trainCopies(model, (path) => isNamed(path, "base_layer.bias"));
-    trainWholeModules(model, namesIn(config.additional_target ?? []));
-    if (config.loraplus_lr_ratio !== null) speedUp(model, config.loraplus_lr_ratio);
-  },
+    /** What LoftQ found for layers while their weights were read, until `apply` takes it over. */
+    const starts = new Map<Target, Factors>();
+    return {
+      storing(model, notify) {
+        const whole = namesIn(config.additional_target ?? []);
+        const isWhole = (path: string) => whole.some((name) => isBelow(path, name));
+        if (!config.loftq_init) return quantizedBase(model, config, notify, { isWhole });
+        const targets = new Map(targetsOf(model, config).map(([path, layer]) => [`${path}.weight`, { path, layer }]));
+        const quantize = (w: Tensor, type: DType, name: string) => {
+          const target = targets.get(name);
+          if (target === undefined) return rounded(w, type);
+          const { quantized, start } = loftq(w, type, { ...updateAt(config, target.path), rounds: config.loftq_iter });
+          starts.set(target.layer, start);
+          return quantized;
+        };
+        return quantizedBase(model, config, notify, { isWhole, quantize });
+      },
 
-  merge(model) {
-    for (const [path, layer] of [...adaptedLinears(model), ...adaptedEmbeddings(model)]) {
-      model.replace(path, layer instanceof LoraEmbedding ? layer.merged() : mergedLinear(layer));
-      const inUse = new Set([...model.namedParameters()].map(([, parameter]) => parameter)); // as a weight that is tied to it
-      for (const [, parameter] of layer.namedParameters())
-        for (const left of [parameter, parameter.original]) if (left !== null && !inUse.has(left)) left.dispose();
-    }
+      mergesIntoStored: config.quantization_bit !== null && !config.loftq_init,
+
+      apply(model, rng) {
+        model.freeze();
+        const targets = targetsOf(model, config);
+        checkTargets(targets, config);
+        for (const [path, base] of targets) {
+          const start = starts.get(base);
+          starts.delete(base);
+          model.replace(path, adapted(base, path, config, start, rng));
+        }
+        if (config.bias === "all") trainCopies(model, (path) => isNamed(path, "bias"));
+        if (config.bias === "lora_only") trainCopies(model, (path) => isNamed(path, "base_layer.bias"));
+        trainWholeModules(model, namesIn(config.additional_target ?? []));
+        if (config.loraplus_lr_ratio !== null) speedUp(model, config.loraplus_lr_ratio);
+      },
+
+      merge(model) {
+        for (const [path, layer] of [...adaptedLinears(model), ...adaptedEmbeddings(model)]) {
+          model.replace(path, layer instanceof LoraEmbedding ? layer.merged() : mergedLinear(layer));
+          const inUse = new Set([...model.namedParameters()].map(([, parameter]) => parameter)); // as a weight that is tied to it
+          for (const [, parameter] of layer.namedParameters())
+            for (const left of [parameter, parameter.original]) if (left !== null && !inUse.has(left)) left.dispose();
+        }
+      },
+
+      adapter: writerOf(config),
+    };
   },
 
   adapter: peftLora,
 });
-
-/** What `keeping` found for layers, until `apply` takes it over. */
-const loftqStarts = new WeakMap<Target, Factors>();
 
 function checkCombination({ use_dora, pissa_init, loftq_init, quantization_bit }: LoraConfig): void {
   const starts = Object.entries({ use_dora, pissa_init, loftq_init }).flatMap(([name, isWanted]) => (isWanted ? [name] : []));
@@ -104,15 +113,20 @@ function checkTargets(targets: readonly [path: string, layer: Target][], config:
       );
 }
 
-/** The layer that takes the place of `base`. */
-function adapted(base: Target, path: string, config: LoraConfig, rng: Rng): AdaptedLinear | LoraEmbedding {
+/** The layer that takes the place of `base`; `start` is what LoftQ found for it. */
+function adapted(
+  base: Target,
+  path: string,
+  config: LoraConfig,
+  start: Factors | undefined,
+  rng: Rng,
+): AdaptedLinear | LoraEmbedding {
   const { rank, scaling } = updateAt(config, path);
   if (base instanceof Embedding) return new LoraEmbedding(base, rank, scaling, rng);
   const options = { scaling, dropout: config.lora_dropout };
   if (config.pissa_init) return new PissaLinear(base, rank, config.pissa_iter, options, rng);
   if (config.loftq_init) {
-    const factors = loftqStarts.get(base) ?? freshFactors(base, rank, rng); // a weight that is not quantized has lost nothing
-    loftqStarts.delete(base);
+    const factors = start ?? freshFactors(base, rank, rng); // a weight that is not quantized has lost nothing
     return new LoraLinear(base, { a: copyOf(factors.a), b: copyOf(factors.b) }, options, new FrozenFactors(factors));
   }
   const factors = freshFactors(base, rank, rng);

@@ -5,37 +5,15 @@ import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapters/ad
 import { checkAdapterConfig, modulesToSaveOf, peft } from "../../io/adapters/peft.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { isNamed, leafNames, namesIn } from "../module-names.js";
-import type { AdapterFormat } from "../tuner.js";
+import type { AdapterReader, AdapterWriter } from "../tuner.js";
 import { adaptedEmbeddings, adaptedLinears } from "./adapted.js";
 import { LoraConfig } from "./config.js";
 import { candidatesOf, matchingPatterns, updateAt } from "./targets.js";
 
 /** LoRA as PEFT keeps it. Source: PEFT 0.21, tuners/lora/config.py and peft_model.py `save_pretrained`. */
-export const peftLora: AdapterFormat<LoraConfig> = {
+export const peftLora: AdapterReader<LoraConfig> = {
   library: peft,
   recognises: ({ peft_type }) => peft_type === "LORA",
-
-  toJson(config, model) {
-    const alpha = config.lora_alpha ?? 2 * config.lora_rank;
-    // What was learnt since PiSSA's or LoftQ's start leaves as an ordinary LoRA of twice the rank with the same scaling.
-    const wider = config.pissa_init || config.loftq_init ? 2 : 1;
-    const stronger = config.use_rslora ? Math.sqrt(wider) : wider;
-    return {
-      peft_type: "LORA",
-      r: wider * config.lora_rank,
-      lora_alpha: stronger * alpha,
-      lora_dropout: config.lora_dropout,
-      target_modules: targetNames(model),
-      rank_pattern: scaled(config.rank_pattern, wider),
-      alpha_pattern: scaled(config.alpha_pattern, stronger),
-      modules_to_save: config.additional_target === null ? null : wholeNames(model, namesIn(config.additional_target)),
-      bias: config.bias,
-      use_rslora: config.use_rslora,
-      use_dora: config.use_dora,
-      fan_in_fan_out: false,
-      init_lora_weights: true,
-    };
-  },
 
   fromJson(json, tensors) {
     const known = checkAdapterConfig(adapterConfigName, json, PeftLora, meanings);
@@ -73,18 +51,47 @@ export const peftLora: AdapterFormat<LoraConfig> = {
       });
     return config;
   },
-
-  computed(model) {
-    const tensors = new Map<string, Tensor>();
-    for (const [path, layer] of adaptedLinears(model)) {
-      const difference = layer.difference();
-      if (difference !== null) tensors.set(`${path}.lora_A.weight`, difference.a).set(`${path}.lora_B.weight`, difference.b);
-    }
-    if (tensors.size === 0) return null;
-    for (const [name, { value }] of model.trainableParameters()) if (!tensors.has(name)) tensors.set(name, value.alias());
-    return tensors;
-  },
 };
+
+/** How LoRA of these settings is written. */
+export function writerOf(config: LoraConfig): AdapterWriter {
+  return {
+    library: peft,
+
+    toJson(model) {
+      const alpha = config.lora_alpha ?? 2 * config.lora_rank;
+      // What was learnt since PiSSA's or LoftQ's start leaves as an ordinary LoRA of twice the rank with the same scaling.
+      const wider = config.pissa_init || config.loftq_init ? 2 : 1;
+      const stronger = config.use_rslora ? Math.sqrt(wider) : wider;
+      return {
+        peft_type: "LORA",
+        r: wider * config.lora_rank,
+        lora_alpha: stronger * alpha,
+        lora_dropout: config.lora_dropout,
+        target_modules: targetNames(model),
+        rank_pattern: scaled(config.rank_pattern, wider),
+        alpha_pattern: scaled(config.alpha_pattern, stronger),
+        modules_to_save: config.additional_target === null ? null : wholeNames(model, namesIn(config.additional_target)),
+        bias: config.bias,
+        use_rslora: config.use_rslora,
+        use_dora: config.use_dora,
+        fan_in_fan_out: false,
+        init_lora_weights: true,
+      };
+    },
+
+    computed(model) {
+      const tensors = new Map<string, Tensor>();
+      for (const [path, layer] of adaptedLinears(model)) {
+        const difference = layer.difference();
+        if (difference !== null) tensors.set(`${path}.lora_A.weight`, difference.a).set(`${path}.lora_B.weight`, difference.b);
+      }
+      if (tensors.size === 0) return null;
+      for (const [name, { value }] of model.trainableParameters()) if (!tensors.has(name)) tensors.set(name, value.alias());
+      return tensors;
+    },
+  };
+}
 
 /** What other keys would make of an adapter. Source: PEFT 0.21, tuners/lora/config.py. */
 const meanings: Readonly<Record<string, string>> = {

@@ -37,34 +37,44 @@ export const pTuning = defineTuner<PTuningConfig>({
   summary: "trains vectors that stand before every text like tokens; the model itself stays as it is",
   config: PTuningConfig,
 
-  apply(model, config, rng) {
-    model.freeze();
-    model.replace("prompt", new PromptEncoder(model, config, rng));
-  },
+  bind: (config) => ({
+    apply(model, rng) {
+      model.freeze();
+      model.replace("prompt", new PromptEncoder(model, config, rng));
+    },
 
-  initialize(model, config, start) {
-    const ids = startTokens(config, model, start);
-    if (ids === null) return;
-    const { weight } = (model.prompt as PromptEncoder).embedding;
-    scope(() => model.device.kernels.copy(model.tokenVectors(ids).id, weight.value.id, weight.size));
-  },
+    initialize(model, start) {
+      const ids = startTokens(config, model, start);
+      if (ids === null) return;
+      const { weight } = (model.prompt as PromptEncoder).embedding;
+      scope(() => model.device.kernels.copy(model.tokenVectors(ids).id, weight.value.id, weight.size));
+    },
+
+    adapter: {
+      library: peft,
+      toJson({ shape }) {
+        const { num_virtual_tokens, encoder_reparameterization_type, encoder_num_layers, encoder_dropout } = config;
+        const common = { num_virtual_tokens, token_dim: shape.width, num_layers: shape.layers, num_transformer_submodules: 1 };
+        if (encoder_reparameterization_type === "NONE") return { peft_type: "PROMPT_TUNING", ...common };
+        return {
+          peft_type: "P_TUNING",
+          ...common,
+          encoder_reparameterization_type,
+          encoder_hidden_size: encoderWidth(config),
+          encoder_num_layers,
+          encoder_dropout,
+        };
+      },
+      computed({ prompt }) {
+        const encoder = prompt as PromptEncoder;
+        return encoder.hasEncoder ? new Map([["prompt.embedding.weight", scope(() => encoder.forward())]]) : null;
+      },
+    },
+  }),
 
   adapter: {
     library: peft,
     recognises: ({ peft_type }) => peft_type === "P_TUNING" || peft_type === "PROMPT_TUNING",
-    toJson(config, { shape }) {
-      const { num_virtual_tokens, encoder_reparameterization_type, encoder_num_layers, encoder_dropout } = config;
-      const common = { num_virtual_tokens, token_dim: shape.width, num_layers: shape.layers, num_transformer_submodules: 1 };
-      if (encoder_reparameterization_type === "NONE") return { peft_type: "PROMPT_TUNING", ...common };
-      return {
-        peft_type: "P_TUNING",
-        ...common,
-        encoder_reparameterization_type,
-        encoder_hidden_size: encoderWidth(config),
-        encoder_num_layers,
-        encoder_dropout,
-      };
-    },
     fromJson(json, tensors) {
       const config = checkAdapterConfig(adapterConfigName, json, PeftConfig);
       const { num_virtual_tokens, encoder_hidden_size = null, encoder_num_layers, encoder_dropout } = config;
@@ -84,10 +94,6 @@ export const pTuning = defineTuner<PTuningConfig>({
         checkSize(tensors, { ...last, axis: 1, size: encoderWidth(settings) });
       }
       return settings;
-    },
-    computed({ prompt }) {
-      const encoder = prompt as PromptEncoder;
-      return encoder.hasEncoder ? new Map([["prompt.embedding.weight", scope(() => encoder.forward())]]) : null;
     },
   },
 });

@@ -31,27 +31,37 @@ export const prefixTuning = defineTuner<PrefixTuningConfig>({
   summary: "trains keys and values that stand before every text in each layer; the model itself stays as it is",
   config: PrefixTuningConfig,
 
-  apply(model, config, rng) {
-    model.freeze();
-    model.replace("prefix", new PrefixEncoder(model, config, rng));
-  },
+  bind: (config) => ({
+    apply(model, rng) {
+      model.freeze();
+      model.replace("prefix", new PrefixEncoder(model, config, rng));
+    },
 
-  initialize(model, config, start) {
-    const ids = startTokens(config, model, start);
-    if (ids !== null) takeKeysAndValues(model, ids);
-  },
+    initialize(model, start) {
+      const ids = startTokens(config, model, start);
+      if (ids !== null) takeKeysAndValues(model, ids);
+    },
+
+    adapter: {
+      library: peft,
+      toJson: ({ shape }) => ({
+        peft_type: "PREFIX_TUNING",
+        num_virtual_tokens: config.num_virtual_tokens,
+        num_layers: shape.layers,
+        num_transformer_submodules: 1,
+        prefix_projection: config.prefix_projection,
+        ...(config.prefix_projection && { encoder_hidden_size: projectionWidth(config) }),
+      }),
+      computed({ prefix }) {
+        const encoder = prefix as PrefixEncoder;
+        return encoder.hasProjection ? new Map([["prefix.embedding.weight", scope(() => encoder.rows())]]) : null;
+      },
+    },
+  }),
 
   adapter: {
     library: peft,
     recognises: ({ peft_type }) => peft_type === "PREFIX_TUNING",
-    toJson: (config, { shape }) => ({
-      peft_type: "PREFIX_TUNING",
-      num_virtual_tokens: config.num_virtual_tokens,
-      num_layers: shape.layers,
-      num_transformer_submodules: 1,
-      prefix_projection: config.prefix_projection,
-      ...(config.prefix_projection && { encoder_hidden_size: projectionWidth(config) }),
-    }),
     fromJson(json, tensors) {
       const config = checkAdapterConfig(adapterConfigName, json, PeftConfig);
       const { num_virtual_tokens, encoder_hidden_size = null } = config;
@@ -61,10 +71,6 @@ export const prefixTuning = defineTuner<PrefixTuningConfig>({
       const hidden = { name: "prefix.transform.0.weight", key: "encoder_hidden_size", size: projectionWidth(settings) };
       if (prefix_projection) checkSize(tensors, { ...hidden, axis: 0 });
       return settings;
-    },
-    computed({ prefix }) {
-      const encoder = prefix as PrefixEncoder;
-      return encoder.hasProjection ? new Map([["prefix.embedding.weight", scope(() => encoder.rows())]]) : null;
     },
   },
 });
