@@ -1,19 +1,85 @@
 import type { Id } from "../engine/kernels.js";
 import { ShapeError } from "../errors.js";
 import type { Rng } from "./rng.js";
-import { checkpointing, scope, Tensor, unscoped } from "./tensor.js";
+import { checkpointing, owned, PENDING, scope, Tensor, unscoped } from "./tensor.js";
 
-/** One recorded op: what came out, what went in, what its backward needs, and the backward itself. */
+/** What backward starts from: the sum of outputs, each times its seed, is differentiated. */
+export interface Root {
+  readonly output: Tensor;
+  /** A number for a scalar; else one value for each element of the output. */
+  readonly seed: number | Float32Array;
+}
+
+/** One recorded op: what came out, what its backward needs, and the backward itself, which does nothing where no root depends on the op. */
 interface Step {
   readonly output: Tensor;
-  readonly inputs: readonly Tensor[];
   readonly saved: readonly Tensor[];
-  readonly backward: (dy: Tensor, grads: Gradients) => void;
+  readonly backward: (grads: Gradients, lossSeeds: ReadonlyMap<Tensor, number>) => void;
 }
 
 /** The ops of one forward pass, in order; backward walks them once, from the last to the first. */
 class Tape {
   readonly steps: Step[] = [];
+
+  /** Runs `body` and records its ops. */
+  record<T>(body: () => T, rng: Rng | null): T {
+    try {
+      return within(this, rng, () => scope(body));
+    } catch (error) {
+      this.forget();
+      throw error;
+    }
+  }
+
+  /** Adds the gradients of Σ seed · output to `grad` of every trainable leaf. */
+  backward(roots: readonly Root[]): void {
+    const grads = new Gradients();
+    try {
+      within(null, null, () => {
+        const lossSeeds = scope(() => plant(roots, grads));
+        for (let step = this.steps.at(-1); step !== undefined; step = this.steps.at(-1)) {
+          step.backward(grads, lossSeeds);
+          this.#pop();
+        }
+      });
+    } finally {
+      grads.dispose();
+      this.forget();
+    }
+  }
+
+  /** Gives back what is kept for backward. */
+  forget(): void {
+    while (this.steps.length > 0) this.#pop();
+  }
+
+  #pop(): void {
+    for (const tensor of this.steps.pop()!.saved) tensor.unsave();
+  }
+
+  check({ output, seed }: Root): void {
+    const given = typeof seed === "number" ? 1 : seed.length;
+    if (given !== output.size)
+      throw new ShapeError(
+        `backward: expected ${output.size} seeds, one for each element of an output of shape [${output.shape.join(", ")}], got ${given}`,
+      );
+    if (output.requiresGrad && !output.isLeaf && !this.steps.some((step) => step.output === output))
+      throw new ShapeError(`backward: an output of shape [${output.shape.join(", ")}] was not made in this pass`);
+  }
+}
+
+/** Gives ordinary outputs their seeds as gradients, and returns those of losses that backward computes. */
+function plant(roots: readonly Root[], grads: Gradients): ReadonlyMap<Tensor, number> {
+  const lossSeeds = new Map<Tensor, number>();
+  for (const { output, seed } of roots) {
+    if (output.isPending) {
+      lossSeeds.set(output, (lossSeeds.get(output) ?? 0) + (typeof seed === "number" ? seed : seed[0]!));
+    } else if (output.requiresGrad) {
+      const dy = Tensor.from(output.device, typeof seed === "number" ? [seed] : seed, output.shape);
+      grads.pass(output, dy);
+    }
+  }
+  return lossSeeds;
 }
 
 let currentTape: Tape | null = null;
@@ -32,8 +98,8 @@ export class Gradients {
     const existing = this.#get(x);
     if (existing === undefined) {
       const target = unscoped(() => Tensor.empty(x.device, x.shape));
+      this.#set(x, target); // first: should `write` fail, the target still has an owner
       write(target.id, false);
-      this.#set(x, target);
     } else {
       write(this.#writable(x, existing).id, true);
     }
@@ -71,6 +137,12 @@ export class Gradients {
     return dy;
   }
 
+  /** Gives up the gradients that no op has taken. */
+  dispose(): void {
+    for (const dy of this.#of.values()) dy.dispose();
+    this.#of.clear();
+  }
+
   #get(x: Tensor): Tensor | undefined {
     return x.isLeaf ? (x.grad ?? undefined) : this.#of.get(x);
   }
@@ -101,51 +173,111 @@ export function record(
   saved: readonly Tensor[],
   backward: (dy: Tensor, grads: Gradients) => void,
 ): Tensor {
-  if (currentTape === null || !inputs.some((input) => input.requiresGrad)) return output;
-  if (inputs.some((input) => lazyLosses.has(input)))
-    throw new ShapeError("a loss can only be differentiated: no op may follow it");
-  output.requiresGrad = true;
-  output.isLeaf = false;
-  for (const tensor of saved) tensor.save();
-  currentTape.steps.push({ output, inputs, saved, backward });
-  return output;
+  return enter(output, inputs, saved, (grads) => {
+    const dy = grads.take(output);
+    if (dy === undefined) return;
+    try {
+      scope(() => backward(dy, grads));
+    } finally {
+      dy.dispose();
+    }
+  });
 }
 
 /**
  * Records a scalar loss whose value and gradients come from one piece of work: `run` is called at once without a tape, else in backward,
- * with the place for the gradients. The loss must then be what is differentiated; feeding it to another op is a ShapeError.
+ * with the place for the gradients and the seed that multiplies them. Until then the loss is pending: it can only be a root of backward;
+ * to read it, or to feed it to another op, is a ShapeError.
  */
 export function recordLoss(
   loss: Tensor,
   inputs: readonly Tensor[],
   saved: readonly Tensor[],
-  run: (grads: Gradients | null) => void,
+  run: (grads: Gradients | null, seed: number) => void,
 ): Tensor {
-  record(loss, inputs, saved, (_dy, grads) => run(grads));
-  if (loss.requiresGrad) lazyLosses.add(loss);
-  else scope(() => run(null));
+  enter(loss, inputs, saved, (grads, lossSeeds) => {
+    const seed = lossSeeds.get(loss);
+    if (seed === undefined) return;
+    loss.isPending = false;
+    scope(() => run(grads, seed));
+  });
+  if (loss.requiresGrad) loss.isPending = true;
+  else scope(() => run(null, 1));
   return loss;
 }
 
-const lazyLosses = new WeakSet<Tensor>();
+/** Puts a step on the tape that is open, if one is and an input needs a gradient. */
+function enter(output: Tensor, inputs: readonly Tensor[], saved: readonly Tensor[], backward: Step["backward"]): Tensor {
+  if (currentTape === null || !inputs.some((input) => input.requiresGrad)) return output;
+  if (inputs.some((input) => input.isPending)) throw new ShapeError(PENDING);
+  output.requiresGrad = true;
+  output.isLeaf = false;
+  for (const tensor of saved) tensor.save();
+  currentTape.steps.push({ output, saved, backward });
+  return output;
+}
 
 /**
- * Runs `forward` with a tape and adds the gradients of its scalar result to `grad` of every trainable leaf. Returns the result. `rng` draws
- * dropout masks; without it nothing is dropped.
+ * A forward pass that waits for its backward: numbers are read from `result` in between, and say with which seeds backward starts. The
+ * tensors in `result` that the pass made live until `dispose`.
  */
-export function differentiate(forward: () => Tensor, rng: Rng | null = null): Tensor {
+export class Pass<T> {
+  readonly result: T;
+  readonly #free: () => void;
+  #tape: Tape | null;
+
+  constructor(body: () => T, rng: Rng | null) {
+    const tape = new Tape();
+    const { result, free } = owned(() => tape.record(body, rng));
+    this.result = result;
+    this.#tape = tape;
+    this.#free = free;
+  }
+
+  /**
+   * Adds the gradients of Σ seed · output to `grad` of every trainable leaf, once. A tensor may be several roots: its seeds add up.
+   * Throws ShapeError for a seed of another length than its output, for an output of another pass, and when called again.
+   */
+  backward(roots: readonly Root[]): void {
+    if (this.#tape === null)
+      throw new ShapeError("backward: this pass has given its memory back, after backward or dispose: run forward again");
+    const tape = this.#tape;
+    for (const root of roots) tape.check(root);
+    this.#tape = null;
+    tape.backward(roots);
+  }
+
+  /** Gives back the result, and what is kept for a backward that then does not come. */
+  dispose(): void {
+    this.#tape?.forget();
+    this.#tape = null;
+    this.#free();
+  }
+}
+
+/** Runs `body` with a tape; its gradients come later, from `backward` of the pass. `rng` draws dropout masks; without it nothing is dropped. */
+export function forward<T>(body: () => T, rng: Rng | null = null): Pass<T> {
+  return new Pass(body, rng);
+}
+
+/**
+ * Runs `body` with a tape and adds the gradients of its scalar result to `grad` of every trainable leaf: forward, and backward with seed 1.
+ * Returns the result.
+ */
+export function differentiate(body: () => Tensor, rng: Rng | null = null): Tensor {
   return scope(() => {
     const tape = new Tape();
-    const loss = within(tape, rng, () => scope(forward));
-    if (loss.size !== 1) throw new ShapeError(`differentiate: expected a scalar loss, got shape [${loss.shape}]`);
-    const one = Tensor.empty(loss.device, loss.shape);
-    loss.device.kernels.fill(one.id, 1, 1);
-    runBackward(tape, loss, one);
+    const loss = tape.record(body, rng);
+    if (loss.size !== 1) {
+      tape.forget();
+      throw new ShapeError(`differentiate: expected a scalar loss, got shape [${loss.shape}]`);
+    }
+    tape.backward([{ output: loss, seed: 1 }]);
     return loss;
   });
 }
 
-/** Draws dropout masks; null where nothing is to be dropped, which is everywhere but inside `differentiate` with an Rng. */
+/** Draws dropout masks; null where nothing is to be dropped, which is everywhere but inside a forward pass with an Rng. */
 export function dropoutRng(): Rng | null {
   return currentRng;
 }
@@ -169,20 +301,4 @@ function within<T>(tape: Tape | null, rng: Rng | null, body: () => T): T {
     currentTape = outer.tape;
     currentRng = outer.rng;
   }
-}
-
-function runBackward(tape: Tape, output: Tensor, seed: Tensor): void {
-  within(null, null, () => {
-    const grads = new Gradients();
-    grads.pass(output, seed);
-    for (let step = tape.steps.pop(); step !== undefined; step = tape.steps.pop()) {
-      const { saved, backward } = step;
-      const dy = grads.take(step.output);
-      if (dy !== undefined) {
-        scope(() => backward(dy, grads));
-        dy.dispose();
-      }
-      for (const tensor of saved) tensor.unsave();
-    }
-  });
 }

@@ -5,6 +5,10 @@ import type { Device } from "./device.js";
 
 export type Shape = readonly number[];
 
+/** Why the contents of a pending tensor cannot be used. */
+export const PENDING =
+  "a loss was used before backward had computed it: make it a root of backward, then read it; no op may follow it on the tape";
+
 /** Work that can write a storage's contents again, from tensors that it keeps alive until then. */
 export interface Recipe {
   readonly from: readonly Tensor[];
@@ -24,6 +28,8 @@ class Storage {
   /** The contents in bf16 while they rest. */
   #half: Id | null = null;
   #hasRested = false;
+  /** The contents are yet to come. */
+  isPending = false;
 
   constructor(
     readonly device: Device,
@@ -36,6 +42,7 @@ class Storage {
   }
 
   get id(): Id {
+    if (this.isPending) throw new ShapeError(PENDING);
     this.#id ??= this.#wake();
     return this.#id;
   }
@@ -269,6 +276,15 @@ export class Tensor {
     return this;
   }
 
+  /** True while the contents are yet to come: those of a loss that backward computes. */
+  get isPending(): boolean {
+    return this.#storage?.isPending ?? false;
+  }
+
+  set isPending(isPending: boolean) {
+    this.#alive().isPending = isPending;
+  }
+
   /** True if nobody else claims the memory. */
   get isExclusive(): boolean {
     return this.#alive().isExclusive;
@@ -355,6 +371,24 @@ export function scope<T>(body: () => T): T {
     else outer?.push(tensor);
   }
   return result;
+}
+
+/** As `scope`, for results that may outlive every scope around: what of them was made in `body` lives until `free` is called. */
+export function owned<T>(body: () => T): { result: T; free: () => void } {
+  const outer = currentScope;
+  const mine: Tensor[] = [];
+  currentScope = mine;
+  try {
+    const result = scope(body);
+    return {
+      result,
+      free: () => {
+        for (const tensor of mine) tensor.dispose();
+      },
+    };
+  } finally {
+    currentScope = outer;
+  }
 }
 
 /** Runs `body` outside any scope: what it makes belongs to the caller, who disposes it. For parameters, caches and optimizer state. */

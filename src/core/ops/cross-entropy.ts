@@ -4,7 +4,7 @@ import { checkFloat, Tensor } from "../tensor.js";
 
 /**
  * Σ over rows of −log softmax(logits)[target]. logits (S, N) f32, targets (S) → sum (1). For few classes; over a vocabulary,
- * `linearCrossEntropy` never holds all logits. While a tape records, the result can only be differentiated. Throws ShapeError.
+ * `linearCrossEntropy` never holds all logits. While a tape records, the value comes with backward (`recordLoss`). Throws ShapeError.
  */
 export function crossEntropy(logits: Tensor, targets: Int32Array): Tensor {
   checkFloat("crossEntropy", { logits });
@@ -14,12 +14,13 @@ export function crossEntropy(logits: Tensor, targets: Int32Array): Tensor {
   const { kernels } = device;
 
   const sum = Tensor.empty(device, [1]);
-  return recordLoss(sum, [logits], [logits], (grads) => {
+  return recordLoss(sum, [logits], [logits], (grads, seed) => {
     const gradient = Tensor.empty(device, logits.shape); // the kernel turns logits into it
     const losses = Tensor.empty(device, [rows, 1]);
     kernels.copy(logits.id, gradient.id, logits.size);
     kernels.crossEntropy(gradient.id, targets, losses.id, columns, grads !== null);
     kernels.sum(losses.id, sum.id, rows, false);
+    if (seed !== 1) kernels.scale(gradient.id, gradient.id, seed, gradient.size, false);
     grads?.pass(logits, gradient);
   });
 }

@@ -15,7 +15,7 @@ export interface LogitsUpdate {
 /**
  * Σ over rows of −log softmax(hidden Wᵀ + updates)[target]: the output projection and the loss in one, in chunks of rows, so that the logits
  * (S, V) are never whole in memory. The gradient is made from the same logits as the loss, chunk by chunk; so while a tape records,
- * nothing is computed before backward, and the result can only be differentiated (the tape refuses any other use).
+ * nothing is computed before backward, and the result can only be a root of it (`recordLoss`).
  * Source of the idea: Hsu et al. 2024, arXiv:2410.10989 (Liger), fused linear cross-entropy.
  * hidden (S, C) f32, weight (V, C) of any type, targets (S) → sum (1). Throws ShapeError.
  */
@@ -49,7 +49,7 @@ export function linearCrossEntropy(
   const chunkRows = Math.max(1, Math.floor(CHUNK_BYTES / (4 * vocab)));
 
   const sum = Tensor.empty(hidden.device, [1]);
-  const run = (grads: Gradients | null) => {
+  const run = (grads: Gradients | null, seed: number) => {
     const losses = Tensor.empty(hidden.device, [rows, 1]);
     const gradientOf = (x: Tensor) => (grads !== null && x.requiresGrad ? Tensor.empty(x.device, x.shape) : null);
     const dhidden = gradientOf(hidden);
@@ -71,19 +71,19 @@ export function linearCrossEntropy(
         );
         if (dhidden !== null) {
           const dx = dhidden.rowRange(start, count);
-          kernels.matmulInputGrad(logits.id, weight.id, weight.dtype, dx.id, count, vocab, width, 1, false, compute);
+          kernels.matmulInputGrad(logits.id, weight.id, weight.dtype, dx.id, count, vocab, width, seed, false, compute);
         }
         grads?.into(weight, (dw, accumulate) =>
-          kernels.matmulWeightGrad(logits.id, x.id, dw, count, vocab, width, 1, accumulate, compute),
+          kernels.matmulWeightGrad(logits.id, x.id, dw, count, vocab, width, seed, accumulate, compute),
         );
         for (const { narrow, weight: b, scale, rank, dnarrow } of parts) {
           const part = narrow.rowRange(start, count);
           if (dnarrow !== null) {
             const dx = dnarrow.rowRange(start, count);
-            kernels.matmulInputGrad(logits.id, b.id, "f32", dx.id, count, vocab, rank, scale, false, compute);
+            kernels.matmulInputGrad(logits.id, b.id, "f32", dx.id, count, vocab, rank, scale * seed, false, compute);
           }
           grads?.into(b, (db, accumulate) =>
-            kernels.matmulWeightGrad(logits.id, part.id, db, count, vocab, rank, scale, accumulate, compute),
+            kernels.matmulWeightGrad(logits.id, part.id, db, count, vocab, rank, scale * seed, accumulate, compute),
           );
         }
       });
