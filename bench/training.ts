@@ -129,5 +129,6 @@ function randomExamples(count: number, length: number, vocabSize: number): Examp
     ids: Int32Array.from({ length }, () => rng.below(vocabSize)),
     supervised: new Uint8Array(length).fill(1, 1), // the first token has none before it
     where: `random row ${i}`,
+    tokens: length,
   }));
 }

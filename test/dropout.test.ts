@@ -6,7 +6,7 @@ import test from "node:test";
 import { Rng } from "../src/core/rng.js";
 import { differentiate } from "../src/core/tape.js";
 import { scope } from "../src/core/tensor.js";
-import type { TokenizedRow } from "../src/data/example.js";
+import type { Row } from "../src/data/example.js";
 import { openModelFolder } from "../src/io/hf-folder.js";
 import type { ModelFiles } from "../src/io/model-files.js";
 import type { LanguageModel } from "../src/models/language-model.js";
@@ -35,7 +35,7 @@ interface Work {
   readonly model: LanguageModel;
   readonly files: ModelFiles;
   readonly task: Task;
-  readonly rows: readonly TokenizedRow[];
+  readonly rows: readonly Row[];
 }
 
 /** A model whose config asks for dropout of each of `chances`, and of nothing else. */

@@ -1,7 +1,7 @@
 import { Rng } from "../core/rng.js";
 import { type Cost, SymbolicDevice } from "../core/symbolic.js";
 import { differentiate } from "../core/tape.js";
-import type { TokenizedRow } from "../data/example.js";
+import type { Row } from "../data/example.js";
 import type { ComputeType } from "../engine/kernels.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { buildModel, placeWeights } from "../models/load.js";
@@ -22,7 +22,7 @@ export interface StepWork {
   /** Of the optimizer's state. */
   readonly momentBits: 8 | 32;
   /** The rows of the micro-batch with the most tokens. */
-  readonly rows: readonly TokenizedRow[];
+  readonly rows: readonly Row[];
   readonly compute: ComputeType;
 }
 
@@ -86,7 +86,7 @@ export function smallestRemedy(work: StepWork, { batchSize, isPacked }: BatchSha
   const halved = isPacked ? "cutoff_len" : "per_device_train_batch_size";
   const half = rowsOfShare(work.rows, 1 / 2);
   const one = rowsOfShare(work.rows, 1 / batchSize);
-  const quarter = isPacked ? rowsOfShare(one, 1 / 4) : one.map((row) => cut(row, Math.ceil(row.ids.length / 4)));
+  const quarter = isPacked ? rowsOfShare(one, 1 / 4) : one.map((row) => work.task.shorten(row, Math.ceil(row.tokens / 4)));
   const gradientCheckpointing = true;
   const choices: [change: string, changed: StepWork][] = [
     ["gradient_checkpointing=true", { ...work, gradientCheckpointing }],
@@ -110,19 +110,14 @@ export function smallestRemedy(work: StepWork, { batchSize, isPacked }: BatchSha
 }
 
 /** The first rows that hold at least `share` of all tokens. */
-function rowsOfShare(rows: readonly TokenizedRow[], share: number): TokenizedRow[] {
-  const wanted = share * rows.reduce((sum, { ids }) => sum + ids.length, 0);
-  const taken: TokenizedRow[] = [];
+function rowsOfShare(rows: readonly Row[], share: number): Row[] {
+  const wanted = share * rows.reduce((sum, row) => sum + row.tokens, 0);
+  const taken: Row[] = [];
   let tokens = 0;
   for (const row of rows) {
     if (tokens >= wanted) break;
     taken.push(row);
-    tokens += row.ids.length;
+    tokens += row.tokens;
   }
   return taken;
-}
-
-/** What else a row says of its tokens may go on for longer. */
-function cut(row: TokenizedRow, length: number): TokenizedRow {
-  return { ...row, ids: row.ids.subarray(0, length) };
 }

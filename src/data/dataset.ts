@@ -260,7 +260,7 @@ export async function tokenizeDataset(
       for (const remark of remarks) remarkCounts.set(remark, (remarkCounts.get(remark) ?? 0) + 1);
       if (!endsTurn) withoutEnd++;
       if (ids.length <= cutoffLen) {
-        examples.push({ ids, supervised, where });
+        examples.push({ ids, supervised, where, tokens: ids.length });
         continue;
       }
       const reason = `the row has ${ids.length} tokens, more than cutoff_len = ${cutoffLen}`;
@@ -272,7 +272,7 @@ export async function tokenizeDataset(
       }
       truncated++;
       if (supervised.includes(1, cutoffLen)) answersCut++;
-      examples.push({ ids: ids.slice(0, cutoffLen), supervised: kept, where });
+      examples.push({ ids: ids.slice(0, cutoffLen), supervised: kept, where, tokens: cutoffLen });
     }
     await new Promise(setImmediate); // signals and timers get their turn
   }
@@ -286,7 +286,7 @@ export async function tokenizeDataset(
   const report: Omit<TokenizeReport, "notices"> = {
     rows: conversations.length,
     examples: examples.length,
-    tokens: examples.reduce((total, { ids }) => total + ids.length, 0),
+    tokens: examples.reduce((total, row) => total + row.tokens, 0),
     supervisedTokens: examples.reduce((total, { supervised }) => total + count(supervised), 0),
     truncated,
     answersCut,
@@ -299,7 +299,7 @@ export async function tokenizeDataset(
   return { examples, report: { ...report, notices: [...remarks, ...noticesOf(report, cutoffLen)] } };
 }
 
-interface RenderedRow extends Example {
+interface RenderedRow extends Omit<Example, "tokens"> {
   readonly endsTurn: boolean;
   readonly remarks: readonly string[];
 }

@@ -199,7 +199,12 @@ test("drift is measured at hundreds of positions of text of many kinds, or of th
     template: chooseTemplate(await loadTokenizer(await openModel(base))).template,
   };
   const lengths = (vocabSize: number, rows: readonly number[] = [], maxPositions = 4096) => {
-    const examples = rows.map((length) => ({ ids: new Int32Array(length), supervised: new Uint8Array(length), where: "" }));
+    const examples = rows.map((length) => ({
+      ids: new Int32Array(length),
+      supervised: new Uint8Array(length),
+      where: "",
+      tokens: length,
+    }));
     return probesFor(chat, examples, { vocabSize, maxPositions }).map(({ length }) => length);
   };
   const total = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);

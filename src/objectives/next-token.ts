@@ -13,6 +13,9 @@ export interface NextTokenBatch extends Batch {
 
 /** −Σ log p(token | tokens before it) over the supervised tokens. The output projection runs at their rows only. */
 export const nextToken: Task<Example, NextTokenBatch> = {
+  /** `supervised` may go on for longer: `collate` reads it where there are ids. */
+  shorten: (row, tokens) => ({ ...row, ids: row.ids.subarray(0, tokens), tokens }),
+
   collate(examples) {
     const input = packSequences(examples.map(({ ids }) => ids));
     const rows: number[] = [];

@@ -71,7 +71,8 @@ test("pt reads control tokens as such, or spells them out, and says how many tex
 });
 
 const base = { model_type: "llama", architectures: ["LlamaForCausalLM"], hidden_size: 8 };
-const rowsOf = (...labels: string[]) => labels.map((label, i) => ({ ids: Int32Array.of(1), label, where: `row ${i + 1}` }));
+const rowsOf = (...labels: string[]) =>
+  labels.map((label, i) => ({ ids: Int32Array.of(1), label, where: `row ${i + 1}`, tokens: 1 }));
 const on = (base: Readonly<Record<string, unknown>>, heldOut: LabelledExample[] = [], said: string[] = []) => ({
   base,
   heldOut,

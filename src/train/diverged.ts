@@ -1,4 +1,4 @@
-import type { TokenizedRow } from "../data/example.js";
+import type { Row } from "../data/example.js";
 import { DivergedError } from "../errors.js";
 import { firstBroken, isFiniteTensor } from "../models/finite.js";
 import type { LanguageModel } from "../models/language-model.js";
@@ -21,7 +21,7 @@ interface Now {
 export async function lossDiverged(
   what: string,
   model: LanguageModel,
-  rows: readonly TokenizedRow[],
+  rows: readonly Row[],
   loss: number,
   { step, learningRate }: Now,
 ): Promise<DivergedError> {

@@ -2,7 +2,7 @@ import { performance } from "node:perf_hooks";
 import { Rng } from "../core/rng.js";
 import { differentiate } from "../core/tape.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import type { TokenizedRow } from "../data/example.js";
+import type { Row } from "../data/example.js";
 import type { LanguageModel } from "../models/language-model.js";
 import type { Parameter } from "../nn/module.js";
 import type { Batch, Metrics, Task } from "../objectives/objective.js";
@@ -61,8 +61,8 @@ export const noProgress = (): Progress => ({
 export interface TrainWork {
   readonly model: LanguageModel;
   readonly task: Task;
-  readonly trainRows: readonly TokenizedRow[];
-  readonly evalRows: readonly TokenizedRow[];
+  readonly trainRows: readonly Row[];
+  readonly evalRows: readonly Row[];
   readonly plan: StepPlan;
   readonly optimizer: AdamW;
   readonly parameters: ReadonlyMap<string, Parameter>;

@@ -148,6 +148,7 @@ const rows = Array.from({ length: 20 }, (_, i): Example => {
     ids: Int32Array.from({ length }, () => rng.below(shape.vocab_size)),
     supervised: Uint8Array.from({ length }, (_, t) => (t > 2 ? 1 : 0)),
     where: `row ${i}`,
+    tokens: length,
   };
 });
 const sequences = rows.slice(0, 3).map(({ ids }) => ids);

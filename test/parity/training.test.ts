@@ -27,6 +27,7 @@ const rows = Array.from({ length: 2 * steps }, (_, i): Example => {
     ids: Int32Array.from({ length }, () => 20 + rng.below(40_000)),
     supervised: Uint8Array.from({ length }, (_, t) => (t >= prompt ? 1 : 0)),
     where: `row ${i}`,
+    tokens: length,
   };
 });
 

@@ -36,7 +36,7 @@ export function readReference(name: "bert" | "llama"): ClassifierReference {
 }
 
 export const examplesOf = ({ rows }: ClassifierReference): LabelledExample[] =>
-  rows.map(({ ids, label, text }) => ({ ids: Int32Array.from(ids), label, where: text }));
+  rows.map(({ ids, label, text }) => ({ ids: Int32Array.from(ids), label, where: text, tokens: ids.length }));
 
 /** Bases without a head, by family. */
 export const bases: Readonly<Record<string, string>> = {

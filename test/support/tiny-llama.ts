@@ -40,7 +40,7 @@ export interface Reference {
 export const reference = JSON.parse(readFileSync(join(tinyLlama, "reference.json"), "utf8")) as Reference;
 
 export function exampleOf({ ids, supervised }: Sequence, where = "test"): Example {
-  return { ids: Int32Array.from(ids), supervised: Uint8Array.from(supervised), where };
+  return { ids: Int32Array.from(ids), supervised: Uint8Array.from(supervised), where, tokens: ids.length };
 }
 
 /** The two sequences, which a batch of logits is of unless said otherwise. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { TokenizedRow } from "../../src/data/example.js";
+import type { Row } from "../../src/data/example.js";
 import type { LanguageModel } from "../../src/models/language-model.js";
 import { nextToken } from "../../src/objectives/next-token.js";
 import type { Task } from "../../src/objectives/objective.js";
@@ -20,7 +20,7 @@ export interface StepSettings {
 /** Trains whatever is trainable in the model on given micro-batches (row numbers), through the one loop. */
 export async function trainSteps(
   model: LanguageModel,
-  rows: readonly TokenizedRow[],
+  rows: readonly Row[],
   microBatches: readonly (readonly number[])[],
   accumulationSteps: number,
   { learning_rate, schedule, warmup_steps, weight_decay, max_grad_norm }: StepSettings,

@@ -230,7 +230,7 @@ async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGener
     const interrupted = progress.step < data.plan.totalSteps;
     if (interrupted && progress.step > resumedFromStep) yield { type: "checkpoint", step: progress.step, path: await save() };
     await writeModel(recipe.output_dir);
-    const flopsPerToken = fit.flops / data.largestBatch.reduce((sum, { ids }) => sum + ids.length, 0);
+    const flopsPerToken = fit.flops / data.largestBatch.reduce((sum, { tokens }) => sum + tokens, 0);
     yield {
       type: "end",
       interrupted,

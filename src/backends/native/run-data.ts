@@ -1,7 +1,7 @@
 import { createHash, type Hash } from "node:crypto";
 import { BatchPlan } from "../../data/batches.js";
 import { splitHoldout } from "../../data/dataset.js";
-import type { TokenizedRow } from "../../data/example.js";
+import type { Row } from "../../data/example.js";
 import { ConfigError } from "../../errors.js";
 import type { ModelFiles } from "../../io/model-files.js";
 import type { DataSource, Objective, Task } from "../../objectives/objective.js";
@@ -16,11 +16,11 @@ import { StepPlan } from "../../train/step-plan.js";
 export interface RunData {
   readonly tokenizer: Tokenizer;
   readonly task: Task;
-  readonly trainRows: readonly TokenizedRow[];
-  readonly evalRows: readonly TokenizedRow[];
+  readonly trainRows: readonly Row[];
+  readonly evalRows: readonly Row[];
   readonly plan: StepPlan;
   /** The micro-batch that needs the most memory, and whether it is made of full sequences. */
-  readonly largestBatch: readonly TokenizedRow[];
+  readonly largestBatch: readonly Row[];
   readonly isPacked: boolean;
   /** What has to lie beside the result: the tokenizer, with the chat template if one was used, and what the task adds. */
   readonly files: readonly TextFile[];
@@ -87,7 +87,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
   const isPacked = recipe.packing || objective.packs === true;
   const shape = { batchSize: recipe.per_device_train_batch_size, packing: isPacked, cutoffLen, seed: recipe.seed };
   const batches = new BatchPlan(
-    trainRows.map(({ ids }) => ids.length),
+    trainRows.map(({ tokens }) => tokens),
     shape,
   );
   const plan = new StepPlan((epoch) => batches.epoch(epoch), {
@@ -113,7 +113,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
   for (const row of trainRows) addToHash(identity, row);
   const { stage, finetuning_type, gradient_accumulation_steps: accumulation } = recipe;
   const meaning = { ...shape, accumulation, tuner: recipe.tuner, objective: recipe.objective, stage };
-  identity.update(JSON.stringify([meaning, finetuning_type, task.modelConfig?.id2label, files.fingerprint]));
+  identity.update(JSON.stringify([meaning, finetuning_type, task.identity, files.fingerprint]));
   return {
     tokenizer,
     task,
@@ -127,9 +127,15 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
   };
 }
 
-/** All that a row says but where it came from. */
-function addToHash(hash: Hash, { where: _, ...row }: TokenizedRow): void {
-  for (const value of Object.values(row)) hash.update(ArrayBuffer.isView(value) ? value : JSON.stringify(value));
+/** All that a row says but where it came from, and how long it is, which follows from the rest. */
+function addToHash(hash: Hash, { where: _, tokens: __, ...row }: Row): void {
+  for (const value of Object.values(row)) addValue(hash, value);
+}
+
+function addValue(hash: Hash, value: unknown): void {
+  if (ArrayBuffer.isView(value)) hash.update(value as NodeJS.ArrayBufferView);
+  else if (typeof value === "object" && value !== null) for (const part of Object.entries(value).flat()) addValue(hash, part);
+  else hash.update(JSON.stringify(value) ?? "");
 }
 
 /** Tokenizer files with the template that training used: chat and server render with the same. */
@@ -143,9 +149,9 @@ function filesOf(tokenizer: Tokenizer, template: ChatTemplate | undefined): Text
  * The micro-batch that needs the most memory: the longest rows together, which a shuffle may bring about; or, packed, the fullest bins of an
  * epoch, which all epochs fill alike.
  */
-function largestBatch(rows: readonly TokenizedRow[], batchSize: number, packed: BatchPlan | null): TokenizedRow[] {
-  const tokensOf = (batch: readonly TokenizedRow[]) => batch.reduce((sum, { ids }) => sum + ids.length, 0);
-  if (packed === null) return [...rows].sort((a, b) => b.ids.length - a.ids.length).slice(0, batchSize);
+function largestBatch(rows: readonly Row[], batchSize: number, packed: BatchPlan | null): Row[] {
+  const tokensOf = (batch: readonly Row[]) => batch.reduce((sum, { tokens }) => sum + tokens, 0);
+  if (packed === null) return [...rows].sort((a, b) => b.tokens - a.tokens).slice(0, batchSize);
   const batches = packed.epoch(0).map((batch) => batch.map((row) => rows[row]!));
   return batches.reduce((largest, batch) => (tokensOf(batch) > tokensOf(largest) ? batch : largest));
 }

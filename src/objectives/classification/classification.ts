@@ -44,12 +44,12 @@ export const classification = defineObjective<LabelledExample, ClassificationCon
     let cut = 0;
     let withControls = 0;
     const tokenized = await tokenizeRows(rows, onBadRow, ({ text, label, where }): LabelledExample[] => {
-      const ids = tokenizer.encodeFramed(text);
-      if (ids.length === 0) throw new DataError("the text has no tokens");
+      const whole = tokenizer.encodeFramed(text);
+      if (whole.length === 0) throw new DataError("the text has no tokens");
       if (tokenizer.split(text).some(({ id }) => id !== undefined)) withControls++;
-      if (ids.length <= cutoffLen) return [{ ids, label, where }];
-      cut++;
-      return [{ ids: tokenizer.encodeFramed(text, cutoffLen), label, where }];
+      if (whole.length > cutoffLen) cut++;
+      const ids = whole.length > cutoffLen ? tokenizer.encodeFramed(text, cutoffLen) : whole;
+      return [{ ids, label, where, tokens: ids.length }];
     });
     for (const message of tokenized.notices) warn(message);
     if (cut > 0) warn(`${cut} of ${rows.length} rows are longer than cutoff_len = ${cutoffLen} tokens and lose their end.`);
@@ -64,7 +64,7 @@ export const classification = defineObjective<LabelledExample, ClassificationCon
     const own = classesOf(base);
     if (own !== null && scoringOf(base, own.length) !== "softmax")
       throw new ConfigError(
-        `stage classification tells classes apart, of which a text has one; by its config.json the model does not: ${kindOfClassifier(base, own)}. ` +
+        `stage ${this.name} tells classes apart, of which a text has one; by its config.json the model does not: ${kindOfClassifier(base, own)}. ` +
           "Start from a base without a head, or from a classifier of one class for each text",
       );
     const classes = chooseClasses([...examples, ...heldOut], labels, own);
@@ -138,7 +138,10 @@ export function classificationTask(
 ): Task<LabelledExample, ClassificationBatch> {
   return {
     modelConfig,
+    identity: modelConfig.id2label,
     files: [classesFile(classes)],
+
+    shorten: (row, tokens) => ({ ...row, ids: row.ids.subarray(0, tokens), tokens }),
 
     collate(examples) {
       const input = packSequences(examples.map(({ ids }) => ids));

@@ -32,7 +32,7 @@ export const pt = defineObjective<Example, PtConfig>({
   packs: true,
 
   check(model) {
-    asCausalLM(model, "stage pt");
+    asCausalLM(model, `stage ${this.name}`);
   },
 
   async read(dataset, { files, tokenize, tokenizer, warn }, { split_special_tokens }) {
@@ -74,7 +74,7 @@ export function piecesOf(text: Int32Array, where: string, tokenizer: Tokenizer, 
   const pieces: Example[] = [];
   for (let from = 0; from < ids.length - 1; from += length - 1) {
     const piece = ids.slice(from, from + length);
-    pieces.push({ ids: piece, supervised: new Uint8Array(piece.length).fill(1, 1), where });
+    pieces.push({ ids: piece, supervised: new Uint8Array(piece.length).fill(1, 1), where, tokens: piece.length });
   }
   return pieces;
 }

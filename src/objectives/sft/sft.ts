@@ -13,7 +13,7 @@ export const sft = defineObjective<Example, Record<never, never>>({
   usedBy: "chat",
 
   check(model) {
-    asCausalLM(model, "stage sft");
+    asCausalLM(model, `stage ${this.name}`);
   },
 
   async read(dataset, { files, tokenize, chat, warn }) {
