@@ -4,45 +4,65 @@ import { Writable } from "node:stream";
 import { AttuneError, ConfigError } from "../errors.js";
 import type { ReplyOptions } from "../generate/chat.js";
 import type { Message } from "../text/chat-template.js";
-import { numberOption, requiredOption } from "./options.js";
+import type { AddCommand } from "./command.js";
+import { numberFor, required } from "./options.js";
 import type { Parts } from "./parts.js";
-import { ProgressBar } from "./progress-bar.js";
+import { whileDownloading } from "./progress-bar.js";
 import { escapeControls, type Io, isInteractive, styleFor } from "./terminal.js";
 
 type Chat = Awaited<ReturnType<Parts["openChat"]>>;
 
 const help = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.";
-const adapterHelp = "/adapter NAME changes to another adapter, /base to the model without one, /adapters lists them.";
-
-/** What the command line says; `adapter` once for each time that it was given. */
-export type ChatFlags = Readonly<Record<string, string>> & { readonly adapter?: readonly string[] };
+const adapterHelp = "/adapter NAME changes to another, /base to the model without one, /adapters lists them.";
 
 /** `attune chat`: a conversation on a terminal, or one turn for every line of the input. */
-export async function chat(options: ChatFlags, parts: Parts, io: Io): Promise<number> {
-  const { system, template } = options;
-  const adapter = adaptersOf(options.adapter ?? []);
-  const model = requiredOption("model", options.model);
-  const replyOptions: ReplyOptions = {
-    maxNewTokens: numberOption("max-new-tokens", options.maxNewTokens ?? "", { from: 1, whole: true }),
-    temperature: numberOption("temperature", options.temperature ?? "", { from: 0 }),
-    topP: numberOption("top-p", options.topP ?? "", { from: 0, to: 1 }),
-  };
-  const bar = new ProgressBar(io);
-  const opened = await parts.openChat({
-    ...{ model, adapter, template },
-    onNotice: (message) => io.stderr.write(`${styleFor(io.stderr, io.env).dim(escapeControls(message))}\n`),
-    onProgress: (doneBytes, totalBytes) => bar.showBytes(`downloading ${model}`, doneBytes, totalBytes),
-  });
-  bar.clear();
-  try {
-    const conversation = new Conversation(opened, replyOptions, system, io);
-    if (io.stdin.isTTY === true && isInteractive(io.stdout, io.env)) await talk(conversation, io);
-    else await answerLines(conversation, io);
-    return 0;
-  } finally {
-    opened.close();
-  }
-}
+export const chat: AddCommand = (program, { io, parts }) => {
+  program
+    .command("chat")
+    .summary("talk to a model, with or without an adapter")
+    .description("Talk to a model. Without a terminal, each line of the input is one turn.")
+    .usage("--model MODEL [--adapter [NAME=]FOLDER ...]")
+    .option("-m, --model <model>", "a folder, a GGUF file, or a name on the hub")
+    .option(
+      "-a, --adapter <folder>",
+      "the output_dir of a run, or an adapter of PEFT or AdapterHub; NAME=FOLDER, more than once, to change between them",
+      (folder: string, before: readonly string[] = []) => [...before, folder],
+    )
+    .option("-s, --system <text>", "a system message")
+    .option("--template <name>", "another chat template than the adapter's or the model's own")
+    .option("-n, --max-new-tokens <count>", "longest answer", numberFor("max-new-tokens", { from: 1, whole: true }), 512)
+    .option("-t, --temperature <number>", "0: always the likeliest token", numberFor("temperature", { from: 0 }), 0)
+    .option(
+      "--top-p <number>",
+      "sample from the likeliest tokens of this total probability",
+      numberFor("top-p", { from: 0, to: 1 }),
+      1,
+    )
+    .addHelpText(
+      "after",
+      `
+In the chat: ${help}
+With adapters: ${adapterHelp}
+
+Examples:
+  attune chat --model SmolLM2-135M-Instruct --adapter runs/orders
+  attune chat --model SmolLM2-135M-Instruct --adapter a=runs/orders --adapter b=runs/poems
+  echo "two teas to table 5" | attune chat --model model.gguf`,
+    )
+    .action(async ({ model: name, adapter = [], system, template, ...replyOptions }) => {
+      const model = required("model", name);
+      const opened = await whileDownloading(model, io, (watch) =>
+        parts.openChat({ model, adapter: adaptersOf(adapter), template, ...watch }),
+      );
+      try {
+        const conversation = new Conversation(opened, replyOptions, system, io);
+        if (io.stdin.isTTY === true && isInteractive(io.stdout, io.env)) await talk(conversation, io);
+        else await answerLines(conversation, io);
+      } finally {
+        opened.close();
+      }
+    });
+};
 
 /** Folders by name, each written NAME=FOLDER; a folder alone is called by its own name. */
 function adaptersOf(flags: readonly string[]): string | ReadonlyMap<string, string> | undefined {

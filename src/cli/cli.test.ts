@@ -14,7 +14,7 @@ import type { ClassifierOptions } from "../generate/classifier.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { RunEvent, RunResults } from "../runs/events.js";
 import { main } from "./main.js";
-import type { Parts } from "./parts.js";
+import { type Parts, parts as realParts } from "./parts.js";
 import type { Io } from "./terminal.js";
 
 const results: RunResults = {
@@ -128,6 +128,7 @@ function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
         ? { written: ["adapter.gguf"], type: null, drift: null }
         : { written: ["model.gguf", "Modelfile"], type: options.type ?? "q8_0", drift };
     },
+    previewData: realParts.previewData,
     ...changes,
   };
 }

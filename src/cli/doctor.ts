@@ -7,6 +7,7 @@ import { promisify } from "node:util";
 import { availableMemoryBytes } from "../advise/memory.js";
 import type { EngineInfo } from "../engine/kernels.js";
 import { loadEngine } from "../engine/load.js";
+import type { AddCommand } from "./command.js";
 import { escapeControls, formatBytes, hasUnicode, type Io, styleFor } from "./terminal.js";
 
 type Env = Io["env"];
@@ -22,8 +23,20 @@ interface Finding {
 const oldestNode = [20, 19] as const;
 const hubTimeoutMs = 2000;
 
-/** `attune doctor`: what this machine has, and what is missing. Needs nothing but Node. Returns 1 if nothing can train here, else 0. */
-export async function doctor({ stdout, env }: Io, version: string): Promise<number> {
+/** `attune doctor`: what this machine has, and what is missing. Needs nothing but Node. The exit code is 1 if nothing can train here. */
+export const doctor: AddCommand = (program, { io, version, setExitCode }) => {
+  program
+    .command("doctor")
+    .summary("check this machine, and say what is missing")
+    .description("Check this machine, and say what is missing and how to get it.")
+    .action(async () => {
+      const canTrain = await examine(io, version);
+      if (!canTrain) setExitCode(1);
+    });
+};
+
+/** Prints a line for each check, and then what to do. Returns whether anything can train here. */
+async function examine({ stdout, env }: Io, version: string): Promise<boolean> {
   const style = styleFor(stdout, env);
   const [good, bad] = hasUnicode(env) ? ["✓", "✗"] : ["ok", "--"];
   stdout.write(`${style.bold(`attune ${version}`)}\n`);
@@ -43,7 +56,7 @@ export async function doctor({ stdout, env }: Io, version: string): Promise<numb
     stdout.write(`   ${name.padEnd(9)} ${escapeControls(advice).replaceAll("\n", `\n${" ".repeat(13)}`)}\n`);
   const canTrain = missing.every(({ isNeeded }) => !isNeeded);
   stdout.write(`\n${canTrain ? "This machine can train." : "Nothing can train here yet."}\n`);
-  return canTrain ? 0 : 1;
+  return canTrain;
 }
 
 function node(): Finding[] {

@@ -1,4 +1,5 @@
 import type { Backend } from "../backends/backend.js";
+import type { DataPreview, PreviewOptions } from "../data/preview.js";
 import type { ExportOptions, ExportReport } from "../export/export.js";
 import type { Chat, ChatOptions } from "../generate/chat.js";
 import type { Classifier, ClassifierOptions } from "../generate/classifier.js";
@@ -9,6 +10,7 @@ export interface Parts {
   openChat(options: ChatOptions): Promise<Pick<Chat, "reply" | "close" | "adapter" | "adapters" | "useAdapter">>;
   openClassifier(options: ClassifierOptions): Promise<Pick<Classifier, "classify" | "close">>;
   exportModel(options: ExportOptions): Promise<ExportReport>;
+  previewData(file: string, options: PreviewOptions): Promise<DataPreview>;
 }
 
 export const parts: Parts = {
@@ -27,5 +29,9 @@ export const parts: Parts = {
   async exportModel(options) {
     const { exportModel } = await import("../export/export.js");
     return await exportModel(options);
+  },
+  async previewData(file, options) {
+    const { previewData } = await import("../data/preview.js");
+    return await previewData(file, options);
   },
 };

@@ -8,6 +8,7 @@ import {
   type Io,
   isInteractive,
   type Output,
+  styleFor,
   widthOf,
 } from "./terminal.js";
 
@@ -101,5 +102,23 @@ export class ProgressBar {
   end(): void {
     if (this.#line !== "") this.#output.write("\n");
     this.#line = "";
+  }
+}
+
+interface Watch {
+  readonly onNotice: (message: string) => void;
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void;
+}
+
+/** Opens `model` with `open`, and shows on the terminal what is downloaded and noticed on the way. */
+export async function whileDownloading<T>(model: string, io: Io, open: (watch: Watch) => Promise<T>): Promise<T> {
+  const bar = new ProgressBar(io);
+  try {
+    return await open({
+      onNotice: (message) => io.stderr.write(`${styleFor(io.stderr, io.env).dim(escapeControls(message))}\n`),
+      onProgress: (doneBytes, totalBytes) => bar.showBytes(`downloading ${model}`, doneBytes, totalBytes),
+    });
+  } finally {
+    bar.clear();
   }
 }

@@ -1,212 +1,53 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { ConfigError } from "../errors.js";
-import { objectives } from "../objectives/index.js";
-import type { Metrics } from "../objectives/objective.js";
-import { parseRecipe, readRecipe } from "../recipe/parse.js";
-import type { Recipe } from "../recipe/schema.js";
-import type { EndEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "../runs/events.js";
-import { smooth } from "../runs/smooth.js";
+import type { AddCommand } from "./command.js";
 import { watchInterrupts } from "./interrupts.js";
-import type { Parts } from "./parts.js";
-import { ProgressBar } from "./progress-bar.js";
-import { type CurvePoint, sketchLoss } from "./sketch.js";
-import {
-  escapeControls,
-  formatBytes,
-  formatCount,
-  formatDuration,
-  formatLoss,
-  formatRate,
-  hasUnicode,
-  type Io,
-  type Style,
-  styleFor,
-  widthOf,
-} from "./terminal.js";
 
 const interruptedCode = 130;
 
 /** `attune train [RECIPE] [key=value …]`: runs a recipe and shows what its events say. */
-export async function train(args: readonly string[], parts: Parts, io: Io): Promise<number> {
-  const [first] = args;
-  const hasFile = first !== undefined && !first.startsWith("--") && !/^[A-Za-z][\w-]*=/.test(first);
-  if (args.length === 0) throw new ConfigError("expected a recipe: attune train recipe.yaml. See attune train --help");
-  const source = hasFile ? await readRecipe(first) : undefined;
-  const { recipe, notices } = parseRecipe(source, hasFile ? args.slice(1) : args);
+export const train: AddCommand = (program, { parts, io, setExitCode }) => {
+  program
+    .command("train")
+    .summary("fine-tune a model as a recipe says")
+    .description("Fine-tune a model as a recipe says. Settings after the recipe, key=value or --key value, win over it.")
+    .usage("recipe.yaml [key=value ...]")
+    .argument("[args...]")
+    .allowUnknownOption() // a setting may be written as a flag; the recipe's schema knows them all
+    .addHelpText(
+      "after",
+      `
+A recipe of the fewest settings:
+  model_name_or_path: HuggingFaceTB/SmolLM2-135M-Instruct
+  dataset: orders.jsonl          # Alpaca, ShareGPT or OpenAI messages, JSON or JSONL
+  output_dir: runs/orders
 
-  const view = new TrainingView(recipe, io);
-  const interrupts = watchInterrupts(() => view.say("Stopping after this step; Ctrl-C again stops at once."));
-  try {
-    for await (const event of parts.runRecipe(recipe, { signal: interrupts.signal, notices })) view.show(event);
-  } finally {
-    interrupts.stop();
-    view.leaveBar();
-  }
-  if (view.end === undefined) throw new Error("the run ended without its last event");
-  view.summarize(view.end);
-  return view.end.interrupted ? interruptedCode : 0;
-}
+Examples:
+  attune train recipe.yaml
+  attune train recipe.yaml num_train_epochs=1 --lora-rank 16
+  attune train recipe.yaml resume_from_checkpoint=true     go on after an interruption
 
-/** What a run shows while it works: a bar on a terminal, a line every `logging_steps` otherwise. */
-class TrainingView {
-  end: EndEvent | undefined;
-  readonly #recipe: Recipe;
-  readonly #io: Io;
-  readonly #style: Style;
-  readonly #bar: ProgressBar;
-  readonly #losses: CurvePoint[] = [];
-  /** Moving average of the loss, and the weight of the steps in it so far. */
-  #average = { sum: 0, weight: 0 };
-  /** Steps since the last line. */
-  #pending: StepEvent[] = [];
+Ctrl-C ends the run after the step under way and saves; a second Ctrl-C stops at once.
+All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5 does not fit, 130 interrupted.`,
+    )
+    .action(async (args) => {
+      const [first] = args;
+      if (first === undefined) throw new ConfigError("expected a recipe: attune train recipe.yaml. See attune train --help");
+      const { parseRecipe, readRecipe } = await import("../recipe/parse.js");
+      const { TrainingView } = await import("./training-view.js");
+      const hasFile = !first.startsWith("--") && !/^[A-Za-z][\w-]*=/.test(first);
+      const source = hasFile ? await readRecipe(first) : undefined;
+      const { recipe, notices } = parseRecipe(source, hasFile ? args.slice(1) : args);
 
-  constructor(recipe: Recipe, io: Io) {
-    this.#recipe = recipe;
-    this.#io = io;
-    this.#style = styleFor(io.stdout, io.env);
-    this.#bar = new ProgressBar(io);
-  }
-
-  say(line: string): void {
-    this.#bar.print(line);
-  }
-
-  leaveBar(): void {
-    this.#bar.end();
-  }
-
-  show(event: RunEvent): void {
-    switch (event.type) {
-      case "progress":
-        this.#bar.showBytes(event.what, event.doneBytes, event.totalBytes);
-        break;
-      case "start":
-        this.#bar.clear();
-        this.#showStart(event);
-        break;
-      case "step":
-        this.#showStep(event);
-        break;
-      case "eval":
-        this.say(`step ${event.step}: held-out loss ${this.#style.bold(formatLoss(event.evalLoss))}${inWords(event.metrics)}`);
-        break;
-      case "checkpoint":
-        this.say(this.#style.dim(`step ${event.step}: saved ${escapeControls(event.path)}`));
-        break;
-      case "notice":
-        this.#showNotice(event);
-        break;
-      case "end":
-        this.end = event;
-    }
-  }
-
-  #showNotice({ level, message }: NoticeEvent): void {
-    const text = escapeControls(message);
-    this.say(level === "warning" ? `${this.#style.yellow("warning:")} ${text}` : this.#style.dim(text));
-  }
-
-  #showStart(event: StartEvent): void {
-    const { model, method, objective, trainableParams, allParams, trainRows, evalRows, totalSteps, resumedFromStep } = event;
-    const share = allParams > 0 ? ` (${Number(((100 * trainableParams) / allParams).toPrecision(2))} %)` : "";
-    this.say(`${this.#style.bold(escapeControls(model))} ${method}, ${objective}`);
-    this.say(
-      `  ${formatCount(trainableParams)} of ${formatCount(allParams)} weights train${share}, ${event.dtype} on ${event.isa}, threads: ${event.threads}`,
-    );
-    const heldOut = evalRows > 0 ? `, ${evalRows} held out` : "";
-    const resumed = resumedFromStep > 0 ? `, going on from step ${resumedFromStep}` : "";
-    this.say(`  ${trainRows} rows${heldOut}; ${totalSteps} steps${resumed}`);
-    this.say(`  about ${formatBytes(event.predictedPeakBytes)} of memory needed, ${formatBytes(event.availableBytes)} available`);
-  }
-
-  #showStep(event: StepEvent): void {
-    const { step, totalSteps, loss, learningRate, remainingMs, peakMemoryBytes } = event;
-    this.#losses.push({ step, loss });
-    this.#average = { sum: 0.9 * this.#average.sum + 0.1 * loss, weight: 0.9 * this.#average.weight + 0.1 };
-    this.#bar.showTraining({ ...event, loss: this.#average.sum / this.#average.weight });
-    if (this.#bar.isLive) return;
-
-    this.#pending.push(event);
-    if (step % this.#recipe.logging_steps !== 0 && step !== totalSteps) return;
-    const steps = this.#pending.splice(0);
-    const meanLoss = sumOf(steps, (one) => one.loss) / steps.length;
-    const rate = sumOf(steps, (one) => one.tokens) / sumOf(steps, (one) => one.tokens / one.tokensPerSecond);
-    const parts = [`step ${step}/${totalSteps}`, `loss ${formatLoss(meanLoss)}`, `lr ${learningRate.toExponential(2)}`];
-    this.say(
-      [...parts, `${formatRate(rate)} tokens/s`, `${formatDuration(remainingMs)} left`, formatBytes(peakMemoryBytes)].join("  "),
-    );
-  }
-
-  summarize({ interrupted, results }: EndEvent): void {
-    const { stdout, env } = this.#io;
-    const style = this.#style;
-    const { output_dir, model_name_or_path } = this.#recipe;
-    const unicode = hasUnicode(env);
-    const sketch = sketchLoss(this.#losses, { width: Math.min(76, widthOf(stdout) - 1), height: 9, unicode });
-    if (sketch !== "") this.say(`\n${sketch}`);
-
-    const heldOut =
-      results.eval_loss === undefined ? "" : `, held-out ${formatLoss(results.eval_loss)}${inWords(results.eval_metrics)}`;
-    const speed = `${formatRate(results.tokens_per_second)} tokens/s, ${formatBytes(results.peak_memory_bytes)} at most`;
-    const verb = interrupted ? style.yellow("Stopped") : style.green("Done");
-    const trend = smooth(this.#losses.map((point) => point.loss));
-    const arrow = unicode ? "→" : "->";
-    const loss =
-      trend.length > 0 ? `loss ${formatLoss(trend[0]!)} ${arrow} ${formatLoss(trend.at(-1)!)}` : "no step was left to do";
-    this.say(`\n${verb} after ${formatDuration(1000 * results.train_runtime)}: ${loss}${heldOut}; ${speed}.`);
-
-    for (const line of tablesOf(results.eval_metrics ?? {})) this.say(line);
-
-    const isAdapter = existsSync(join(output_dir, "adapter_config.json"));
-    this.say(`  ${isAdapter ? "Adapter" : "Model"}  ${output_dir}`);
-    const picture = join(output_dir, "training_loss.png");
-    if (existsSync(picture)) this.say(`  ${"Loss".padEnd(isAdapter ? 7 : 5)}  ${picture}`);
-
-    const asked = isAdapter ? ["--model", model_name_or_path, "--adapter", output_dir] : ["--model", output_dir];
-    const { usedBy } = objectives.find(({ name }) => name === this.#recipe.stage)!;
-    const next = [
-      ...(interrupted ? [["attune", "train", join(output_dir, "recipe.yaml"), "resume_from_checkpoint=true"]] : []),
-      ["attune", usedBy, ...asked],
-    ];
-    this.say(`\n${style.bold("Next")}`);
-    for (const command of next) this.say(`  ${command.map(shellWord).join(" ")}`);
-  }
-}
-
-/** The single numbers of an evaluation: `, accuracy 0.9312, f1 0.9287`. */
-function inWords(metrics: Metrics = {}): string {
-  return Object.entries(metrics)
-    .map(([name, value]) => (typeof value === "number" ? `, ${name} ${value.toFixed(4)}` : ""))
-    .join("");
-}
-
-/** Numbers in groups of the same kind, a group a line: precision and recall of every class. */
-function tablesOf(metrics: Metrics): string[] {
-  return Object.entries(metrics).flatMap(([title, groups]) => {
-    if (typeof groups === "number") return [];
-    const rows = Object.entries(groups).flatMap(([name, numbers]) => (typeof numbers === "number" ? [] : [{ name, numbers }]));
-    const columns = Object.keys(rows[0]?.numbers ?? {});
-    const width = Math.max(title.length, ...rows.map(({ name }) => escapeControls(name).length));
-    const lines = rows.map(({ name, numbers }) => {
-      const cells = columns.map((column) => shown(numbers[column]).padStart(Math.max(8, column.length)));
-      return [escapeControls(name).padEnd(width), ...cells].join("  ");
+      const view = new TrainingView(recipe, io);
+      const interrupts = watchInterrupts(() => view.say("Stopping after this step; Ctrl-C again stops at once."));
+      try {
+        for await (const event of parts.runRecipe(recipe, { signal: interrupts.signal, notices })) view.show(event);
+      } finally {
+        interrupts.stop();
+        view.leaveBar();
+      }
+      if (view.end === undefined) throw new Error("the run ended without its last event");
+      view.summarize(view.end);
+      if (view.end.interrupted) setExitCode(interruptedCode);
     });
-    const heading = [title.padEnd(width), ...columns.map((column) => column.padStart(8))].join("  ");
-    return ["", ...[heading, ...lines].map((line) => `  ${line}`), ""];
-  });
-}
-
-function shown(value: number | Metrics | undefined): string {
-  if (typeof value !== "number") return "";
-  return Number.isInteger(value) ? String(value) : value.toFixed(4);
-}
-
-function sumOf<T>(items: readonly T[], of: (item: T) => number): number {
-  return items.reduce((sum, item) => sum + of(item), 0);
-}
-
-/** Quoted for a POSIX shell where it must be. */
-function shellWord(word: string): string {
-  return /^[\w@%+=:,./~-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
-}
+};
