@@ -5,13 +5,13 @@ import { Rng } from "../src/core/rng.js";
 import { SymbolicDevice } from "../src/core/symbolic.js";
 import { fastestCompute, loadEngine } from "../src/engine/load.js";
 import { ConfigError } from "../src/errors.js";
-import { BaseStandIn } from "../src/generate/base-stand-in.js";
 import { Decoder, type Request } from "../src/generate/decoder.js";
 import { greedy } from "../src/generate/sampling.js";
 import { resolveModel } from "../src/io/resolve.js";
 import { asCausalLM, type CausalLM } from "../src/models/causal-lm.js";
 import { buildModel, loadWeights, placeWeights } from "../src/models/load.js";
 import { peakMemoryBytes } from "../src/train/peak-memory.js";
+import { SharedBase } from "../src/tuners/shared-base.js";
 import { measureLimits } from "./kernels.js";
 
 const { values } = parseArgs({
@@ -55,7 +55,7 @@ function modelOn(device: Device): CausalLM {
 }
 
 function decoderFor(model: CausalLM, maxNewTokens: number): Decoder {
-  const decoder = new Decoder(new BaseStandIn(model), { slots: batch });
+  const decoder = new Decoder(new SharedBase(model), { slots: batch });
   const rng = new Rng(0);
   for (let i = 0; i < batch; i++) {
     const prompt = Int32Array.from({ length: promptTokens }, () => rng.below(model.shape.vocabSize));

@@ -5,21 +5,13 @@ import test, { describe, type TestContext } from "node:test";
 import { Rng } from "../src/core/rng.js";
 import { scope } from "../src/core/tensor.js";
 import { EngineError } from "../src/errors.js";
-import { BaseStandIn } from "../src/generate/base-stand-in.js";
-import {
-  type DecodedToken,
-  Decoder,
-  decodeAll,
-  type FailedRequest,
-  type HoldableBase,
-  type Request,
-} from "../src/generate/decoder.js";
+import { type DecodedToken, Decoder, decodeAll, type FailedRequest, type Request } from "../src/generate/decoder.js";
 import { greedy, sampleRows } from "../src/generate/sampling.js";
 import { temporaryFolder } from "../src/io/testing/folders.js";
 import type { CausalLM } from "../src/models/causal-lm.js";
 import { packSequences } from "../src/models/token-batch.js";
-import { AdapterSet } from "../src/tuners/adapter-set.js";
 import { tuners } from "../src/tuners/index.js";
+import { SharedBase } from "../src/tuners/shared-base.js";
 import { saveTuned } from "../src/tuners/tuned-files.js";
 import { type Family, families } from "./support/families.js";
 import { engine } from "./support/gradient-check.js";
@@ -34,7 +26,7 @@ const adapterKinds = [
 ] as const;
 
 interface Setup {
-  readonly base: HoldableBase;
+  readonly base: SharedBase;
   readonly model: CausalLM;
   close(): void;
 }
@@ -48,7 +40,7 @@ async function setUp(
 ): Promise<Setup> {
   const root = temporaryFolder(t);
   const { model } = await family.load(changes);
-  const adapters = new AdapterSet(model);
+  const base = new SharedBase(model);
   for (const [method, settings] of kinds) {
     const tuner = tuners.find(({ name }) => name === method)!;
     const { model: trained, files } = await family.load();
@@ -63,13 +55,9 @@ async function setUp(
       );
     await saveTuned(join(root, method), trained, tuner.bind(config), { name: "tiny", config: files.config });
     trained.dispose();
-    await adapters.add(method, join(root, method));
+    await base.load(method, join(root, method));
   }
-  const close = () => {
-    adapters.dispose();
-    model.dispose();
-  };
-  return { base: new BaseStandIn(model, adapters), model, close };
+  return { base, model, close: () => base.dispose() };
 }
 
 function ids(count: number, seed: number, limit = 256): Int32Array {
@@ -88,7 +76,7 @@ interface Answer {
   readonly logProbs: readonly number[];
 }
 
-async function oracle(base: HoldableBase, { prompt, adapter = null, ...request }: Request): Promise<Answer> {
+async function oracle(base: SharedBase, { prompt, adapter = null, ...request }: Request): Promise<Answer> {
   const held = base.hold(adapter);
   const text = [...prompt];
   const logProbs: number[] = [];

@@ -2,15 +2,14 @@ import { basename, resolve } from "node:path";
 import type { ComputeType } from "../engine/kernels.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
 import { resolveModel } from "../io/resolve.js";
-import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
+import { asCausalLM } from "../models/causal-lm.js";
 import { loadModel } from "../models/load.js";
 import type { Message } from "../text/chat-template.js";
 import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
 import { type ChatFormat, renderPrompt } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
-import { AdapterSet } from "../tuners/adapter-set.js";
-import { BaseStandIn } from "./base-stand-in.js";
-import { Decoder, decodeAll, type HoldableBase, type Request } from "./decoder.js";
+import { SharedBase } from "../tuners/shared-base.js";
+import { Decoder, decodeAll, type Request } from "./decoder.js";
 import { greedy, type SamplingOptions } from "./sampling.js";
 
 export interface ChatOptions {
@@ -45,20 +44,16 @@ const slots = 16;
  * once. What the model has seen of a conversation is not computed again for its next turn.
  */
 export class Chat {
-  readonly #model: CausalLM;
-  readonly #set: AdapterSet;
-  readonly #base: HoldableBase;
+  readonly #base: SharedBase;
   readonly #decoder: Decoder;
   readonly #formatOf: (adapter: string | null) => ChatFormat;
   #adapter: string | null;
 
-  private constructor(model: CausalLM, adapters: AdapterSet, formatOf: (adapter: string | null) => ChatFormat) {
-    this.#model = model;
-    this.#set = adapters;
-    this.#base = new BaseStandIn(model, adapters);
+  private constructor(base: SharedBase, formatOf: (adapter: string | null) => ChatFormat) {
+    this.#base = base;
     this.#decoder = new Decoder(this.#base, { slots });
     this.#formatOf = formatOf;
-    this.#adapter = adapters.names[0] ?? null;
+    this.#adapter = base.names[0] ?? null;
     formatOf(this.#adapter);
   }
 
@@ -86,26 +81,21 @@ export class Chat {
 
     const kernels = loadEngine();
     const compute = options.compute ?? fastestCompute(kernels.info());
-    const loaded = await loadModel({ kernels, compute }, files);
+    const model = await loadModel({ kernels, compute }, files);
+    const base = new SharedBase(model);
     try {
-      for (const message of loaded.notices) onNotice(message);
-      const model = asCausalLM(loaded, "a chat");
-      const adapters = new AdapterSet(model);
-      try {
-        for (const [key, folder] of folders) await adapters.add(key, folder);
-        return new Chat(model, adapters, formatOf);
-      } catch (error) {
-        adapters.dispose();
-        throw error;
-      }
+      for (const message of model.notices) onNotice(message);
+      asCausalLM(model, "a chat");
+      for (const [key, folder] of folders) await base.load(key, folder);
+      return new Chat(base, formatOf);
     } catch (error) {
-      loaded.dispose();
+      base.dispose();
       throw error;
     }
   }
 
   get adapters(): readonly string[] {
-    return this.#set.names;
+    return this.#base.names;
   }
 
   /** The adapter in use; null: the base. */
@@ -151,8 +141,7 @@ export class Chat {
 
   close(): void {
     this.#decoder.dispose();
-    this.#set.dispose();
-    this.#model.dispose();
+    this.#base.dispose();
   }
 
   #request(

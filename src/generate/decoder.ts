@@ -2,24 +2,10 @@ import { Rng } from "../core/rng.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { ConfigError } from "../errors.js";
 import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
-import type { LanguageModel } from "../models/language-model.js";
 import { continueSequences } from "../models/token-batch.js";
 import type { KVCache } from "../nn/kv-cache.js";
+import type { Held, SharedBase } from "../tuners/shared-base.js";
 import { type Draw, type SamplingOptions, sampleRows, type TokenLogProb } from "./sampling.js";
-
-/** A base with adapters, as a decoder needs it. */
-export interface HoldableBase {
-  /** Lays hold of an adapter, or of the base (null). Throws ConfigError for a name that is not there. */
-  hold(name: string | null): Held;
-}
-
-/** An adapter that stays as it is until it is released, whatever becomes of its name. */
-export interface Held {
-  /** The same for all that hold the same adapter. */
-  readonly adapter: unknown;
-  with<T>(body: (model: LanguageModel) => T): T;
-  release(): void;
-}
 
 export interface Request {
   readonly prompt: Int32Array;
@@ -103,7 +89,7 @@ const firstTokens = 256;
  * rows may add in another order.
  */
 export class Decoder {
-  readonly #base: HoldableBase;
+  readonly #base: SharedBase;
   readonly #slots: Slot[];
   #cache: KVCache | null = null;
   readonly #waiting: Task[] = [];
@@ -112,7 +98,7 @@ export class Decoder {
   #step = 0;
   #stepping: Promise<unknown> | null = null;
 
-  constructor(base: HoldableBase, { slots }: { slots: number }) {
+  constructor(base: SharedBase, { slots }: { slots: number }) {
     this.#base = base;
     this.#slots = Array.from({ length: slots }, () => ({ task: null, tokens: [], adapter: null, usedAt: 0 }));
   }
@@ -445,7 +431,7 @@ export interface Completion {
 }
 
 /** Decodes all requests, at most `slots` at a time, and returns the answers in their order. Throws what makes the first one fail. */
-export async function decodeAll(base: HoldableBase, requests: readonly Request[], slots: number): Promise<Completion[]> {
+export async function decodeAll(base: SharedBase, requests: readonly Request[], slots: number): Promise<Completion[]> {
   const decoder = new Decoder(base, { slots: Math.min(slots, requests.length) });
   const tokens = new Map<Request, DecodedToken[]>(requests.map((request) => [request, []]));
   try {

@@ -80,11 +80,13 @@ export class Bert extends LanguageModel {
     return this.classifier;
   }
 
+  readonly headName = "classifier";
+
   addHead(outputs: number): void {
     const { width } = this.shape;
     this.bert.pooler = new BertPooler(width);
     this.classifier = new Linear(width, outputs, { bias: true });
-    this.headModules.push("classifier");
+    this.headModules = [this.headName];
   }
 
   /** From the first row, as PEFT has it: with a prompt before the tokens that is no longer [CLS]. */

@@ -15,9 +15,11 @@ export abstract class CausalLM extends LanguageModel {
     return this.score;
   }
 
+  readonly headName = "score";
+
   addHead(outputs: number): void {
     this.score = new Linear(this.shape.width, outputs);
-    this.headModules.push("score");
+    this.headModules = [this.headName];
   }
 
   summary(batch: TokenBatch): Tensor {
@@ -28,7 +30,7 @@ export abstract class CausalLM extends LanguageModel {
   }
 
   override reasonToLeave(name: string): string | null {
-    return name === "lm_head.weight" && this.head !== null ? "an output projection, which a classifier has not" : null;
+    return name === "lm_head.weight" && this.isClassifier ? "an output projection, which a classifier has not" : null;
   }
 
   /** Whether the output projection is the embedding's table as well; of a model without adapters. */
@@ -44,7 +46,7 @@ export abstract class CausalLM extends LanguageModel {
 
 /** The model as one that predicts the next token. Throws ModelError for an encoder or a classifier; `purpose` says what that is for. */
 export function asCausalLM(model: LanguageModel, purpose: string): CausalLM {
-  if (model instanceof CausalLM && model.head === null) return model;
-  const what = model.head === null ? "an encoder: it has no output projection over a vocabulary" : "a classifier";
+  if (model instanceof CausalLM && !model.isClassifier) return model;
+  const what = !model.isClassifier ? "an encoder: it has no output projection over a vocabulary" : "a classifier";
   throw new ModelError(`${purpose} needs a model that predicts the next token, and this is ${what}`);
 }

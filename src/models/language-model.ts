@@ -79,7 +79,9 @@ export abstract class LanguageModel extends Module {
 
   /** What stands on top of a classifier, over `summary`; null in any other model. */
   abstract get head(): Linear | null;
-  /** Makes the model a classifier: a head without weights, one output for each class. */
+  /** The path at which a head stands. */
+  abstract readonly headName: string;
+  /** Puts a head without weights on the model, of so many outputs. */
   abstract addHead(outputs: number): void;
   /** The vector that stands for each of the S sequences of a batch, once the model has a head: (S, C). */
   abstract summary(batch: TokenBatch): Tensor;
@@ -90,7 +92,9 @@ export abstract class LanguageModel extends Module {
   }
 
   /** Modules that begin anew for a task, by path: the head, and what leads to it and the base lacks. They train whole under every tuner. */
-  readonly headModules: string[] = [];
+  headModules: readonly string[] = [];
+  /** True if the files hold a classifier: its head stands where other models have their output projection. */
+  isClassifier = false;
   /** Modules between the layers and the head, by path, that a base may lack. */
   readonly optionalModules: readonly string[] = [];
 

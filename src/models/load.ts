@@ -3,7 +3,7 @@ import type { Device } from "../core/device.js";
 import type { Rng } from "../core/rng.js";
 import { type Shape, Tensor, unscoped } from "../core/tensor.js";
 import { type DType, dtypes } from "../engine/dtype.js";
-import { ModelError } from "../errors.js";
+import { ConfigError, ModelError } from "../errors.js";
 import type { ModelFiles, TensorEntry } from "../io/model-files.js";
 import { readEntry, type TensorSource } from "../io/safetensors.js";
 import { drawnValues } from "../nn/init.js";
@@ -96,7 +96,10 @@ export function buildModel(device: Device, config: Readonly<Record<string, unkno
     const classes = classesOf(config);
     const tied = classes === null ? {} : { tie_word_embeddings: true }; // an output projection of its own would be of no use
     const { model, passedOver = [] } = family.build(device, { ...config, ...tied });
-    if (classes !== null) model.addHead(classes.length);
+    if (classes !== null) {
+      model.addHead(classes.length);
+      model.isClassifier = true;
+    }
     const unread = [...unreadKeys(config, family.keys).map((key) => JSON.stringify(key.slice(0, 100))), ...passedOver];
     if (unread.length > 0)
       model.notices.push(
@@ -243,12 +246,26 @@ function setStored(parameter: Parameter, name: string, read: Tensor, store: Stor
 }
 
 /** Whether a weight belongs to a head that the files lack. Modules on the way to it that they lack become part of it. */
-function beginsAnew({ headModules, optionalModules }: LanguageModel, files: ModelFiles, name: string): boolean {
+function beginsAnew(model: LanguageModel, files: ModelFiles, name: string): boolean {
   if (lookUp(files, name) !== undefined) return false;
+  const { headModules, optionalModules } = model;
   const path = [...headModules, ...optionalModules].find((module) => name.startsWith(`${module}.`));
   if (path === undefined) return false;
-  if (!headModules.includes(path)) headModules.push(path);
+  if (!headModules.includes(path)) model.headModules = [...headModules, path];
   return true;
+}
+
+/** Puts a head of so many outputs on a loaded model, beside its output projection; `rng` draws the weights. Throws ConfigError if it has one. */
+export function placeHead(model: LanguageModel, outputs: number, rng: Rng): void {
+  if (model.head !== null)
+    throw new ConfigError(`the base has a head already (${model.headName}): it cannot have another beside it`);
+  model.addHead(outputs);
+  for (const [name, parameter] of model.namedParameters()) {
+    if (parameter.isLoaded) continue;
+    parameter.value = newWeight(model.device, parameter.shape, rng);
+    const path = [...model.headModules, ...model.optionalModules].find((module) => name.startsWith(`${module}.`))!;
+    if (!model.headModules.includes(path)) model.headModules = [...model.headModules, path];
+  }
 }
 
 /** As transformers begins a head: matrices normal with deviation 0.02, vectors 0. */

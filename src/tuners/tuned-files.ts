@@ -15,7 +15,7 @@ import {
   writeShardedSafetensors,
 } from "../io/safetensors.js";
 import type { LanguageModel } from "../models/language-model.js";
-import { setValues, sourceOf } from "../models/load.js";
+import { placeHead, setValues, sourceOf } from "../models/load.js";
 import type { Parameter } from "../nn/module.js";
 import { parametersBelow, saveCopies, trainModules } from "./train-whole.js";
 import type { AdapterReader, Tuner, Tuning } from "./tuner.js";
@@ -96,6 +96,8 @@ export async function openAdapter(folder: string, tuners: readonly Tuner[]): Pro
  * unless every one fits, ConfigError if the settings match nothing in the model.
  */
 export function placeAdapter(model: LanguageModel, { tuning, files }: OpenedAdapter, rng: Rng): Map<string, Parameter> {
+  const head = files.tensors.get(`${model.headName}.weight`);
+  if (head !== undefined && model.head === null) placeHead(model, head.shape[0]!, rng);
   tuning.apply(model, rng);
   trainModules(model, modulesToSaveOf(files.config));
   placeBaseLayers(model, files);

@@ -10,7 +10,6 @@ import test, { after, before } from "node:test";
 import { Rng } from "../../src/core/rng.js";
 import { scope } from "../../src/core/tensor.js";
 import { exportModel } from "../../src/export/export.js";
-import { BaseStandIn } from "../../src/generate/base-stand-in.js";
 import { decodeAll } from "../../src/generate/decoder.js";
 import { greedy } from "../../src/generate/sampling.js";
 import { train } from "../../src/index.js";
@@ -27,6 +26,7 @@ import { renderPrompt } from "../../src/text/supervised.js";
 import { chooseTemplate } from "../../src/text/templates.js";
 import { tuners } from "../../src/tuners/index.js";
 import { lora } from "../../src/tuners/lora/lora.js";
+import { SharedBase } from "../../src/tuners/shared-base.js";
 import { applyAdapter, saveTuned } from "../../src/tuners/tuned-files.js";
 import { device } from "../support/gradient-check.js";
 import { llamaAnswers, skipWithoutLlama } from "../support/llama.js";
@@ -84,7 +84,7 @@ async function answersOf(model: CausalLM): Promise<number[][]> {
   const requests = prompts.map((prompt) => ({
     ...{ prompt, maxNewTokens: answerTokens, stopIds: new Set<number>(), sampling: greedy, seed: 0 },
   }));
-  return (await decodeAll(new BaseStandIn(model), requests, requests.length)).map(({ ids }) => [...ids]);
+  return (await decodeAll(new SharedBase(model), requests, requests.length)).map(({ ids }) => [...ids]);
 }
 
 async function exported(to: "hf" | "gguf" | "gguf-lora", type?: "f32" | "f16" | "q8_0" | "q4_0" | "q4_k_m", withAdapter = true) {

@@ -72,7 +72,7 @@ function checkPatterns(key: string, patterns: Readonly<Record<string, number>>, 
 
 /** Every Linear and every table of vectors. Heads hang at the model itself; of these only an output projection that is in use. */
 export function candidatesOf(model: LanguageModel): [path: string, layer: Target][] {
-  const output = model instanceof CausalLM && model.head === null ? model.lm_head : null;
+  const output = model instanceof CausalLM && !model.isClassifier ? model.lm_head : null;
   const candidates: [path: string, layer: Target][] = [];
   for (const [path, module] of model.namedModules())
     if (module instanceof Embedding || (module instanceof Linear && (path.includes(".") || module === output)))

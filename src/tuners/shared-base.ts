@@ -1,0 +1,310 @@
+import type { Device } from "../core/device.js";
+import { Rng } from "../core/rng.js";
+import { Tensor, unscoped } from "../core/tensor.js";
+import { ConfigError } from "../errors.js";
+import type { LanguageModel, ModelShape } from "../models/language-model.js";
+import { placeHead } from "../models/load.js";
+import { Module, Parameter } from "../nn/module.js";
+import { tuners } from "./index.js";
+import { trainModules } from "./train-whole.js";
+import { type OpenedAdapter, openAdapter, placeAdapter, readInto } from "./tuned-files.js";
+import type { Tuning } from "./tuner.js";
+
+/** What can stand in a place of a model. */
+type Part = Module | Parameter | null;
+
+/** A place of the base where something else may stand. */
+interface Place {
+  readonly owner: Record<string, unknown>;
+  readonly name: string;
+  readonly base: Part;
+}
+
+interface Change extends Place {
+  readonly adapted: Part;
+}
+
+/** What sits on the base under a name: what it puts into which places. */
+interface Sitting {
+  readonly changes: readonly Change[];
+  readonly headModules: readonly string[];
+  /** How many have laid hold of it. */
+  holders: number;
+  isRemoved: boolean;
+}
+
+/** An adapter, or the base alone, that stays as it is until it is released, whatever becomes of its name. */
+export interface Held {
+  /** The same for all that hold the same adapter. */
+  readonly adapter: unknown;
+  /** As `SharedBase.with`. */
+  with<T>(body: (model: LanguageModel) => T): T;
+  release(): void;
+}
+
+export interface AddOptions {
+  /** Draws the weights that begin by chance. */
+  readonly rng: Rng;
+  /** A head of its own, of so many outputs, that trains whole. */
+  readonly head?: { readonly outputs: number; readonly rng: Rng };
+  /** Lets a method that changes weights of the base change copies of them, so that the base stays as it was: more memory. */
+  readonly keepsBase?: boolean;
+}
+
+/**
+ * A loaded base and what sits on it: adapters and heads of any methods, trainable or loaded, under names. Each is kept as what it puts into places
+ * of the model. `with` puts one there for as long as a piece of work takes, by moving references and no weights; outside of it, and with null, the
+ * model is bit by bit the base, as if nothing had ever been added.
+ */
+export class SharedBase {
+  readonly #model: LanguageModel;
+  readonly #sittings = new Map<string, Sitting>();
+  readonly #loading = new Set<string>();
+  readonly #bare: Sitting;
+  #current: Sitting;
+  /** Under which name the weights of the base itself train, if they do. */
+  #changedBy: string | null = null;
+
+  /** Takes over the model: nobody else may replace parts of it, or dispose it. */
+  constructor(model: LanguageModel) {
+    this.#model = model;
+    this.#bare = { changes: [], headModules: model.headModules, holders: 0, isRemoved: false };
+    this.#current = this.#bare;
+  }
+
+  get device(): Device {
+    return this.#model.device;
+  }
+
+  get shape(): ModelShape {
+    return this.#model.shape;
+  }
+
+  get names(): string[] {
+    return [...this.#sittings.keys()];
+  }
+
+  /**
+   * Puts a method on the base, to be trained, and perhaps a head. Throws ConfigError if the name is taken, the settings match nothing in the model, or
+   * the base has a head already.
+   */
+  add(name: string, tuning: Tuning, { rng, head, keepsBase = false }: AddOptions): void {
+    this.#checkFree(name);
+    const inPlace = tuning.changesBase === true && !keepsBase;
+    this.#sittings.set(
+      name,
+      this.#place((model) => {
+        if (head !== undefined) placeHead(model, head.outputs, head.rng);
+        const settle = tuning.changesBase === true && keepsBase ? standInForWeights(model) : () => {};
+        tuning.apply(model, rng);
+        settle();
+        trainModules(model, model.headModules);
+      }),
+    );
+    if (inPlace) this.#changedBy = name;
+  }
+
+  /**
+   * Loads an adapter from a folder, with the head that it may bring. Whatever is in use can be used meanwhile; the name is there when all of it is.
+   * Throws ConfigError if the name is taken or the adapter's settings match nothing in the model, ModelError if it is none that attune knows or was
+   * made for another base.
+   */
+  async load(name: string, folder: string): Promise<Pick<OpenedAdapter, "tuner" | "config">> {
+    this.#checkFree(name);
+    this.#loading.add(name);
+    try {
+      const opened = await openAdapter(folder, tuners);
+      let parameters = new Map<string, Parameter>();
+      const sitting = this.#place((model) => {
+        parameters = placeAdapter(model, opened, new Rng(0));
+      });
+      try {
+        await readInto(parameters, opened.files);
+      } catch (error) {
+        this.#free(sitting);
+        throw error;
+      }
+      this.#sittings.set(name, sitting);
+      return { tuner: opened.tuner, config: opened.config };
+    } finally {
+      this.#loading.delete(name);
+    }
+  }
+
+  /**
+   * Runs `body` with an adapter in its places, or with the base alone (null), and takes it out again. Calls may be nested. `body` must not wait:
+   * others would see the adapter. What it records on a tape stays right afterwards, for a tape holds tensors and no modules. Throws ConfigError for a
+   * name that is not there, and for null where the weights of the base train in their places.
+   */
+  with<T>(name: string | null, body: (model: LanguageModel) => T): T {
+    return this.#run(this.#sittingOf(name), body);
+  }
+
+  /** Lays hold of an adapter, or of the base alone, so that it can be removed meanwhile and used to the end. Throws ConfigError, as `with`. */
+  hold(name: string | null): Held {
+    const sitting = this.#sittingOf(name);
+    sitting.holders++;
+    let isHeld = true;
+    return {
+      adapter: sitting,
+      with: (body) => this.#run(sitting, body),
+      release: () => {
+        if (!isHeld) return;
+        isHeld = false;
+        sitting.holders--;
+        if (sitting.isRemoved && sitting.holders === 0) this.#free(sitting);
+      },
+    };
+  }
+
+  /** What trains of an adapter, by its names in the model. Throws ConfigError, as `with`. */
+  parametersOf(name: string): ReadonlyMap<string, Parameter> {
+    return this.with(name, (model) => model.trainableParameters());
+  }
+
+  /** Takes a name away at once, and frees what was under it as soon as nobody holds it. Throws ConfigError for a name that is not there. */
+  remove(name: string): void {
+    const sitting = this.#sittingOf(name);
+    this.#sittings.delete(name);
+    sitting.isRemoved = true;
+    if (sitting.holders === 0) this.#free(sitting);
+  }
+
+  /** Frees the base and all that sits on it, held or not. */
+  dispose(): void {
+    for (const sitting of this.#sittings.values()) this.#free(sitting);
+    this.#sittings.clear();
+    this.#model.dispose();
+  }
+
+  #checkFree(name: string): void {
+    if (this.#sittings.has(name) || this.#loading.has(name))
+      throw new ConfigError(`there is an adapter ${JSON.stringify(name.slice(0, 100))} already: give this one another name`);
+  }
+
+  #run<T>(sitting: Sitting, body: (model: LanguageModel) => T): T {
+    const before = this.#current;
+    this.#use(sitting);
+    try {
+      const result = body(this.#model);
+      if (result instanceof Promise) throw new TypeError("SharedBase.with: the body must not wait, and returned a promise");
+      return result;
+    } finally {
+      this.#use(before);
+    }
+  }
+
+  #use(sitting: Sitting): void {
+    if (sitting === this.#current) return;
+    for (const { owner, name, base } of this.#current.changes) owner[name] = base;
+    for (const { owner, name, adapted } of sitting.changes) owner[name] = adapted;
+    this.#model.headModules = sitting.headModules;
+    this.#current = sitting;
+  }
+
+  /** Lets `body` change the base, and takes the change out again, all at once: nobody sees the model meanwhile. */
+  #place(body: (model: LanguageModel) => void): Sitting {
+    const before = this.#current;
+    this.#use(this.#bare);
+    const places = [...placesOf(this.#model)];
+    const training = [...this.#model.trainableParameters().values()]; // a method freezes the base for itself, not for others
+    const takeOut = (): Sitting => {
+      const changes = places
+        .map((place) => ({ ...place, adapted: place.owner[place.name] as Part }))
+        .filter(({ base, adapted }) => adapted !== base);
+      const { headModules } = this.#model;
+      for (const { owner, name, base } of changes) owner[name] = base;
+      this.#model.headModules = this.#bare.headModules;
+      for (const parameter of training) parameter.requiresGrad = true;
+      return { changes, headModules, holders: 0, isRemoved: false };
+    };
+    try {
+      body(this.#model);
+      return takeOut();
+    } catch (error) {
+      this.#free(takeOut());
+      throw error;
+    } finally {
+      this.#use(before);
+    }
+  }
+
+  /** Frees what a change brought. What it has taken over from the base stays. */
+  #free({ changes }: Sitting): void {
+    const before = this.#current;
+    this.#use(this.#bare);
+    const ofBase = new Set([...this.#model.namedParameters()].map(([, parameter]) => parameter));
+    for (const { adapted } of changes)
+      for (const parameter of parametersOf(adapted))
+        for (const part of [parameter, parameter.original]) if (part !== null && !ofBase.has(part)) part.dispose();
+    this.#use(before);
+  }
+
+  #sittingOf(name: string | null): Sitting {
+    if (name === null && this.#changedBy === null) return this.#bare;
+    if (name === null)
+      throw new ConfigError(
+        `the weights of the base train in their places, as ${JSON.stringify(this.#changedBy)}: the base as it was is gone. Add the method with keepsBase`,
+      );
+    const sitting = this.#sittings.get(name);
+    if (sitting !== undefined) return sitting;
+    const there = this.names.length === 0 ? "there are none" : `there are: ${this.names.join(", ")}`;
+    throw new ConfigError(`there is no adapter ${JSON.stringify(name.slice(0, 100))}; ${there}`);
+  }
+}
+
+/** Every place of a model that holds a part, or waits for one. */
+function* placesOf(model: LanguageModel): Generator<Place> {
+  for (const [, module] of model.namedModules())
+    for (const [name, value] of Object.entries(module)) {
+      if (isPart(value)) yield { owner: module as unknown as Record<string, unknown>, name, base: value };
+      else if (Array.isArray(value))
+        for (const [i, item] of value.entries())
+          if (item instanceof Module) yield { owner: value as unknown as Record<string, unknown>, name: String(i), base: item };
+    }
+}
+
+/**
+ * Puts a second parameter on the same memory in the place of every weight, one for each even where modules share it. Returns what is to be done after a
+ * method was applied: stand-ins that train get memory of their own, for the others the weights come back.
+ */
+function standInForWeights(model: LanguageModel): () => void {
+  const standIns = new Map<Parameter, Parameter>();
+  const places = [...placesOf(model)].filter((place): place is Place & { base: Parameter } => place.base instanceof Parameter);
+  for (const { owner, name, base } of places) {
+    const standIn =
+      standIns.get(base) ??
+      new Parameter(
+        base.shape,
+        unscoped(() => base.value.alias()),
+      );
+    standIn.isStoredTransposed = base.isStoredTransposed;
+    standIns.set(base, standIn);
+    owner[name] = standIn;
+  }
+  return () => {
+    for (const { owner, name, base } of places) {
+      const standIn = standIns.get(base)!;
+      if (owner[name] === standIn && !standIn.requiresGrad) owner[name] = base;
+    }
+    for (const [base, standIn] of standIns) {
+      if (!standIn.requiresGrad) standIn.dispose();
+      else if (standIn.value.dtype === base.value.dtype) {
+        const { device, shape, size, dtype } = base.value;
+        const own = unscoped(() => Tensor.empty(device, shape, dtype));
+        device.kernels.copy(base.value.id, own.id, size);
+        standIn.value = own;
+        standIn.requiresGrad = true;
+      }
+    }
+  };
+}
+
+function isPart(value: unknown): value is Part {
+  return value === null || value instanceof Module || value instanceof Parameter;
+}
+
+function parametersOf(part: Part): Parameter[] {
+  if (part instanceof Parameter) return [part];
+  return part === null ? [] : [...part.namedParameters()].map(([, parameter]) => parameter);
+}
