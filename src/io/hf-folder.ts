@@ -38,7 +38,7 @@ export async function openModelFolder(path: string): Promise<ModelFiles> {
   for (const [name, { entry }] of weights) tensors.set(name, entry);
   const integers: string[] = [];
   for (const [name, other] of others)
-    if (isFloatingPoint(other.dtype)) tensors.set(name, toTensorEntry(other));
+    if (isFloatingPoint(other.dtype)) tensors.set(name, { ...toTensorEntry(other), isPlain: true });
     else integers.push(name);
   return {
     path,

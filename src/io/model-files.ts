@@ -8,6 +8,8 @@ export interface TensorEntry {
   readonly file: string;
   readonly offset: number;
   readonly bytes: number;
+  /** The bytes there are the tensor's own, in its order: they can be read piece by piece. */
+  readonly isPlain?: boolean;
 }
 
 /**

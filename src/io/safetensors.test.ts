@@ -9,6 +9,7 @@ import {
   openShardedSafetensors,
   readEntry,
   readHeader,
+  readPieces,
   type TensorSource,
   toTensorEntry,
   writeSafetensors,
@@ -88,6 +89,30 @@ test("the writer holds one tensor at a time and refuses wrong entries without to
   await assert.rejects(writeSafetensors(path, [floats("a", [2 ** 40, 2 ** 40], [1])]), /impossible shape/);
   assert.deepEqual(readFileSync(path), before);
   assert.deepEqual(readdirSync(folder), ["model.safetensors"], "nothing is left over");
+});
+
+test("a tensor goes to a file and comes back in pieces that share a buffer", async (t) => {
+  const path = join(temporaryFolder(t), "model.safetensors");
+  const inPieces = (third: number): TensorSource => ({
+    ...floats("a", [5], []),
+    async *data() {
+      const buffer = new Float32Array(2);
+      for (const piece of [[1, 2], [third, 4], [5]]) {
+        buffer.set(piece);
+        yield new Uint8Array(buffer.buffer, 0, 4 * piece.length);
+      }
+    },
+  });
+  await writeSafetensors(path, [inPieces(3), floats("b", [1], [6])]);
+  const entry = toTensorEntry((await openSafetensors(path)).tensors.get("a")!);
+  assert.deepEqual(await readEntry(entry), bytesOfFloats(1, 2, 3, 4, 5));
+  const read: number[][] = [];
+  for await (const piece of readPieces(entry, new Uint8Array(8))) read.push([...new Float32Array(piece.slice().buffer)]);
+  assert.deepEqual(read, [[1, 2], [3, 4], [5]]);
+
+  await assert.rejects(writeSafetensors(path, [inPieces(Number.NaN)]), /number 2 of tensor "a" is not finite/);
+  await assert.rejects(writeSafetensors(path, [{ ...inPieces(3), shape: [4] }]), /"a" should have 16 bytes, got 20/);
+  assert.deepEqual(await readEntry(entry), bytesOfFloats(1, 2, 3, 4, 5), "the old file stays");
 });
 
 test("shards and their index are written and read", async (t) => {
@@ -210,6 +235,10 @@ test("a file that shrinks after it was opened, and one that is missing", async (
   const entry = (await openSafetensors(path)).tensors.get("a")!;
   truncateSync(path, statSync(path).size - 1);
   await assert.rejects(readEntry(entry), /became shorter/);
+  const readAll = async () => {
+    for await (const _ of readPieces(toTensorEntry(entry), new Uint8Array(4)));
+  };
+  await assert.rejects(readAll(), /became shorter/);
   await assert.rejects(openSafetensors(`${path}.gone`), /no such file/);
   await assert.rejects(openSafetensors(temporaryFolder(t)), ModelError);
 });

@@ -233,7 +233,7 @@ export async function readEntry(entry: TensorEntry | StoredTensor): Promise<Uint
     const isThere = entry.offset + entry.bytes <= (await file.stat()).size;
     const data = new Uint8Array(isThere ? entry.bytes : 0);
     if (!isThere || (await readFully(file, data, entry.offset)) < entry.bytes) {
-      throw new ModelError(`${entry.file}: tensor "${printable(entry.name)}": the file became shorter after it was opened.`);
+      throw becameShorter(entry);
     }
     return data;
   } finally {
@@ -241,12 +241,34 @@ export async function readEntry(entry: TensorEntry | StoredTensor): Promise<Uint
   }
 }
 
-/** One tensor to write. `data` is called once, when its turn comes, so that only one tensor needs to be in memory. */
+function becameShorter({ file, name }: { file: string; name: string }): ModelError {
+  return new ModelError(`${file}: tensor "${printable(name)}": the file became shorter after it was opened.`);
+}
+
+/** The most bytes of a tensor that are held on their way between a file and the engine; whole numbers of every plain type. */
+export const pieceBytes = 4 << 20;
+
+/** The bytes of a tensor in order, in pieces that lie in `buffer` until the next one is asked for. Throws as `readEntry`. */
+export async function* readPieces(entry: TensorEntry, buffer: Uint8Array): AsyncGenerator<Uint8Array> {
+  const file = await openForReading(entry.file);
+  try {
+    for (let at = 0; at < entry.bytes; at += buffer.length) {
+      const piece = buffer.subarray(0, Math.min(buffer.length, entry.bytes - at));
+      if ((await readFully(file, piece, entry.offset + at)) < piece.length) throw becameShorter(entry);
+      yield piece;
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+/** One tensor to write. `data` is called once, when its turn comes, so that only one tensor, or a piece of it, needs to be in memory. */
 export interface TensorSource {
   readonly name: string;
   readonly dtype: PlainDType;
   readonly shape: readonly number[];
-  readonly data: () => Uint8Array | Promise<Uint8Array>;
+  /** The bytes, whole or in pieces of whole numbers; a piece is good until the next one is asked for. */
+  readonly data: () => Uint8Array | Promise<Uint8Array> | AsyncIterable<Uint8Array>;
   /** The bytes are words of another meaning than their type says, so that none of them is looked at as a number. */
   readonly isOpaque?: boolean;
 }
@@ -309,20 +331,29 @@ export async function writeSafetensors(path: string, entries: Iterable<TensorSou
   const write = async (file: FileHandle) => {
     await file.writeFile(start);
     for (const source of sources) {
-      const data = await source.data();
       const expected = sizeOf(path, source);
-      if (data.length !== expected) {
-        throw new ModelError(`${path}: tensor "${printable(source.name)}" should have ${expected} bytes, got ${data.length}.`);
+      let written = 0;
+      for await (const piece of inPieces(source.data())) {
+        const bad = source.isOpaque ? -1 : firstNonFinite(piece, source.dtype);
+        if (bad >= 0)
+          throw new DivergedError(
+            `${path}: number ${written / dtypes[source.dtype].bytes + bad} of tensor "${printable(source.name)}" is not finite: such a file is not written`,
+          );
+        await file.writeFile(piece); // appends at the file's position
+        written += piece.length;
       }
-      const bad = source.isOpaque ? -1 : firstNonFinite(data, source.dtype);
-      if (bad >= 0)
-        throw new DivergedError(
-          `${path}: number ${bad} of tensor "${printable(source.name)}" is not finite: such a file is not written`,
-        );
-      await file.writeFile(data); // appends at the file's position
+      if (written !== expected) {
+        throw new ModelError(`${path}: tensor "${printable(source.name)}" should have ${expected} bytes, got ${written}.`);
+      }
     }
   };
   await replaceFile(path, write, { fsync: options.fsync ?? true, neededBytes: start.length + end });
+}
+
+/** What a `TensorSource` gives, as pieces. */
+export async function* inPieces(data: ReturnType<TensorSource["data"]>): AsyncGenerator<Uint8Array> {
+  if (Symbol.asyncIterator in data) yield* data;
+  else yield await data;
 }
 
 function byWidthThenName(a: TensorSource, b: TensorSource): number {

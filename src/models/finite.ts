@@ -1,12 +1,13 @@
 import type { Tensor } from "../core/tensor.js";
-import { firstNonFinite } from "../io/safetensors.js";
+import { firstNonFinite, inPieces } from "../io/safetensors.js";
 import type { Parameter } from "../nn/module.js";
 import { sourceOf } from "./load.js";
 
 /** Whether every number of a tensor is finite. */
 export async function isFiniteTensor(tensor: Tensor): Promise<boolean> {
   const { data, dtype } = sourceOf("", tensor);
-  return firstNonFinite(await data(), dtype) < 0;
+  for await (const piece of inPieces(data())) if (firstNonFinite(piece, dtype) >= 0) return false;
+  return true;
 }
 
 /** The name of the first weight that holds a number which is not finite; null if none does. */

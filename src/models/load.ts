@@ -5,7 +5,7 @@ import { type Shape, Tensor, unscoped } from "../core/tensor.js";
 import { type DType, dtypes } from "../engine/dtype.js";
 import { ConfigError, ModelError } from "../errors.js";
 import type { ModelFiles, TensorEntry } from "../io/model-files.js";
-import { readEntry, type TensorSource } from "../io/safetensors.js";
+import { pieceBytes, readEntry, readPieces, type TensorSource } from "../io/safetensors.js";
 import { drawnValues } from "../nn/init.js";
 import type { Parameter } from "../nn/module.js";
 import { Bert, BertConfig, bertInert, bertKeys } from "./bert.js";
@@ -162,6 +162,7 @@ export async function loadModel(
  */
 export async function loadWeights(model: LanguageModel, files: ModelFiles, newHead?: Rng, store = asRead): Promise<void> {
   const left = new Set(files.tensors.keys());
+  const reader = new WeightReader(model.device, files);
   for (const [name, parameter] of model.namedParameters()) {
     if (newHead !== undefined && beginsAnew(model, files, name)) {
       parameter.value = newWeight(model.device, parameter.shape, newHead);
@@ -169,7 +170,7 @@ export async function loadWeights(model: LanguageModel, files: ModelFiles, newHe
     }
     const entry = findEntry(files, name, parameter);
     left.delete(entry.name);
-    setStored(parameter, name, readValue(model.device, entry, parameter, await files.readTensor(entry.name)), store);
+    setStored(parameter, name, await reader.read(entry, parameter), store);
   }
   const unknown = [...left].filter((name) => model.reasonToLeave(name) === null);
   if (unknown.length > 0)
@@ -224,8 +225,6 @@ async function holdSameNumbers(a: TensorEntry, b: TensorEntry): Promise<boolean>
   }
   return true;
 }
-
-const pieceBytes = 4 << 20;
 
 /** Gives every weight a block of the device in its stored type, without reading: for the symbolic device. */
 export function placeWeights(model: LanguageModel, files: ModelFiles, store = asRead): void {
@@ -299,10 +298,46 @@ function emptyValue(device: Device, { dtype }: TensorEntry, { shape }: Parameter
   return unscoped(() => Tensor.empty(device, shape, shape.length === 1 ? "f32" : dtype));
 }
 
-function readValue(device: Device, entry: TensorEntry, parameter: Parameter, bytes: Uint8Array): Tensor {
-  const value = emptyValue(device, entry, parameter);
-  setValues(value, bytes, entry.dtype, parameter.isStoredTransposed);
-  return value;
+/** Bytes that wait for the engine at most, where it still works at what came before: they are copied for so long. */
+const maxWaitingBytes = 32 << 20;
+
+/** Reads weights, those that lie in the file as they are in pieces, so that a large one is not in memory twice. */
+class WeightReader {
+  readonly #device: Device;
+  readonly #files: ModelFiles;
+  readonly #buffer = new Uint8Array(pieceBytes);
+  #waitingBytes = 0;
+
+  constructor(device: Device, files: ModelFiles) {
+    this.#device = device;
+    this.#files = files;
+  }
+
+  async read(entry: TensorEntry, parameter: Parameter): Promise<Tensor> {
+    const value = emptyValue(this.#device, entry, parameter);
+    try {
+      if (entry.isPlain && value.dtype === entry.dtype && !parameter.isStoredTransposed) await this.#readInto(value, entry);
+      else setValues(value, await this.#files.readTensor(entry.name), entry.dtype, parameter.isStoredTransposed);
+      return value;
+    } catch (error) {
+      value.dispose();
+      throw error;
+    }
+  }
+
+  async #readInto(value: Tensor, entry: TensorEntry): Promise<void> {
+    const { kernels } = this.#device;
+    let at = 0;
+    for await (const piece of readPieces(entry, this.#buffer)) {
+      this.#waitingBytes += piece.length;
+      if (this.#waitingBytes > maxWaitingBytes) {
+        await kernels.sync();
+        this.#waitingBytes = piece.length;
+      }
+      kernels.write(value.id, at, piece);
+      at += piece.length;
+    }
+  }
 }
 
 const isNumber = (dtype: DType) => dtypes[dtype].block === 1;
@@ -333,24 +368,45 @@ export function sourceOf(name: string, tensor: Tensor, isTransposed = false): Te
     name,
     dtype,
     shape: isTransposed ? [columns, rows] : tensor.shape,
-    data: async () => {
-      const bytes = await bytesIn(tensor, dtype);
-      return isTransposed ? transposed(bytes, rows, columns, dtypes[dtype].bytes) : bytes;
-    },
+    data: () =>
+      isTransposed
+        ? bytesIn(tensor, dtype).then((bytes) => transposed(bytes, rows, columns, dtypes[dtype].bytes))
+        : piecesIn(tensor, dtype),
   };
 }
 
 const plainTypes = ["f32", "f16", "bf16"] as const;
 
-async function bytesIn(tensor: Tensor, dtype: (typeof plainTypes)[number]): Promise<Uint8Array> {
+type PlainType = (typeof plainTypes)[number];
+
+async function bytesIn(tensor: Tensor, dtype: PlainType): Promise<Uint8Array> {
+  const bytes = new Uint8Array(tensor.size * dtypes[dtype].bytes);
+  let at = 0;
+  for await (const piece of piecesIn(tensor, dtype)) {
+    bytes.set(piece, at);
+    at += piece.length;
+  }
+  return bytes;
+}
+
+/** The bytes of a tensor as `dtype` in pieces of whole rows, each of which lasts until the next one. */
+async function* piecesIn(tensor: Tensor, dtype: PlainType): AsyncGenerator<Uint8Array> {
   const { device, shape, size } = tensor;
   const { kernels } = device;
   const plain = tensor.dtype === dtype ? tensor : unscoped(() => Tensor.empty(device, shape, dtype));
-  if (plain !== tensor) kernels.convert(tensor.id, tensor.dtype, plain.id, dtype, size);
-  const bytes = new Uint8Array(size * dtypes[dtype].bytes);
-  await kernels.read(plain.id, 0, bytes);
-  if (plain !== tensor) plain.dispose();
-  return bytes;
+  try {
+    if (plain !== tensor) kernels.convert(tensor.id, tensor.dtype, plain.id, dtype, size);
+    const bytes = size * dtypes[dtype].bytes;
+    const rowBytes = Math.max(1, tensor.columns) * dtypes[dtype].bytes;
+    const buffer = new Uint8Array(Math.min(bytes, Math.max(1, Math.floor(pieceBytes / rowBytes)) * rowBytes));
+    for (let at = 0; at < bytes; at += buffer.length) {
+      const piece = buffer.subarray(0, Math.min(buffer.length, bytes - at));
+      await kernels.read(plain.id, at, piece);
+      yield piece;
+    }
+  } finally {
+    if (plain !== tensor) plain.dispose();
+  }
 }
 
 /** The bytes of a matrix (rows, columns) of plain numbers as those of (columns, rows). */

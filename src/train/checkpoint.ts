@@ -8,6 +8,7 @@ import { publishFolder } from "../io/checkpoint.js";
 import { namesIn, writeFileAtomic } from "../io/disk.js";
 import {
   firstNonFinite,
+  inPieces,
   openSafetensors,
   readEntry,
   type TensorSource,
@@ -122,10 +123,12 @@ function blocksOf(source: TensorSource): TensorSource {
   return {
     ...source,
     isOpaque: true,
-    async data() {
-      const bytes = await source.data();
-      if (firstNonFinite(absmaxOf(bytes), "f32") < 0) return bytes;
-      throw new DivergedError(`${source.name} of the optimizer is not finite: such a checkpoint is not written`);
+    async *data() {
+      for await (const rows of inPieces(source.data())) {
+        if (firstNonFinite(absmaxOf(rows), "f32") >= 0)
+          throw new DivergedError(`${source.name} of the optimizer is not finite: such a checkpoint is not written`);
+        yield rows;
+      }
     },
   };
 }

@@ -24,6 +24,8 @@ export async function openGguf(path: string): Promise<ModelFiles> {
   tensors.delete(ropeFactorsName);
   const config = makeConfig(path, metadata, tensors, ropeFactors && (await readFactors(ropeFactors)));
   const unread = metadata.unread(`${config.model_type}.`);
+  for (const [name, entry] of tensors)
+    tensors.set(name, { ...entry, isPlain: interleavedHeads(moduleOf(name), config) === undefined });
 
   return {
     path,
