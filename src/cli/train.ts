@@ -1,6 +1,5 @@
 import { ConfigError } from "../errors.js";
 import type { AddCommand } from "./command.js";
-import { watchInterrupts } from "./interrupts.js";
 
 const interruptedCode = 130;
 
@@ -34,6 +33,7 @@ All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5
       if (first === undefined) throw new ConfigError("expected a recipe: attune train recipe.yaml. See attune train --help");
       const { parseRecipe, readRecipe } = await import("../recipe/parse.js");
       const { TrainingView } = await import("./training-view.js");
+      const { watchInterrupts } = await import("./interrupts.js");
       const hasFile = !first.startsWith("--") && !/^[A-Za-z][\w-]*=/.test(first);
       const source = hasFile ? await readRecipe(first) : undefined;
       const { recipe, notices } = parseRecipe(source, hasFile ? args.slice(1) : args);
