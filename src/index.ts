@@ -4,9 +4,9 @@
  * @module
  */
 
-import { native } from "./backends/native/native.js";
+import { everyMethod, runRecipe } from "./backends/index.js";
 import { checkRecipe, parseRecipe, readRecipe } from "./recipe/parse.js";
-import type { RunEvent, RunResults } from "./runs/events.js";
+import type { RecordedEvent, RunResults } from "./runs/events.js";
 
 export * from "./errors.js";
 export type { ExportTarget, NumberType } from "./export/choices.js";
@@ -21,6 +21,8 @@ export { resolveModel } from "./io/resolve.js";
 export { writeRandomModel } from "./models/random-model.js";
 export type { Metrics } from "./objectives/objective.js";
 export type * from "./runs/events.js";
+export { followRun } from "./runs/follow.js";
+export { type RunState, type RunStatus, readRun } from "./runs/status.js";
 export type { Message } from "./text/chat-template.js";
 
 /** A recipe under LLaMA-Factory's key names, as an object, or the path of a YAML or JSON file. See docs/recipe.md. */
@@ -28,7 +30,7 @@ export type RecipeInput = string | Readonly<Record<string, unknown>>;
 
 export interface TrainOptions {
   /** Called with every event, in order. */
-  readonly onEvent?: (event: RunEvent) => void;
+  readonly onEvent?: (event: RecordedEvent) => void;
   /** Ends the run after the step that is under way; what was trained is saved. */
   readonly signal?: AbortSignal;
 }
@@ -47,7 +49,8 @@ export async function train(recipe: RecipeInput, { onEvent = () => {}, signal }:
 export async function* trainEvents(
   recipe: RecipeInput,
   signal: AbortSignal = new AbortController().signal,
-): AsyncGenerator<RunEvent> {
-  const parsed = typeof recipe === "string" ? parseRecipe(await readRecipe(recipe), []) : checkRecipe(recipe);
-  yield* native.run(parsed.recipe, { signal, notices: parsed.notices });
+): AsyncGenerator<RecordedEvent> {
+  const parsed =
+    typeof recipe === "string" ? parseRecipe(await readRecipe(recipe), [], everyMethod) : checkRecipe(recipe, everyMethod);
+  yield* runRecipe(parsed.recipe, { signal, notices: parsed.notices });
 }

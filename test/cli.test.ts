@@ -105,7 +105,9 @@ test("exit codes: 2 for bad input, 5 for what does not fit, each with a word on 
   const large = attune(["train", recipe], { env: { ATTUNE_MEMORY: "0.1353" } });
   assert.equal(large.status, 5, large.stderr);
   assert.match(large.stderr, /needs about .* are available\. .*gradient_checkpointing=true|smaller or quantized/);
-  assert.ok(!existsSync(join(folder, "out/events.jsonl")), "it ends before it starts");
+  const told = readFileSync(join(folder, "out/events.jsonl"), "utf8").trim().split("\n");
+  const types = told.map((line) => JSON.parse(line).type);
+  assert.ok(!types.includes("start") && types.at(-1) === "failed", `it ends before it starts: ${types}`);
   assert.equal(attune(["train", recipe], { env: { ATTUNE_ISA: "avx1024" } }).status, 1);
 });
 

@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { rmSync } from "node:fs";
 import test from "node:test";
+import { everyMethod } from "../src/backends/index.js";
 import { AttuneError } from "../src/index.js";
-import { everyMethod } from "../src/recipe/parse.js";
+
 import { type KeySchema, keySchemas, RecipeKeys } from "../src/recipe/schema.js";
 import { collect, makeFolder, tinyRecipe } from "./support/run.js";
 
@@ -24,6 +25,9 @@ const common = Object.entries(keySchemas(RecipeKeys)).map(([key, schema]) => ({ 
 const ofTuners = everyMethod.tuners.flatMap(({ name, config }) =>
   Object.entries(keySchemas(config!)).map(([key, schema]) => ({ key, schema, others: companions(name, key) })),
 );
+const ofBackends = everyMethod.backends.flatMap(({ config }) =>
+  Object.entries(keySchemas(config!)).map(([key, schema]) => ({ key, schema, others: {} })),
+);
 const nested = [
   { key: "rank_pattern", wrap: (value: number) => ({ q_proj: value }), others: {} },
   { key: "alpha_pattern", wrap: (value: number) => ({ q_proj: value }), others: {} },
@@ -34,7 +38,7 @@ const nested = [
 const numbers = [0, -0, -1, 0.5, 1e-300, 1e9, 1e15, 2 ** 53 - 1, 2 ** 53, 1e308, Number.NaN, Number.POSITIVE_INFINITY];
 
 const cases = [
-  ...[...common, ...ofTuners]
+  ...[...common, ...ofTuners, ...ofBackends]
     .filter(({ schema }) => takesNumber(schema))
     .map((one) => ({ ...one, wrap: (value: number): unknown => value })),
   ...nested,

@@ -6,13 +6,13 @@ import { dirname, join } from "node:path";
 import { PassThrough, Readable } from "node:stream";
 import test, { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
-import type { RunOptions } from "../backends/backend.js";
 import { ConfigError, DivergedError, DoesNotFitError, ModelError, NoSpaceError } from "../errors.js";
 import type { ExportOptions } from "../export/export.js";
 import type { ChatOptions, ReplyOptions } from "../generate/chat.js";
 import type { ClassifierOptions } from "../generate/classifier.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { RunEvent, RunResults } from "../runs/events.js";
+import type { RunOptions } from "../runs/run.js";
 import { main } from "./main.js";
 import { type Parts, parts as realParts } from "./parts.js";
 import type { Io } from "./terminal.js";
@@ -26,7 +26,7 @@ const results: RunResults = {
     num_supervised_tokens: 60,
     peak_memory_bytes: 1.2e9,
   },
-  ...{ trainable_params: 10, all_params: 100, isa: "avx2", threads: 2, dtype: "f32", seconds_to_first_step: 1.5 },
+  ...{ trainable_params: 10, all_params: 100, machine: { isa: "avx2", threads: 2, dtype: "f32" }, seconds_to_first_step: 1.5 },
 };
 
 async function* fakeRun(recipe: Recipe, { signal, notices = [] }: RunOptions): AsyncGenerator<RunEvent> {
@@ -34,9 +34,8 @@ async function* fakeRun(recipe: Recipe, { signal, notices = [] }: RunOptions): A
   for (const message of notices) yield { type: "notice", level: "info", message };
   yield { type: "progress", what: "downloading model.safetensors", doneBytes: 5e6, totalBytes: 10e6 };
   yield {
-    ...{ type: "start", outputDir: recipe.output_dir, model: recipe.model_name_or_path, method: "lora", objective: "sft" },
-    ...{ trainRows: 12, evalRows: 4, totalSteps, resumedFromStep: 0, trainableParams: 2.4e6, allParams: 134.5e6 },
-    ...{ isa: "avx2", threads: 2, dtype: "f32", predictedPeakBytes: 1e9, availableBytes: 4e9 },
+    ...{ type: "start", trainRows: 12, evalRows: 4, totalSteps, resumedFromStep: 0, trainableParams: 2.4e6, allParams: 134.5e6 },
+    ...{ machine: { isa: "avx2", threads: 2, dtype: "f32" }, predictedPeakBytes: 1e9, availableBytes: 4e9 },
   };
   yield { type: "notice", level: "warning", message: "row 3 was cut\x1b[31m" };
   for (let step = 1; step <= totalSteps && !signal.aborted; step++) {
@@ -233,7 +232,7 @@ test("piped, a run prints plain lines, one every logging_steps", async () => {
   assert.doesNotMatch(out, /[\x1b\r]/);
   assert.match(
     out,
-    /^.*recipe\.yaml:4: bf16 is not needed: .*\nbase lora, sft\n {2}2\.4 M of 134\.5 M weights train \(1\.8 %\), f32 on avx2/,
+    /^.*recipe\.yaml:4: bf16 is not needed: .*\nbase lora, sft\n {2}2\.4 M of 134\.5 M weights train \(1\.8 %\)\n {2}isa: avx2, threads: 2, dtype: f32\n/,
   );
   assert.match(out, /\nwarning: row 3 was cut\\u001b\[31m\n/);
   assert.deepEqual(

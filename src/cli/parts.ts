@@ -1,12 +1,14 @@
-import type { Backend } from "../backends/backend.js";
 import type { DataPreview, PreviewOptions } from "../data/preview.js";
 import type { ExportOptions, ExportReport } from "../export/export.js";
 import type { Chat, ChatOptions } from "../generate/chat.js";
 import type { Classifier, ClassifierOptions } from "../generate/classifier.js";
+import type { Recipe } from "../recipe/schema.js";
+import type { RunEvent } from "../runs/events.js";
+import type { RunOptions } from "../runs/run.js";
 
 /** The work behind the commands. Each part is loaded when a command needs it, so that `attune --help` does not wait for the engine. */
 export interface Parts {
-  readonly runRecipe: Backend["run"];
+  runRecipe(recipe: Recipe, options: RunOptions): AsyncIterable<RunEvent>;
   openChat(options: ChatOptions): Promise<Pick<Chat, "reply" | "close" | "adapter" | "adapters" | "useAdapter">>;
   openClassifier(options: ClassifierOptions): Promise<Pick<Classifier, "classify" | "close">>;
   exportModel(options: ExportOptions): Promise<ExportReport>;
@@ -15,8 +17,8 @@ export interface Parts {
 
 export const parts: Parts = {
   async *runRecipe(recipe, options) {
-    const { native } = await import("../backends/native/native.js");
-    yield* native.run(recipe, options);
+    const { runRecipe } = await import("../backends/index.js");
+    yield* runRecipe(recipe, options);
   },
   async openChat(options) {
     const { Chat } = await import("../generate/chat.js");

@@ -32,11 +32,12 @@ All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5
       const [first] = args;
       if (first === undefined) throw new ConfigError("expected a recipe: attune train recipe.yaml. See attune train --help");
       const { parseRecipe, readRecipe } = await import("../recipe/parse.js");
+      const { everyMethod } = await import("../backends/index.js");
       const { TrainingView } = await import("./training-view.js");
       const { watchInterrupts } = await import("./interrupts.js");
       const hasFile = !first.startsWith("--") && !/^[A-Za-z][\w-]*=/.test(first);
       const source = hasFile ? await readRecipe(first) : undefined;
-      const { recipe, notices } = parseRecipe(source, hasFile ? args.slice(1) : args);
+      const { recipe, notices } = parseRecipe(source, hasFile ? args.slice(1) : args, everyMethod);
 
       const view = new TrainingView(recipe, io);
       const interrupts = watchInterrupts(() => view.say("Stopping after this step; Ctrl-C again stops at once."));

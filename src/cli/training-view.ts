@@ -72,6 +72,9 @@ export class TrainingView {
         break;
       case "end":
         this.end = event;
+        break;
+      case "failed": // thrown next, and printed as every error is
+        this.leaveBar();
     }
   }
 
@@ -81,16 +84,19 @@ export class TrainingView {
   }
 
   #showStart(event: StartEvent): void {
-    const { model, method, objective, trainableParams, allParams, trainRows, evalRows, totalSteps, resumedFromStep } = event;
+    const { trainableParams, allParams, trainRows, evalRows, totalSteps, resumedFromStep, machine } = event;
+    const { predictedPeakBytes, availableBytes } = event;
+    const { model_name_or_path, finetuning_type, stage } = this.#recipe;
     const share = allParams > 0 ? ` (${Number(((100 * trainableParams) / allParams).toPrecision(2))} %)` : "";
-    this.say(`${this.#style.bold(escapeControls(model))} ${method}, ${objective}`);
-    this.say(
-      `  ${formatCount(trainableParams)} of ${formatCount(allParams)} weights train${share}, ${event.dtype} on ${event.isa}, threads: ${event.threads}`,
-    );
+    this.say(`${this.#style.bold(escapeControls(model_name_or_path))} ${finetuning_type}, ${stage}`);
+    this.say(`  ${formatCount(trainableParams)} of ${formatCount(allParams)} weights train${share}`);
+    const facts = Object.entries(machine).map(([name, value]) => `${name}: ${value}`);
+    if (facts.length > 0) this.say(`  ${escapeControls(facts.join(", "))}`);
     const heldOut = evalRows > 0 ? `, ${evalRows} held out` : "";
     const resumed = resumedFromStep > 0 ? `, going on from step ${resumedFromStep}` : "";
     this.say(`  ${trainRows} rows${heldOut}; ${totalSteps} steps${resumed}`);
-    this.say(`  about ${formatBytes(event.predictedPeakBytes)} of memory needed, ${formatBytes(event.availableBytes)} available`);
+    if (predictedPeakBytes !== undefined && availableBytes !== undefined)
+      this.say(`  about ${formatBytes(predictedPeakBytes)} of memory needed, ${formatBytes(availableBytes)} available`);
   }
 
   #showStep(event: StepEvent): void {

@@ -1,4 +1,5 @@
 import { join, resolve } from "node:path";
+import { everyMethod } from "../backends/index.js";
 import { Rng } from "../core/rng.js";
 import { loadDataset, tokenizeDataset } from "../data/dataset.js";
 import type { Example } from "../data/example.js";
@@ -199,7 +200,7 @@ async function chatFormat(
  */
 async function storedInTraining(adapter: string, onNotice: (message: string) => void) {
   if (!(await namesIn(adapter)).includes("recipe.yaml")) return undefined;
-  const { recipe } = parseRecipe(await readRecipe(join(adapter, "recipe.yaml")), []);
+  const { recipe } = parseRecipe(await readRecipe(join(adapter, "recipe.yaml")), [], everyMethod);
   const tuning = tuners.find(({ name }) => name === recipe.finetuning_type)?.bind(recipe.tuner);
   if (tuning?.mergesIntoStored !== true) return undefined;
   onNotice("The adapter was trained on a base in 4 bits: it is merged into that base, expanded.");

@@ -3,19 +3,11 @@ import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
-import { hostname } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CheckpointError, NoSpaceError } from "../errors.js";
-import {
-  lockFolder,
-  newestCompleteCheckpoint,
-  pruneCheckpoints,
-  publishFolder,
-  publishNewFolder,
-  verifyFolder,
-} from "./checkpoint.js";
+import { newestCompleteCheckpoint, pruneCheckpoints, publishFolder, publishNewFolder, verifyFolder } from "./checkpoint.js";
 import { writeFileAtomic } from "./disk.js";
 import { repetitions, seededIntegers, smallDisk, temporaryFolder } from "./testing/folders.js";
 
@@ -35,11 +27,6 @@ async function publish(outputDir: string, step: number, content = `step ${step}`
 function child(body: string, ...args: string[]): ChildProcess {
   const source = `import * as checkpoint from ${JSON.stringify(checkpointModule)}; import { writeFileSync } from "node:fs"; ${body}`;
   return spawn(process.execPath, ["--input-type=module", "-e", source, ...args], { stdio: ["ignore", "pipe", "inherit"] });
-}
-
-async function firstOutput(process: ChildProcess): Promise<string> {
-  for await (const chunk of process.stdout!) return String(chunk);
-  return "";
 }
 
 /** The pid of a process that has ended. */
@@ -197,66 +184,10 @@ test("kill -9 at any moment loses no published checkpoint and leaves no half one
   assert(published > 0);
 });
 
-test("one run per folder: the second is refused with pid and host, also when both start together", async (t) => {
-  const outputDir = join(temporaryFolder(t), "new");
-  const lock = await lockFolder(outputDir);
-  await assert.rejects(lockFolder(outputDir), (error) => {
-    assert(error instanceof CheckpointError);
-    assert(error.message.includes(`process ${process.pid} on host ${hostname()}`), error.message);
-    return true;
-  });
-  await lock.release();
-  assert.deepEqual(readdirSync(outputDir), []);
-
-  const contender = `
-    try { await checkpoint.lockFolder(process.argv[1]); process.stdout.write("won"); setTimeout(() => {}, 60000); }
-    catch (error) { process.stdout.write(error.code); }`;
-  for (let i = 0; i < repetitions(3, 100); i++) {
-    // A lock of a dead process lies there half of the time, so that both want to take it over.
-    if (i % 2 === 0)
-      writeFileSync(join(outputDir, ".attune.lock"), JSON.stringify({ pid: await deadPid(), host: hostname(), nonce: "x" }));
-    const contenders = [0, 1, 2].map(() => child(contender, outputDir));
-    const results = await Promise.all(contenders.map(firstOutput));
-    assert.deepEqual(results.sort(), ["CHECKPOINT", "CHECKPOINT", "won"]);
-    for (const process of contenders) process.kill("SIGKILL");
-    await Promise.all(
-      contenders.map(
-        (process) => process.exitCode ?? process.signalCode ?? new Promise((resolve) => process.on("exit", resolve)),
-      ),
-    );
-  }
-  await (await lockFolder(outputDir)).release();
-});
-
-test("locks of dead, unreadable and recycled processes are taken over, of other hosts never", async (t) => {
-  const outputDir = temporaryFolder(t);
-  const file = join(outputDir, ".attune.lock");
-  const holder = {
-    pid: process.pid,
-    host: hostname(),
-    startedAt: "2026-01-01T00:00:00.000Z",
-    processMark: "another boot/1",
-    nonce: "x",
-  };
-  const stale = ["", "garbage", "{}", JSON.stringify({ ...holder, pid: await deadPid() })];
-  if (process.platform === "linux") stale.push(JSON.stringify(holder)); // same pid, another process
-  for (const text of stale) {
-    writeFileSync(file, text);
-    await (await lockFolder(outputDir)).release();
-    assert(!existsSync(file), text);
-  }
-  writeFileSync(file, JSON.stringify({ ...holder, host: "elsewhere", pid: 1234567 }));
-  await assert.rejects(lockFolder(outputDir), /process 1234567 on host elsewhere since 2026.*delete .*\.attune\.lock/);
-});
-
-test("an output path that is a file, and a folder without write permission", async (t) => {
+test("a folder without write permission", async (t) => {
   const folder = temporaryFolder(t);
-  const file = join(folder, "file");
-  writeFileSync(file, "");
-  await assert.rejects(lockFolder(file), /cannot be used as an output folder/);
   if (process.getuid?.() === 0) return; // root may write everywhere
   chmodSync(folder, 0o500);
-  await assert.rejects(lockFolder(join(folder, "x")), /EACCES/);
   await assert.rejects(publish(folder, 1), /cannot be written/);
   chmodSync(folder, 0o700);
 });
@@ -283,12 +214,9 @@ test("a folder that is deleted while it is written is told, and so is one that b
   }
 });
 
-test("a lock or a marker that is no file keeps nobody waiting", { timeout: 10_000 }, async (t) => {
+test("a marker that is no file keeps nobody waiting", { timeout: 10_000 }, async (t) => {
   const folder = temporaryFolder(t);
   const pipe = (path: string) => execFileSync("mkfifo", [path]);
-  pipe(join(folder, ".attune.lock"));
-  const lock = await lockFolder(folder);
-  await lock.release();
   await publish(folder, 1);
   rmSync(join(folder, "checkpoint-1/.complete"));
   pipe(join(folder, "checkpoint-1/.complete"));

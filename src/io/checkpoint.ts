@@ -13,7 +13,7 @@ import {
   syncFolder,
   systemErrorCode,
 } from "./disk.js";
-import { isAlive, takeLock } from "./lock.js";
+import { isAlive } from "./lock.js";
 import { parseJson } from "./strict-json.js";
 
 /**
@@ -22,7 +22,6 @@ import { parseJson } from "./strict-json.js";
  */
 
 const markerName = ".complete";
-const lockName = ".attune.lock";
 const checkpointName = /^checkpoint-(0|[1-9][0-9]{0,14})$/;
 const temporaryName = /^\.(?:tmp|trash)-.*-([0-9]+)$/; // being written; being deleted
 const replacedName = /^\.old-(.+)-([0-9]+)$/; // makes room for a folder of the same name
@@ -348,27 +347,4 @@ async function describeLastGood(outputDir: string): Promise<string> {
     if (await isWhole(path)) return `last good checkpoint ${basename(path)} kept`;
   }
   return "no checkpoint was saved before";
-}
-
-/**
- * Reserves an output folder for one run, creating it if needed. The lock of a process that died is taken over.
- * Throws CheckpointError that names process and host of the other run.
- */
-export async function lockFolder(outputDir: string): Promise<{ release(): Promise<void> }> {
-  const path = join(outputDir, lockName);
-  try {
-    await makeFolder(outputDir);
-    const lock = await takeLock(path);
-    if ("release" in lock) return lock;
-    throw new CheckpointError(
-      `${outputDir}: in use by process ${lock.pid} on host ${lock.host} since ${lock.startedAt}. ` +
-        `Wait for it, stop it or choose another output_dir. If it is gone for certain, delete ${path}.`,
-    );
-  } catch (error) {
-    const code = systemErrorCode(error);
-    if (error instanceof CheckpointError || code === undefined) throw error;
-    throw new CheckpointError(`${outputDir}: cannot be used as an output folder (${code}). Choose a folder you may write to.`, {
-      cause: error,
-    });
-  }
 }

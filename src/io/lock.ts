@@ -20,6 +20,8 @@ interface LockContent extends LockHolder {
 }
 
 export interface Lock {
+  /** Tells this lock from every other that was ever taken under its name. */
+  readonly id: string;
   /** Gives the lock back. A lock that somebody else took over in the meantime is left alone. */
   release(): Promise<void>;
 }
@@ -52,6 +54,7 @@ export async function takeLock(path: string): Promise<Lock | LockHolder> {
   for (;;) {
     if (await createWhole(path, mine)) {
       return {
+        id: mine.nonce,
         async release() {
           try {
             if ((await readLock(path))?.nonce === mine.nonce) await rm(path, { force: true });
@@ -66,6 +69,21 @@ export async function takeLock(path: string): Promise<Lock | LockHolder> {
     if (!isStale(holder)) return holder;
     await removeStale(path);
   }
+}
+
+/** Who has a lock, seen from outside. */
+export interface LockState extends LockHolder {
+  readonly id: string;
+  /** Whether the holder's process still runs; null if it is, or was, on another host. */
+  readonly isAlive: boolean | null;
+}
+
+/** Looks at a lock without taking it; undefined if there is none, or what is there says nothing. */
+export async function lockState(path: string): Promise<LockState | undefined> {
+  const holder = await readLock(path);
+  if (holder === undefined || holder.pid <= 0) return undefined;
+  const { pid, host, startedAt, nonce } = holder;
+  return { pid, host, startedAt, id: nonce, isAlive: host === hostname() ? !isStale(holder) : null };
 }
 
 async function createWhole(path: string, content: LockContent): Promise<boolean> {
@@ -108,7 +126,7 @@ async function readLock(path: string): Promise<LockContent | undefined> {
   try {
     text = (await stat(path)).isFile() ? await readFile(path, "utf8") : "";
   } catch (error) {
-    if (systemErrorCode(error) === "ENOENT") return undefined;
+    if (systemErrorCode(error) === "ENOENT" || systemErrorCode(error) === "ENOTDIR") return undefined;
     throw error;
   }
   const nobody: LockContent = { pid: 0, host: "", startedAt: "", processMark: "", nonce: "" };

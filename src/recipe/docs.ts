@@ -1,16 +1,24 @@
 import { aliases, missing, unneeded } from "./foreign-keys.js";
-import { everyMethod } from "./parse.js";
-import { expectation, type KeySchema, keySchemas, recipeGroups, recipeJsonSchema } from "./schema.js";
+import {
+  axesOf,
+  expectation,
+  type KeySchema,
+  keySchemas,
+  type Method,
+  type Methods,
+  recipeGroups,
+  recipeJsonSchema,
+} from "./schema.js";
 
 /** docs/recipe.md: every setting with what it takes, its default and its meaning, made from the schemas. */
-export function recipeDocs(methods = everyMethod): string {
+export function recipeDocs(methods: Methods): string {
   const { properties } = recipeJsonSchema(methods);
   const groups = Object.entries(recipeGroups).map(([title, shape]) => {
     const keys = Object.keys(shape).map((key) => [key, properties[key]!] as const);
     return `### ${title}\n\n${table(Object.fromEntries(keys))}`;
   });
   /** A setting that several methods share stands where it comes first, and again where its default is another. */
-  const ofMethods = (key: string, all: typeof methods.tuners) => {
+  const ofMethods = (key: string, all: readonly Method[]) => {
     const shown = new Map<string, { owner: string; text: string }>();
     return all.map(({ name, config }) => {
       const keys = Object.entries(config ? keySchemas(config) : {});
@@ -26,8 +34,7 @@ export function recipeDocs(methods = everyMethod): string {
     intro,
     "## Settings",
     ...groups,
-    ...ofMethods("finetuning_type", methods.tuners),
-    ...ofMethods("stage", methods.objectives),
+    ...Object.entries(axesOf(methods)).flatMap(([key, all]) => ofMethods(key, all)),
     foreignIntro,
     "### Other names",
     rows(
@@ -35,9 +42,9 @@ export function recipeDocs(methods = everyMethod): string {
       Object.entries(aliases).map(([name, key]) => [code(name), code(key)]),
     ),
     "### Not needed\n\nAccepted, and explained by one line when the run starts.",
-    rows(
-      ["Setting", "Why"],
-      Object.entries(unneeded).map(([name, why]) => [code(name), why]),
+    reasons(unneeded),
+    ...Object.entries(axesOf(methods)).flatMap(([key, all]) =>
+      all.flatMap(({ name, unneeded: own }) => (own ? [`With \`${key}: ${name}\` neither:`, reasons(own)] : [])),
     ),
     "### Not there yet\n\nRefused unless the value asks for what attune does anyway.",
     rows(
@@ -83,6 +90,13 @@ function table(keys: Readonly<Record<string, KeySchema>>): string {
     schema.description ?? "",
   ]);
   return rows(["Setting", "Takes", "Default", "Meaning"], cells);
+}
+
+function reasons(why: Readonly<Record<string, string>>): string {
+  return rows(
+    ["Setting", "Why"],
+    Object.entries(why).map(([name, reason]) => [code(name), reason]),
+  );
 }
 
 function rows(head: readonly string[], cells: readonly (readonly string[])[]): string {

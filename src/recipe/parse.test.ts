@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { z } from "zod";
 import { ConfigError } from "../errors.js";
-import { checkRecipe, everyMethod, formatRecipe, parseRecipe } from "./parse.js";
+import { checkRecipe, formatRecipe, parseRecipe } from "./parse.js";
 import { expectation, keySchemas, type Methods, RecipeKeys, recipeJsonSchema } from "./schema.js";
 
 const methods: Methods = {
@@ -18,6 +18,18 @@ const methods: Methods = {
     { name: "full", config: z.strictObject({}) },
   ],
   objectives: [{ name: "sft" }],
+  backends: [
+    {
+      name: "native",
+      config: z.strictObject({ threads: z.int().min(1).nullable().default(null).describe("threads of the engine") }),
+      unneeded: { bf16: "the CPU decides", deepspeed: "one process trains", ddp_timeout: "one process trains", flash_attn: "no" },
+    },
+    {
+      name: "cluster",
+      config: z.strictObject({ hosts: z.array(z.string()).default([]), deepspeed: z.string().default("none") }),
+      unneeded: { cluster_name: "there is one" },
+    },
+  ],
 };
 
 const minimal = "model_name_or_path: base\ndataset: a.jsonl, b.jsonl\noutput_dir: out\n";
@@ -285,8 +297,8 @@ test("a formatted recipe parses to itself", () => {
     `${minimal}max_steps: 3\nwarmup_steps: 2\nsave_strategy: epoch\npacking: true\nresume_from_checkpoint: true\n`,
   ).recipe;
   assert.deepEqual(parse(formatRecipe(idle)), { recipe: { ...idle, resume_from_checkpoint: false }, notices: [] });
-  const { tuner, objective, ...common } = recipe;
-  assert.deepEqual(checkRecipe({ ...common, ...tuner, ...objective }, methods).recipe, recipe);
+  const { tuner, objective, backendConfig, ...common } = recipe;
+  assert.deepEqual(checkRecipe({ ...common, ...tuner, ...objective, ...backendConfig }, methods).recipe, recipe);
   assert.throws(
     () => checkRecipe({ ...common, sed: 1 }, methods),
     /^ConfigError: recipe: unknown setting "sed"\. Did you mean "seed"\?/,
@@ -308,11 +320,28 @@ test("the JSON schema has every setting, its description and the methods' names"
   }
 });
 
-test("the methods of attune fit into one recipe", () => {
-  const { recipe } = parseRecipe({ text: minimal, file: "recipe.yaml" }, ["lora_rank=3"]);
-  assert.equal(recipe.tuner.lora_rank, 3);
-  const names = [...everyMethod.tuners, ...everyMethod.objectives].flatMap(({ config }) =>
-    config ? Object.keys(keySchemas(config)) : [],
+test("a backend brings its own settings, and its own list of those that it does not need", () => {
+  const settings = "threads: 2\nbf16: true\ndeepspeed: ds.json\n";
+  const native = parse(minimal + settings);
+  assert.deepEqual(native.recipe.backendConfig, { threads: 2 });
+  assert.deepEqual(native.notices, [
+    "recipe.yaml:5: bf16 is not needed: the CPU decides",
+    "recipe.yaml:6: deepspeed is not needed: one process trains",
+  ]);
+  const cluster = parse(`${minimal}backend: cluster\nthreads: 2\ndeepspeed: ds.json\ncluster_name: x\nbf16: false\n`);
+  assert.deepEqual(cluster.recipe.backendConfig, { hosts: [], deepspeed: "ds.json" });
+  assert.deepEqual(cluster.notices, [
+    "recipe.yaml:7: cluster_name is not needed: there is one",
+    "recipe.yaml:5: threads is not used: only native reads it",
+  ]);
+  assert.match(
+    problems("backend: cluster\nbf16: true\n"),
+    /:5: bf16: true is not supported where backend is cluster; remove it$/,
   );
-  for (const name of names) assert.ok(!(name in RecipeKeys.shape), `${name} is a setting of every run, too`);
+  assert.match(problems("cluster_name: x\n"), /:4: cluster_name: "x" is not supported where backend is native; remove it$/);
+  assert.match(
+    problems("backend: gpu\nbf16: true\n"),
+    /^recipe\.yaml:4: backend: unknown: "gpu"; expected one of native, cluster$/,
+  );
+  assert.deepEqual(parse(formatRecipe(cluster.recipe)), { recipe: cluster.recipe, notices: [] });
 });

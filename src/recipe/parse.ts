@@ -3,11 +3,9 @@ import { CST, isMap, isScalar, Lexer, LineCounter, type Node, parseDocument, str
 import type { z } from "zod";
 import { ConfigError } from "../errors.js";
 import { systemErrorCode } from "../io/disk.js";
-import { objectives } from "../objectives/index.js";
 import { closest } from "../text/closest.js";
-import { tuners } from "../tuners/index.js";
 import { aliases, knownStages, knownTuners, missing, unneeded } from "./foreign-keys.js";
-import { expectation, type KeySchema, keySchemas, type Method, type Methods, type Recipe, RecipeKeys } from "./schema.js";
+import { axesOf, expectation, type KeySchema, keySchemas, type Method, type Methods, type Recipe, RecipeKeys } from "./schema.js";
 
 export interface RecipeSource {
   readonly text: string;
@@ -39,9 +37,6 @@ export async function readRecipe(path: string): Promise<RecipeSource> {
   }
 }
 
-/** Everything that attune can do. */
-export const everyMethod: Methods = { tuners, objectives };
-
 /** One setting as somebody wrote it. */
 interface Setting {
   /** The name as written, but with underscores. */
@@ -59,12 +54,12 @@ interface Setting {
  *
  * Throws ConfigError that lists every problem found, each with file and line or the override.
  */
-export function parseRecipe(source: RecipeSource | undefined, overrides: readonly string[], methods = everyMethod): ParsedRecipe {
+export function parseRecipe(source: RecipeSource | undefined, overrides: readonly string[], methods: Methods): ParsedRecipe {
   return check([source ? readSettings(source) : [], readOverrides(overrides)], source?.file ?? "recipe", methods);
 }
 
 /** The same checks for settings that come as an object, as from the library's users. */
-export function checkRecipe(values: Readonly<Record<string, unknown>>, methods = everyMethod): ParsedRecipe {
+export function checkRecipe(values: Readonly<Record<string, unknown>>, methods: Methods): ParsedRecipe {
   const settings = Object.entries(values).map(([key, value]) => ({ name: snakeCase(key), value, where: "recipe" }));
   return check([settings], "recipe", methods);
 }
@@ -74,9 +69,11 @@ export function checkRecipe(values: Readonly<Record<string, unknown>>, methods =
  * resume or to overwrite.
  */
 export function formatRecipe(recipe: Recipe): string {
-  const { tuner, objective, resume_from_checkpoint, overwrite_output_dir, eval_steps, ...common } = recipe;
+  const { tuner, objective, backendConfig, resume_from_checkpoint, overwrite_output_dir, eval_steps, ...common } = recipe;
   const evaluation = recipe.eval_strategy === "steps" ? { eval_steps } : {};
-  const settings = Object.entries({ ...common, ...evaluation, ...tuner, ...objective }).filter(([, value]) => value !== null);
+  const settings = Object.entries({ ...common, ...evaluation, ...tuner, ...objective, ...backendConfig }).filter(
+    ([, value]) => value !== null,
+  );
   return stringify(Object.fromEntries(settings), { lineWidth: 0, compat: "yaml-1.1" });
 }
 
@@ -194,48 +191,46 @@ type Given = ReadonlyMap<string, Setting>;
 /** `layers` come in rising order of weight: what is set in a later one replaces what an earlier one says. */
 function check(layers: readonly Setting[][], file: string, methods: Methods): ParsedRecipe {
   const report: Report = { file, problems: [], notices: [] };
-  const commonKeys: Keys = keySchemas(RecipeKeys);
-  const allMethods = [...methods.tuners, ...methods.objectives].map(({ name, config }) => ({
-    name,
-    keys: config ? keySchemas(config) : {},
-  }));
-  const known: Keys = Object.assign({}, commonKeys, ...allMethods.map(({ keys }) => keys));
+  const axes = axesOf(methods);
+  const common = keySchemas(RecipeKeys);
+  const known: Keys = Object.assign({}, common, ...Object.values(axes).flat().map(keysOf));
 
-  const given = resolveNames(layers, known, report);
-  const tuner = choose("finetuning_type", methods.tuners, knownTuners);
-  const objective = choose("stage", methods.objectives, knownStages);
-  const common = validate(RecipeKeys, given, report);
-  const tunerConfig = tuner?.config && validate(tuner.config, given, report);
-  const objectiveConfig = objective?.config && validate(objective.config, given, report);
-  const evaluation = common && relate(common, given, report);
+  const named = resolveNames(layers, known, report);
+  const tuner = choose("finetuning_type", knownTuners);
+  const objective = choose("stage", knownStages);
+  const backend = choose("backend", []);
+  const chosen = { finetuning_type: tuner, stage: objective, backend };
+  const given = sortOut(named, { known, common, axes, chosen }, report);
 
-  const chosen = new Set([tuner?.name, objective?.name]);
-  for (const [key, { where }] of given) {
-    if (Object.hasOwn(commonKeys, key)) continue;
-    const owners = allMethods.filter(({ keys }) => Object.hasOwn(keys, key)).map(({ name }) => name);
-    if (!owners.some((name) => chosen.has(name)))
-      report.notices.push(`${where}: ${key} is not used: only ${owners.join(" and ")} reads it`);
-  }
-
+  const settings = validate(RecipeKeys, given, report);
+  const [tunerConfig, objectiveConfig, backendConfig] = [tuner, objective, backend].map((method) =>
+    method?.config ? validate(method.config, given, report) : {},
+  ) as Recipe["tuner"][];
+  const evaluation = settings && relate(settings, given, report);
   if (report.problems.length > 0) throw new ConfigError(report.problems.join("\n"));
-  const ofMethods = { tuner: tunerConfig ?? {}, objective: objectiveConfig ?? {} } as Pick<Recipe, "tuner" | "objective">;
-  return { recipe: { ...common!, ...evaluation!, ...ofMethods }, notices: report.notices };
+  const ofMethods = { tuner: tunerConfig!, objective: objectiveConfig!, backendConfig: backendConfig! };
+  return { recipe: { ...settings!, ...evaluation!, ...ofMethods }, notices: report.notices };
 
-  function choose(key: string, choices: readonly Method[], elsewhere: readonly string[]): Method | undefined {
-    const name = given.get(key)?.value ?? commonKeys[key]!.default;
+  function choose(key: keyof typeof axes, elsewhere: readonly string[]): Method | undefined {
+    const choices: readonly Method[] = axes[key];
+    const name = named.get(key)?.value ?? common[key]!.default;
     const choice = choices.find((candidate) => candidate.name === name);
     if (choice || typeof name !== "string") return choice; // validate() reports what is not text
     const said = elsewhere.includes(name) ? `${name} is not there yet` : `unknown: ${quote(name)}`;
     const names = choices.map((candidate) => candidate.name).join(", ");
-    report.problems.push(`${given.get(key)?.where ?? file}: ${key}: ${said}; expected one of ${names}`);
+    report.problems.push(`${named.get(key)?.where ?? file}: ${key}: ${said}; expected one of ${names}`);
     return undefined;
   }
 }
 
-/** Sorts settings into ours (returned, under our names), other trainers' (explained or refused) and unknown ones (refused). */
-function resolveNames(layers: readonly Setting[][], known: Keys, { problems, notices }: Report): Given {
+function keysOf({ config }: Method): Keys {
+  return config ? keySchemas(config) : {};
+}
+
+/** What is set, under our names: settings of later layers in the place of those of earlier ones. */
+function resolveNames(layers: readonly Setting[][], known: Keys, { problems }: Report): Given {
   const keyOf = (name: string) => (!Object.hasOwn(known, name) && Object.hasOwn(aliases, name) ? aliases[name]! : name);
-  const winners = new Map<string, Setting>();
+  const named = new Map<string, Setting>();
   for (const layer of layers) {
     const inThisLayer = new Map<string, Setting>();
     for (const setting of layer) {
@@ -244,31 +239,63 @@ function resolveNames(layers: readonly Setting[][], known: Keys, { problems, not
       if (earlier) problems.push(`${setting.where}: ${key} is set twice (first by ${earlier.where})`);
       inThisLayer.set(key, setting);
     }
-    for (const [key, setting] of inThisLayer) winners.set(key, setting);
+    for (const [key, setting] of inThisLayer) named.set(key, setting);
   }
+  return named;
+}
+
+interface Choice {
+  readonly known: Keys;
+  readonly common: Keys;
+  readonly axes: Readonly<Record<string, readonly Method[]>>;
+  /** By the same names as `axes`; undefined where a problem was reported. */
+  readonly chosen: Readonly<Record<string, Method | undefined>>;
+}
+
+/** Sorts settings into those that are read (returned), other methods' and other trainers' (explained or refused) and unknown ones (refused). */
+function sortOut(named: Given, { known, common, axes, chosen }: Choice, { problems, notices }: Report): Given {
+  const methods = Object.values(axes).flat();
+  const isReady = Object.values(chosen).every((method) => method !== undefined);
+  const read: Keys = Object.assign({}, common, ...Object.values(chosen).map((method) => (method ? keysOf(method) : {})));
+  const dropped = Object.fromEntries(
+    [unneeded, ...Object.values(chosen).map((method) => method?.unneeded ?? {})]
+      .flatMap(Object.entries<string>)
+      .filter(([key]) => !Object.hasOwn(read, key)),
+  );
+  const elsewhere: Record<string, string> = Object.assign({}, ...methods.map((method) => method.unneeded));
 
   const given = new Map<string, Setting>();
   const unknown: string[] = [];
-  for (const [key, setting] of winners) {
+  for (const [key, setting] of named) {
     const { name, value, where } = setting;
-    const isOthers = Object.hasOwn(unneeded, key) || Object.hasOwn(missing, key);
-    if (!Object.hasOwn(known, key) && !isOthers) {
-      const near = closest(key, [known, aliases, unneeded, missing].flatMap(Object.keys));
+    const refuse = (why: string, harmless: readonly unknown[] = [false, 0]) => {
+      const changesNothing = harmless.some((other) => JSON.stringify(other) === JSON.stringify(value));
+      if (!changesNothing) problems.push(`${where}: ${name}: ${show(value)} is not supported ${why}`);
+    };
+    if (![known, dropped, elsewhere, missing].some((keys) => Object.hasOwn(keys, key))) {
+      const near = closest(key, [known, aliases, dropped, missing].flatMap(Object.keys));
       unknown.push(`${where}: unknown setting ${quote(name)}.${near ? ` Did you mean ${quote(near)}?` : ""}`);
     } else if (value === null) {
       // Not set.
+    } else if (Object.hasOwn(dropped, key)) {
+      notices.push(`${where}: ${name} is not needed: ${dropped[key]}`);
     } else if (Object.hasOwn(known, key)) {
       if (key !== name) notices.push(`${where}: ${name} is read as ${key}`);
       given.set(key, setting);
-    } else if (Object.hasOwn(unneeded, key)) {
-      notices.push(`${where}: ${name} is not needed: ${unneeded[key]}`);
-    } else {
-      const { harmless = [false, 0], advice } = missing[key]!;
-      const changesNothing = harmless.some((other) => JSON.stringify(other) === JSON.stringify(value));
-      if (!changesNothing) problems.push(`${where}: ${name}: ${show(value)} is not supported yet; remove it (${advice})`);
+    } else if (Object.hasOwn(missing, key)) {
+      const { harmless, advice } = missing[key]!;
+      refuse(`yet; remove it (${advice})`, harmless);
+    } else if (isReady) {
+      const [axis] = Object.entries(axes).find(([, choices]) => choices.some((one) => Object.hasOwn(one.unneeded ?? {}, key)))!;
+      refuse(`where ${axis} is ${chosen[axis]!.name}; remove it`);
     }
   }
   if (unknown.length > 0) problems.push(...unknown, `Settings: ${Object.keys(known).join(", ")}`);
+  for (const [key, { where }] of given) {
+    if (Object.hasOwn(read, key)) continue;
+    const owners = methods.filter((method) => Object.hasOwn(keysOf(method), key)).map((method) => method.name);
+    notices.push(`${where}: ${key} is not used: only ${owners.join(" and ")} reads it`);
+  }
   return given;
 }
 

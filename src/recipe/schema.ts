@@ -5,7 +5,7 @@ import { scheduleNames } from "../optim/schedule.js";
 import { toolFormatNames } from "../text/tool-formats.js";
 
 /**
- * The settings of a run, under LLaMA-Factory's names. What only one tuner or one objective reads is not here: each brings its own
+ * The settings of a run, under LLaMA-Factory's names. What only one tuner, objective or backend reads is not here: each brings its own
  * schema (`Method.config`), so a new method adds no line to this file.
  *
  * Source: LLaMA-Factory src/llamafactory/hparams at ff6d4d12 and Hugging Face's TrainingArguments; defaults are theirs unless the
@@ -131,15 +131,11 @@ const output = {
 };
 
 const machine = {
+  backend: z.string().default("native").describe("what executes the run (attune's own)"),
   gradient_checkpointing: z
     .boolean()
     .default(false)
     .describe("compute activations twice instead of keeping them: less memory, slower"),
-  compute_dtype: z
-    .enum(["auto", "f32", "bf16"])
-    .default("auto")
-    .describe("how matrix products multiply; auto: bf16 only where the CPU has it in hardware (attune's own)"),
-  threads: count.max(1024).nullable().default(null).describe("engine threads; not set: one per core (attune's own)"),
 };
 
 /** The settings as the documentation groups them. */
@@ -154,16 +150,25 @@ export const recipeGroups = {
 
 export const RecipeKeys = z.strictObject({ ...model, ...method, ...data, ...steps, ...output, ...machine });
 
-/** A tuner or an objective, as far as recipes care: its name and the settings that only it reads, under LLaMA-Factory's names. */
+/** A tuner, an objective or a backend, as far as recipes care. */
 export interface Method {
   readonly name: string;
+  /** The settings that only it reads, under LLaMA-Factory's names. */
   readonly config?: z.ZodType;
+  /** Settings of other trainers that change nothing about the result under this method, each with the reason. */
+  readonly unneeded?: Readonly<Record<string, string>>;
 }
 
-/** What `finetuning_type` and `stage` choose from. */
+/** What `finetuning_type`, `stage` and `backend` choose from. */
 export interface Methods {
   readonly tuners: readonly Method[];
   readonly objectives: readonly Method[];
+  readonly backends: readonly Method[];
+}
+
+/** The setting that chooses, and what it chooses from. */
+export function axesOf({ tuners, objectives, backends }: Methods) {
+  return { finetuning_type: tuners, stage: objectives, backend: backends };
 }
 
 /** A checked recipe: every default filled in, every setting in range. */
@@ -174,6 +179,8 @@ export interface Recipe extends Readonly<Omit<z.output<typeof RecipeKeys>, "eval
   readonly tuner: Readonly<Record<string, unknown>>;
   /** Output of the schema of the objective that `stage` names. */
   readonly objective: Readonly<Record<string, unknown>>;
+  /** Output of the schema of the backend that `backend` names. */
+  readonly backendConfig: Readonly<Record<string, unknown>>;
 }
 
 /** JSON Schema of one setting, as far as it is read here. */
@@ -203,9 +210,10 @@ export function recipeJsonSchema(
   methods: Methods,
 ): Record<string, unknown> & { readonly properties: Readonly<Record<string, KeySchema>> } {
   const properties: Record<string, KeySchema> = keySchemas(RecipeKeys);
-  properties.finetuning_type = { ...properties.finetuning_type, enum: methods.tuners.map((tuner) => tuner.name) };
-  properties.stage = { ...properties.stage, enum: methods.objectives.map((objective) => objective.name) };
-  for (const { config } of [...methods.tuners, ...methods.objectives]) if (config) Object.assign(properties, keySchemas(config));
+  for (const [key, choices] of Object.entries(axesOf(methods))) {
+    properties[key] = { ...properties[key], enum: choices.map(({ name }) => name) };
+    for (const { config } of choices) if (config) Object.assign(properties, keySchemas(config));
+  }
   return { ...z.toJSONSchema(RecipeKeys, { io: "input" }), title: "attune recipe", properties };
 }
 

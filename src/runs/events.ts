@@ -1,10 +1,49 @@
 import type { Metrics } from "../objectives/objective.js";
 
 /**
- * What a run tells the world while it works: one JSON object a line in `events.jsonl` of its folder. The terminal, the web page and
- * the API read only these.
+ * What a run tells the world while it works. The terminal, the web page and the API read only these. In order: perhaps `queued`; `prepare`;
+ * `start` once the first step can be taken; steps, evaluations and checkpoints; and `end` or `failed` as the last. Notices may come anywhere.
  */
-export type RunEvent = ProgressEvent | StartEvent | StepEvent | EvalEvent | CheckpointEvent | NoticeEvent | EndEvent;
+export type RunEvent =
+  | QueuedEvent
+  | PrepareEvent
+  | ProgressEvent
+  | StartEvent
+  | StepEvent
+  | EvalEvent
+  | CheckpointEvent
+  | NoticeEvent
+  | EndEvent
+  | FailedEvent;
+
+/**
+ * An event as `events.jsonl` of the run's folder has it, one JSON object a line. `time` is ISO 8601 in UTC and later than that of every line
+ * before, by a millisecond where the clock does not say so: whoever knows the last one that they read can go on from there.
+ */
+export type RecordedEvent = RunEvent & { readonly time: string };
+
+/** What a run is about: known before anything of it is done. */
+export interface RunSubject {
+  readonly outputDir: string;
+  readonly model: string;
+  readonly method: string;
+  readonly objective: string;
+  readonly backend: string;
+}
+
+/** The run waits for somebody to begin it. */
+export interface QueuedEvent extends RunSubject {
+  readonly type: "queued";
+}
+
+/** A process has begun: it finds the model, reads the data, builds. */
+export interface PrepareEvent extends RunSubject {
+  readonly type: "prepare";
+  readonly pid: number;
+  readonly host: string;
+  /** The same as in the folder's lock while this process holds it. */
+  readonly lock: string;
+}
 
 /** How far a long preparation has come, such as a download. Shown, not kept. */
 export interface ProgressEvent {
@@ -14,24 +53,22 @@ export interface ProgressEvent {
   readonly totalBytes: number;
 }
 
+/** What a machine says of itself, such as `isa`, `threads` and `dtype`: shown, and copied into the results. */
+export type MachineFacts = Readonly<Record<string, string | number>>;
+
+/** Everything is ready: the first step comes next. */
 export interface StartEvent {
   readonly type: "start";
-  readonly outputDir: string;
-  readonly model: string;
-  readonly method: string;
-  readonly objective: string;
   readonly trainRows: number;
   readonly evalRows: number;
   readonly totalSteps: number;
   readonly resumedFromStep: number;
   readonly trainableParams: number;
   readonly allParams: number;
-  readonly isa: string;
-  readonly threads: number;
-  readonly dtype: string;
-  /** What the symbolic step predicts for the whole process. */
-  readonly predictedPeakBytes: number;
-  readonly availableBytes: number;
+  readonly machine: MachineFacts;
+  /** What the whole process will need at most, where somebody can tell in advance, and what there is. */
+  readonly predictedPeakBytes?: number;
+  readonly availableBytes?: number;
 }
 
 /** One finished optimizer step. */
@@ -48,6 +85,8 @@ export interface StepEvent {
   readonly tokens: number;
   /** Absent where labels belong to whole rows. */
   readonly supervisedTokens?: number;
+  /** What the objective tells of the step beside its loss. */
+  readonly metrics?: Metrics;
   readonly tokensPerSecond: number;
   /** Since the run's first step began, without the time between a stop and going on. */
   readonly elapsedMs: number;
@@ -78,13 +117,22 @@ export interface NoticeEvent {
   readonly message: string;
 }
 
+/** The run came to its end, or was stopped; what was trained is saved. */
 export interface EndEvent {
   readonly type: "end";
   readonly interrupted: boolean;
   readonly results: RunResults;
 }
 
-/** `all_results.json`. Names are the wire's: LLaMA-Factory's where it has one. */
+/** The run came to nothing; checkpoints that it saved are good. */
+export interface FailedEvent {
+  readonly type: "failed";
+  /** `code` of an AttuneError; "bug" for any other error. */
+  readonly code: string;
+  readonly message: string;
+}
+
+/** `all_results.json`, in which the facts of `machine` stand among the rest. Names are the wire's: LLaMA-Factory's where it has one. */
 export interface RunResults {
   readonly epoch: number;
   readonly train_loss: number;
@@ -106,9 +154,7 @@ export interface RunResults {
   readonly peak_memory_bytes: number;
   readonly trainable_params: number;
   readonly all_params: number;
-  readonly isa: string;
-  readonly threads: number;
-  readonly dtype: string;
+  readonly machine: MachineFacts;
   /** From the start of the process to the end of the first optimizer step. */
   readonly seconds_to_first_step: number;
 }

@@ -2,26 +2,29 @@ import { createRequire } from "node:module";
 import type { TopLevelSpec } from "vega-lite";
 import { smooth } from "./smooth.js";
 
-export interface LossCurve {
+/** One number of a run over its steps. */
+export interface Curve {
   readonly title: string;
   /** One line under the title. */
   readonly subtitle?: string;
-  readonly train: readonly LossPoint[];
-  readonly evaluation: readonly LossPoint[];
+  /** What is drawn: `loss`. */
+  readonly quantity: string;
+  readonly train: readonly Point[];
+  readonly evaluation: readonly Point[];
 }
 
-export interface LossPoint {
+export interface Point {
   readonly step: number;
-  readonly loss: number;
+  readonly value: number;
 }
 
 /**
- * Draws the loss as measured, smoothed, and on held-out rows over the steps, as PNG. Losses that are not finite are left out.
+ * Draws a number as measured, smoothed, and on held-out rows over the steps, as PNG. Values that are not finite are left out.
  * The libraries take half a second to load, so they are loaded here and not when the program starts.
  */
-export async function plotLoss(curve: LossCurve): Promise<Uint8Array> {
+export async function plotCurve(curve: Curve): Promise<Uint8Array> {
   const [vega, vegaLite, { Resvg }] = await Promise.all([import("vega"), import("vega-lite"), import("@resvg/resvg-js")]);
-  const { spec } = vegaLite.compile(lossChart(curve));
+  const { spec } = vegaLite.compile(chartOf(curve));
   const view = new vega.View(vega.parse(spec), { renderer: "none", logger: vega.logger(vega.Error) });
   const svg = await view.toSVG();
   view.finalize();
@@ -35,11 +38,11 @@ export async function plotLoss(curve: LossCurve): Promise<Uint8Array> {
   return image.render().asPng();
 }
 
-function lossChart({ title, subtitle, train, evaluation }: LossCurve): TopLevelSpec {
-  const hasLoss = ({ loss }: LossPoint) => Number.isFinite(loss);
-  const measured = train.filter(hasLoss);
-  const smoothLosses = smooth(measured.map(({ loss }) => loss));
-  const smoothed = measured.map(({ step }, i) => ({ step, loss: smoothLosses[i]! }));
+function chartOf({ title, subtitle, quantity, train, evaluation }: Curve): TopLevelSpec {
+  const isDrawn = ({ value }: Point) => Number.isFinite(value);
+  const measured = train.filter(isDrawn);
+  const smoothValues = smooth(measured.map(({ value }) => value));
+  const smoothed = measured.map(({ step }, i) => ({ step, value: smoothValues[i]! }));
   const curves = [
     {
       name: "each step",
@@ -50,7 +53,7 @@ function lossChart({ title, subtitle, train, evaluation }: LossCurve): TopLevelS
     { name: "smoothed", points: smoothed, colour: "#1f5a99", mark: { type: "line", strokeWidth: 2.5 } },
     {
       name: "held-out rows",
-      points: evaluation.filter(hasLoss),
+      points: evaluation.filter(isDrawn),
       colour: "#d1641c",
       mark: { type: "line", strokeWidth: 2, point: { size: 50 } },
     },
@@ -64,7 +67,7 @@ function lossChart({ title, subtitle, train, evaluation }: LossCurve): TopLevelS
     axis: { tickMinStep: 1 },
     scale: { nice: false },
   } as const;
-  const y = { field: "loss", type: "quantitative", title: "loss", scale: { zero: false } } as const;
+  const y = { field: "value", type: "quantitative", title: quantity, scale: { zero: false } } as const;
   const color = {
     field: "name",
     type: "nominal",

@@ -1,10 +1,15 @@
 import assert from "node:assert/strict";
 import { appendFile, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
-import type { RunEvent, RunResults, StepEvent } from "./events.js";
-import { type RunDescription, RunFolder, readEvents, recordRun } from "./run-folder.js";
+import { ConfigError, DivergedError } from "../errors.js";
+import type { Metrics } from "../objectives/objective.js";
+import { checkRecipe, formatRecipe } from "../recipe/parse.js";
+import type { Methods } from "../recipe/schema.js";
+import type { RecordedEvent, RunEvent, RunResults, StepEvent } from "./events.js";
+import { readEvents } from "./events-file.js";
+import { type Executor, queueRun, recordRun } from "./run.js";
 
 const results: RunResults = {
   epoch: 2,
@@ -20,17 +25,14 @@ const results: RunResults = {
   peak_memory_bytes: 1e9,
   trainable_params: 10,
   all_params: 100,
-  isa: "avx2",
-  threads: 2,
-  dtype: "f32",
+  machine: { isa: "avx2", threads: 2, dtype: "f32" },
   seconds_to_first_step: 1.5,
 };
 
 function start(resumedFromStep = 0): RunEvent {
   return {
-    ...{ type: "start", outputDir: "out", model: "models/SmolLM2-135M-Instruct/", method: "lora", objective: "sft" },
-    ...{ trainRows: 12, evalRows: 4, totalSteps: 6, resumedFromStep, trainableParams: 10, allParams: 100 },
-    ...{ isa: "avx2", threads: 2, dtype: "f32", predictedPeakBytes: 1e9, availableBytes: 4e9 },
+    ...{ type: "start", trainRows: 12, evalRows: 4, totalSteps: 6, resumedFromStep, trainableParams: 10, allParams: 100 },
+    ...{ machine: { isa: "avx2", threads: 2, dtype: "f32" }, predictedPeakBytes: 1e9, availableBytes: 4e9 },
   };
 }
 
@@ -68,8 +70,8 @@ const wholeRun = [
   ...[step(4), step(5), step(6), evaluation(6, 1.25), end],
 ];
 
-async function collect(events: AsyncIterable<RunEvent>): Promise<RunEvent[]> {
-  const all: RunEvent[] = [];
+async function collect(events: AsyncIterable<RecordedEvent>): Promise<RecordedEvent[]> {
+  const all: RecordedEvent[] = [];
   for await (const event of events) all.push(event);
   return all;
 }
@@ -83,25 +85,34 @@ async function withFolder(use: (outputDir: string) => Promise<void>): Promise<vo
   }
 }
 
-function describeRun(outputDir: string, changes: Partial<RunDescription> = {}): RunDescription {
-  const defaults = {
-    recipe: "seed: 1\n",
-    loggingSteps: 2,
-    evalSteps: 3,
-    saveSteps: 3,
-    numTrainEpochs: 2,
-    trainBatchSize: 2,
-    plotLoss: false,
+const methods: Methods = { tuners: [{ name: "lora" }], objectives: [{ name: "sft" }], backends: [{ name: "native" }] };
+
+function recipeIn(outputDir: string, changes: Readonly<Record<string, unknown>> = {}) {
+  const settings = {
+    ...{ model_name_or_path: "models/SmolLM2-135M-Instruct/", dataset: "rows.jsonl", output_dir: outputDir },
+    ...{ val_size: 4, logging_steps: 2, eval_steps: 3, save_steps: 3, num_train_epochs: 2, per_device_train_batch_size: 2 },
+    ...{ plot_loss: false, overwrite_output_dir: true },
   };
-  return { outputDir, ...defaults, ...changes };
+  return checkRecipe({ ...settings, ...changes }, methods).recipe;
 }
 
-async function record(outputDir: string, events: readonly RunEvent[], changes?: Partial<RunDescription>): Promise<RunEvent[]> {
-  async function* source() {
-    yield* events;
-  }
-  return await collect(recordRun(source(), new RunFolder(describeRun(outputDir, changes))));
+function canned(events: readonly RunEvent[]): Executor {
+  return {
+    async *run() {
+      yield* events;
+    },
+  };
 }
+
+const signal = new AbortController().signal;
+
+async function record(outputDir: string, events: readonly RunEvent[], changes?: Readonly<Record<string, unknown>>) {
+  return await collect(recordRun(recipeIn(outputDir, changes), canned(events), { signal }));
+}
+
+/** Without their times and without what `recordRun` says first, which differ from run to run. */
+const told = (events: readonly RecordedEvent[]) =>
+  events.filter(({ type }) => type !== "prepare").map(({ time: _, ...event }) => event);
 
 const readJson = async (...path: string[]) => JSON.parse(await readFile(join(...path), "utf8"));
 const readLines = async (...path: string[]) =>
@@ -112,7 +123,7 @@ const readLines = async (...path: string[]) =>
 
 test("a run leaves the files of LLaMA-Factory", () =>
   withFolder(async (outputDir) => {
-    assert.deepEqual(await record(outputDir, wholeRun), wholeRun);
+    assert.deepEqual(told(await record(outputDir, wholeRun)), wholeRun);
     const names = ["all_results.json", "eval_results.json", "events.jsonl", "recipe.yaml"];
     assert.deepEqual((await readdir(outputDir)).sort(), [
       ...names,
@@ -121,10 +132,11 @@ test("a run leaves the files of LLaMA-Factory", () =>
       "trainer_state.json",
     ]);
 
-    assert.deepEqual(await readJson(outputDir, "all_results.json"), results);
+    const { machine, ...numbers } = results;
+    assert.deepEqual(await readJson(outputDir, "all_results.json"), { ...numbers, ...machine });
     assert.deepEqual(await readJson(outputDir, "eval_results.json"), { epoch: 2, eval_loss: 1.25 });
     assert.equal("eval_loss" in (await readJson(outputDir, "train_results.json")), false);
-    assert.equal(await readFile(join(outputDir, "recipe.yaml"), "utf8"), "seed: 1\n");
+    assert.equal(await readFile(join(outputDir, "recipe.yaml"), "utf8"), formatRecipe(recipeIn(outputDir)));
 
     const log = await readLines(outputDir, "trainer_log.jsonl");
     assert.deepEqual(
@@ -169,7 +181,10 @@ test("a resumed run continues the logs as if it had never stopped", () =>
       ]);
       await appendFile(join(resumed, "events.jsonl"), '{"type":"step","step":6,"lo'); // killed while writing
       await appendFile(join(resumed, "trainer_log.jsonl"), '{"current');
-      await record(resumed, [start(3), step(4), step(5), step(6), evaluation(6, 1.25), end]);
+      await record(resumed, [start(3), step(4), step(5), step(6), evaluation(6, 1.25), end], {
+        overwrite_output_dir: false,
+        resume_from_checkpoint: true,
+      });
 
       for (const name of ["trainer_log.jsonl", "trainer_state.json", "all_results.json"]) {
         assert.equal(await readFile(join(resumed, name), "utf8"), await readFile(join(whole, name), "utf8"), name);
@@ -188,7 +203,8 @@ test("a new run in the folder of an old one starts its files anew", () =>
   withFolder(async (outputDir) => {
     await record(outputDir, wholeRun);
     await record(outputDir, [progress, start(), step(1), step(2)]); // progress is shown, not kept
-    assert.equal((await readLines(outputDir, "events.jsonl")).length, 3);
+    const types = (await readLines(outputDir, "events.jsonl")).map(({ type }) => type);
+    assert.deepEqual(types, ["prepare", "start", "step", "step"]);
     assert.equal((await readLines(outputDir, "trainer_log.jsonl")).length, 1);
     assert.equal((await readJson(outputDir, "trainer_state.json")).global_step, 2);
     assert.ok(!(await readdir(outputDir)).includes("all_results.json"));
@@ -213,16 +229,137 @@ test("what is not finite never reaches a file as NaN", () =>
     assert.equal((await readJson(outputDir, "trainer_state.json")).best_metric, null);
   }));
 
-test("the state is written also when the run fails, and the failure is passed on", () =>
+test("a failure is written, told and passed on, and the state is written", () =>
   withFolder(async (outputDir) => {
-    async function* failing() {
-      yield start();
-      yield step(1);
-      throw new Error("boom");
-    }
-    const run = recordRun(failing(), new RunFolder(describeRun(outputDir)));
-    await assert.rejects(collect(run), /boom/);
+    const failing: Executor = {
+      async *run() {
+        yield start();
+        yield step(1);
+        throw new DivergedError("step 2: the loss is NaN");
+      },
+    };
+    const seen: RecordedEvent[] = [];
+    const run = async () => {
+      for await (const event of recordRun(recipeIn(outputDir), failing, { signal })) seen.push(event);
+    };
+    await assert.rejects(run, /^DivergedError: step 2/);
+    assert.deepEqual(told(seen).at(-1), { type: "failed", code: "DIVERGED", message: "step 2: the loss is NaN" });
+    assert.deepEqual(await readLines(outputDir, "events.jsonl"), seen);
     assert.equal((await readJson(outputDir, "trainer_state.json")).global_step, 1);
+  }));
+
+test("each event is later than the one before, whatever the clock says, over runs that follow each other too", () =>
+  withFolder(async (outputDir) => {
+    await record(outputDir, wholeRun.slice(0, -1));
+    const ahead = new Date(Date.now() + 3_600_000).toISOString(); // the clock was set back since
+    await appendFile(join(outputDir, "events.jsonl"), `${JSON.stringify({ ...step(4), time: ahead })}\n`);
+    const resume = { overwrite_output_dir: false, resume_from_checkpoint: true };
+    const events = await record(outputDir, [start(4), step(5), end], resume);
+    assert.ok(events[0]!.time > ahead);
+    const times = (await readLines(outputDir, "events.jsonl")).map(({ time }) => time);
+    assert.deepEqual(times, [...new Set(times)].sort());
+  }));
+
+test("what a run was before its start stays before it: queued, prepared, told", () =>
+  withFolder(async (outputDir) => {
+    await queueRun(recipeIn(outputDir));
+    await record(outputDir, [notice, start(), step(1), end]);
+    const lines = await readLines(outputDir, "events.jsonl");
+    assert.deepEqual(
+      lines.map(({ type }) => type),
+      ["queued", "prepare", "notice", "start", "step", "end"],
+    );
+    const { time, lock, ...prepare } = lines[1];
+    assert.deepEqual(prepare, {
+      ...{ type: "prepare", outputDir, model: "models/SmolLM2-135M-Instruct/", method: "lora", objective: "sft" },
+      ...{ backend: "native", pid: process.pid, host: hostname() },
+    });
+    assert.match(time, /^\d{4}-\d\d-\d\dT.*Z$/);
+    assert.ok(lock.length > 10);
+  }));
+
+test("a run that ends before its start leaves the folder to the next one, and to an earlier one its events", () =>
+  withFolder(async (outputDir) => {
+    const plain = { overwrite_output_dir: false };
+    const refuse = (changes: Readonly<Record<string, unknown>>) =>
+      collect(
+        recordRun(
+          recipeIn(outputDir, changes),
+          {
+            // biome-ignore lint/correctness/useYield: it fails before it has anything to say
+            async *run() {
+              throw new ConfigError("no");
+            },
+          },
+          { signal },
+        ),
+      );
+    await assert.rejects(refuse(plain), /no/);
+    await record(outputDir, wholeRun, plain);
+    const before = await readLines(outputDir, "events.jsonl");
+    await assert.rejects(refuse(plain), /holds another run \(events\.jsonl\)/);
+    assert.deepEqual(await readLines(outputDir, "events.jsonl"), before, "what is not to be touched is not");
+    await assert.rejects(queueRun(recipeIn(outputDir, plain)), /holds another run/);
+    await assert.rejects(refuse({}), /no/);
+    const after = await readLines(outputDir, "events.jsonl");
+    assert.deepEqual(after.slice(0, before.length), before);
+    assert.deepEqual(
+      after.slice(before.length).map(({ type }) => type),
+      ["prepare", "failed"],
+    );
+  }));
+
+test("a run that is stopped while it waits is interrupted, not a bug", () =>
+  withFolder(async (outputDir) => {
+    const stop = new AbortController();
+    const waiting: Executor = {
+      // biome-ignore lint/correctness/useYield: it only waits
+      async *run(_, context) {
+        stop.abort();
+        context.signal.throwIfAborted();
+      },
+    };
+    await assert.rejects(collect(recordRun(recipeIn(outputDir), waiting, { signal: stop.signal })), {
+      code: "INTERRUPTED",
+      exitCode: 130,
+    });
+    assert.equal((await readLines(outputDir, "events.jsonl")).at(-1).code, "INTERRUPTED");
+  }));
+
+test("metrics of steps are averaged between two lines of the logs, named as TRL names them, and drawn", () =>
+  withFolder(async (outputDir) => {
+    const measured = (n: number, metrics: Metrics) => ({ ...step(n), metrics });
+    await record(
+      outputDir,
+      [
+        start(),
+        measured(1, { rewards: { accuracies: 0.25, chosen: 1 }, kl: 0.5 }),
+        measured(2, { rewards: { accuracies: 0.75, chosen: Number.NaN } }),
+        step(3),
+        measured(4, { kl: 2 }),
+        end,
+      ],
+      { plot_loss: true },
+    );
+    const log = await readLines(outputDir, "trainer_log.jsonl");
+    assert.deepEqual(
+      log.map((line) => [line["rewards/accuracies"], line["rewards/chosen"], line.kl]),
+      [
+        [0.5, undefined, 0.5],
+        [undefined, undefined, 2],
+      ],
+    );
+    const { log_history } = await readJson(outputDir, "trainer_state.json");
+    assert.deepEqual([log_history[0]["rewards/accuracies"], log_history[1].kl], [0.5, 2]);
+    const pictures = (await readdir(outputDir)).filter((name) => name.endsWith(".png")).sort();
+    const metrics = ["training_kl.png", "training_rewards_accuracies.png", "training_rewards_chosen.png"];
+    assert.deepEqual(pictures, [...metrics.slice(0, 1), "training_loss.png", ...metrics.slice(1)]);
+    await record(outputDir, [start(), step(1)]);
+    assert.deepEqual(
+      (await readdir(outputDir)).filter((name) => name.endsWith(".png")),
+      [],
+      "pictures of an earlier run go",
+    );
   }));
 
 test("lines that are no events are passed over, a missing file has none", () =>
@@ -235,7 +372,7 @@ test("lines that are no events are passed over, a missing file has none", () =>
 
 test("the loss is drawn beside the run", () =>
   withFolder(async (outputDir) => {
-    await record(outputDir, wholeRun, { plotLoss: true });
+    await record(outputDir, wholeRun, { plot_loss: true });
     for (const name of ["training_loss.png", "training_eval_loss.png"]) {
       const png = await readFile(join(outputDir, name));
       assert.deepEqual([...png.subarray(0, 8)], [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);

@@ -1,12 +1,13 @@
 import { join } from "node:path";
+import { z } from "zod";
 import { type BatchShape, estimateStep, overheadBytes, type StepWork, smallestRemedy } from "../../advise/estimate.js";
 import { availableMemoryBytes } from "../../advise/memory.js";
 import { Rng } from "../../core/rng.js";
 import { SymbolicDevice } from "../../core/symbolic.js";
 import { fastestCompute, loadEngine } from "../../engine/load.js";
 import { ConfigError, DoesNotFitError } from "../../errors.js";
-import { lockFolder, pruneCheckpoints } from "../../io/checkpoint.js";
-import { folderError, writeFileAtomic } from "../../io/disk.js";
+import { pruneCheckpoints } from "../../io/checkpoint.js";
+import { writeFileAtomic } from "../../io/disk.js";
 import type { ModelFiles } from "../../io/model-files.js";
 import { resolveModel } from "../../io/resolve.js";
 import { classesOf } from "../../models/classes.js";
@@ -17,11 +18,11 @@ import type { Objective } from "../../objectives/objective.js";
 import { AdamW, momentBits } from "../../optim/adamw.js";
 import { squares } from "../../optim/clip.js";
 import { weightDecays } from "../../optim/weight-decay.js";
-import { formatRecipe } from "../../recipe/parse.js";
 import type { Recipe } from "../../recipe/schema.js";
-import type { RunEvent, RunResults } from "../../runs/events.js";
-import { RunFolder, recordRun } from "../../runs/run-folder.js";
-import { loadCheckpoint, saveCheckpoint, startOfRun } from "../../train/checkpoint.js";
+import { during } from "../../runs/during.js";
+import type { MachineFacts, RunEvent, RunResults } from "../../runs/events.js";
+import type { RunContext } from "../../runs/run.js";
+import { checkFinite, loadCheckpoint, saveCheckpoint, startOfRun } from "../../train/checkpoint.js";
 import { weightsRanAway } from "../../train/diverged.js";
 import { noProgress, type Progress, train } from "../../train/loop.js";
 import { peakMemoryBytes } from "../../train/peak-memory.js";
@@ -29,58 +30,48 @@ import { tuners } from "../../tuners/index.js";
 import { trainModules } from "../../tuners/train-whole.js";
 import { loadTuned, saveTuned, settingsOfAdapter } from "../../tuners/tuned-files.js";
 import type { Start, Tuner, Tuning } from "../../tuners/tuner.js";
-import type { Backend, RunOptions } from "../backend.js";
-import { during } from "../during.js";
-import { type OutputPlan, planOutput, removeLeftovers } from "../output-folder.js";
+import { defineBackend } from "../backend.js";
 import { prepareData, type RunData } from "./run-data.js";
+import { unneeded } from "./unneeded.js";
+
+const NativeConfig = z.strictObject({
+  compute_dtype: z
+    .enum(["auto", "f32", "bf16"])
+    .default("auto")
+    .describe("how matrix products multiply; auto: bf16 only where the CPU has it in hardware (attune's own)"),
+  threads: z.int().min(1).max(1024).nullable().default(null).describe("engine threads; not set: one per core (attune's own)"),
+});
+type NativeConfig = z.output<typeof NativeConfig>;
 
 /** Trains on this machine's CPU with attune's own engine. */
-export const native: Backend = {
+export const native = defineBackend({
   name: "native",
-  async *run(recipe, options) {
-    const lock = await lockFolder(recipe.output_dir);
-    try {
-      const folder = new RunFolder({
-        outputDir: recipe.output_dir,
-        recipe: formatRecipe(recipe),
-        loggingSteps: recipe.logging_steps,
-        evalSteps: recipe.eval_steps,
-        saveSteps: recipe.save_steps,
-        numTrainEpochs: recipe.num_train_epochs,
-        trainBatchSize: recipe.per_device_train_batch_size,
-        plotLoss: recipe.plot_loss,
-      });
-      yield* recordRun(runRecipe(recipe, options, folder), folder);
-    } catch (error) {
-      throw await folderError(recipe.output_dir, error);
-    } finally {
-      await lock.release();
-    }
-  },
-};
+  summary: "attune's own engine, on this machine's CPU",
+  config: NativeConfig,
+  unneeded,
+  checkCheckpoint: (path, recipe) => checkFinite(path, momentBits[recipe.optim]),
+  run: runRecipe,
+});
 
-async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, folder: RunFolder): AsyncGenerator<RunEvent> {
-  for (const message of notices) yield info(message);
+async function* runRecipe(recipe: Recipe, context: RunContext<NativeConfig>): AsyncGenerator<RunEvent> {
+  const { config, signal, resumeFrom } = context;
   const tuner = tuners.find(({ name }) => name === recipe.finetuning_type)!;
   const objective = objectives.find(({ name }) => name === recipe.stage)!;
-  const output = yield* during<RunEvent, OutputPlan>((emit) =>
-    planOutput(recipe, { onInfo: (message) => emit(info(message)), onWarning: (message) => emit(warning(message)) }),
-  );
   const base = await settleHead(
     yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit)),
   );
   const tuning = yield* during<RunEvent, Tuning>((emit) => tuningOf(recipe, tuner, emit));
   const maxTokens = checkModel(recipe, base, objective, tuning);
   if (maxTokens < recipe.cutoff_len) yield info(`cutoff_len is ${maxTokens} here: the model has no more positions`);
-  const startedAt = output.resumeFrom === null ? new Date() : await startOfRun(output.resumeFrom);
+  const startedAt = resumeFrom === null ? new Date() : await startOfRun(resumeFrom);
   const data = yield* during<RunEvent, RunData>((emit) =>
     prepareData({ recipe, objective, files: base, maxTokens, now: startedAt, warn: (message) => emit(warning(message)) }),
   );
   const files = { ...base, config: data.task.modelConfig ?? base.config };
 
   const engine = loadEngine();
-  if (recipe.threads !== null) engine.setThreads(recipe.threads);
-  const compute = recipe.compute_dtype === "auto" ? fastestCompute(engine.info()) : recipe.compute_dtype;
+  if (config.threads !== null) engine.setThreads(config.threads);
+  const compute = config.compute_dtype === "auto" ? fastestCompute(engine.info()) : config.compute_dtype;
   const fit = checkMemory({
     files,
     tuning,
@@ -104,7 +95,7 @@ async function* runRecipe(recipe: Recipe, { signal, notices = [] }: RunOptions, 
   if (recipe.disable_dropout) model.disableDropout();
   if (model.ownDropout.size > 0) yield info(dropoutNotice(model));
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
-  const prepared = { recipe, files, tuner, tuning, objective, output, startedAt, data, fit, machine, signal, folder };
+  const prepared = { recipe, files, tuner, tuning, context, startedAt, data, fit, machine };
   try {
     yield* trainModel(model, prepared);
   } finally {
@@ -118,19 +109,16 @@ interface Prepared {
   readonly files: ModelFiles;
   readonly tuner: Tuner;
   readonly tuning: Tuning;
-  readonly objective: Objective;
-  readonly output: OutputPlan;
+  readonly context: RunContext;
   readonly startedAt: Date;
   readonly data: RunData;
   readonly fit: Fit;
-  readonly machine: Pick<RunResults, "isa" | "threads" | "dtype">;
-  readonly signal: AbortSignal;
-  readonly folder: RunFolder;
+  readonly machine: MachineFacts;
 }
 
 async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGenerator<RunEvent> {
-  const { recipe, files, tuner, tuning, objective, output, startedAt, data, fit, machine, signal, folder } = prepared;
-  const { resumeFrom } = output;
+  const { recipe, files, tuner, tuning, context, startedAt, data, fit, machine } = prepared;
+  const { resumeFrom, signal } = context;
   model.gradientCheckpointing = recipe.gradient_checkpointing;
   tuning.apply(model, Rng.for(recipe.seed, "tuner"));
   trainModules(model, model.headModules);
@@ -168,7 +156,7 @@ async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGener
       await saveCheckpoint(path, {
         writeModel: async (temporary) => {
           await writeModel(temporary);
-          await writeFileAtomic(join(temporary, "trainer_state.json"), `${JSON.stringify(folder.trainerState, null, 2)}\n`);
+          await writeFileAtomic(join(temporary, "trainer_state.json"), context.trainerState());
         },
         optimizer: recipe.save_only_model ? null : optimizer,
         progress,
@@ -179,21 +167,16 @@ async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGener
       return path;
     };
 
-    await removeLeftovers(output);
     const counts = countParameters(model);
     yield {
       type: "start",
-      outputDir: recipe.output_dir,
-      model: recipe.model_name_or_path,
-      method: tuner.name,
-      objective: objective.name,
       trainRows: data.trainRows.length,
       evalRows: data.evalRows.length,
       totalSteps: data.plan.totalSteps,
       resumedFromStep,
       trainableParams: counts.trainable,
       allParams: counts.all,
-      ...machine,
+      machine,
       predictedPeakBytes: fit.predictedPeakBytes,
       availableBytes: fit.availableBytes,
     };
@@ -234,7 +217,7 @@ async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGener
     yield {
       type: "end",
       interrupted,
-      results: { ...resultsOf(progress, counts, flopsPerToken, secondsToFirstStep), ...machine },
+      results: { ...resultsOf(progress, counts, flopsPerToken, secondsToFirstStep), machine },
     };
   } finally {
     optimizer.dispose();
@@ -358,7 +341,7 @@ function resultsOf(
   counts: { trainable: number; all: number },
   flopsPerToken: number,
   secondsToFirstStep: number,
-): Omit<RunResults, "isa" | "threads" | "dtype"> {
+): Omit<RunResults, "machine"> {
   const seconds = progress.elapsedMs / 1000;
   return {
     epoch: progress.epoch,

@@ -1,0 +1,93 @@
+import type { FailedEvent, RecordedEvent, RunSubject } from "./events.js";
+import { eventsPath, readEvents } from "./events-file.js";
+import { lockOf } from "./run-lock.js";
+
+export type RunState = "queued" | "preparing" | "running" | "interrupted" | "failed" | "done";
+
+/** Where a run stands, as its folder tells it. */
+export interface RunStatus extends RunSubject {
+  /** `interrupted`: stopped by its user, or by whatever ended its process; `resume_from_checkpoint=true` goes on with it. */
+  readonly state: RunState;
+  /** Finished optimizer steps, of how many; null until these are known. */
+  readonly step: number;
+  readonly totalSteps: number | null;
+  /** Of the last step and of the last evaluation. */
+  readonly loss: number | null;
+  readonly evalLoss: number | null;
+  readonly remainingMs: number | null;
+  /** Why it failed. */
+  readonly error: Pick<FailedEvent, "code" | "message"> | null;
+  /** The process that began it last; `isAlive` is null where that is another host's, so that nobody here can tell. */
+  readonly process: { readonly pid: number; readonly host: string; readonly isAlive: boolean | null } | null;
+  /** Time of the last event. */
+  readonly updatedAt: string;
+}
+
+/**
+ * Reads where a run stands from its folder alone, at any moment, from any process. Null if the folder holds no run that has said anything.
+ *
+ * Of a run without a last word the lock tells whether it is still at work: its process holds it until it ends, however it does. The lock is read
+ * before the events, as a run writes its last word before it lets go.
+ */
+export async function readRun(outputDir: string): Promise<RunStatus | null> {
+  for (;;) {
+    const lock = await lockOf(outputDir);
+    const told = await toldBy(readEvents(eventsPath(outputDir)));
+    if (told === null) return null;
+    const { lock: id, process, ...status } = told;
+    const isHolder = lock !== undefined && lock.id === id;
+    const isAlive = isHolder ? lock.isAlive : false;
+    const seen = { ...status, process: process && { ...process, isAlive } };
+    if ((status.state !== "preparing" && status.state !== "running") || isAlive !== false) return seen;
+    if ((await lockOf(outputDir))?.id === lock?.id) return { ...seen, state: "interrupted", remainingMs: null };
+    // Somebody came, or went, while the events were read.
+  }
+}
+
+type Told = { -readonly [K in keyof RunStatus]: RunStatus[K] } & { lock: string | null };
+
+async function toldBy(events: AsyncIterable<RecordedEvent>): Promise<Told | null> {
+  let status: Told | null = null;
+  for await (const event of events) status = next(status, event);
+  return status;
+}
+
+/** What is known of a run after one more event. */
+function next(status: Told | null, event: RecordedEvent): Told | null {
+  if (event.type === "queued" || event.type === "prepare") return begun(event);
+  if (status === null) return null;
+  status.updatedAt = event.time;
+  switch (event.type) {
+    case "start":
+      status.state = "running";
+      status.step = event.resumedFromStep;
+      status.totalSteps = event.totalSteps;
+      break;
+    case "step":
+      status.step = event.step;
+      status.loss = event.loss;
+      status.remainingMs = event.remainingMs;
+      break;
+    case "eval":
+      status.evalLoss = event.evalLoss;
+      break;
+    case "end":
+      status.state = event.interrupted ? "interrupted" : "done";
+      status.remainingMs = null;
+      break;
+    case "failed":
+      status.state = event.code === "INTERRUPTED" ? "interrupted" : "failed";
+      status.error = { code: event.code, message: event.message };
+      status.remainingMs = null;
+  }
+  return status;
+}
+
+function begun(event: RecordedEvent & { readonly type: "queued" | "prepare" }): Told {
+  const { outputDir, model, method, objective, backend, time } = event;
+  const nothing = { step: 0, totalSteps: null, loss: null, evalLoss: null, remainingMs: null, error: null };
+  const subject = { outputDir, model, method, objective, backend, updatedAt: time };
+  if (event.type === "queued") return { ...subject, ...nothing, state: "queued", process: null, lock: null };
+  const { pid, host, lock } = event;
+  return { ...subject, ...nothing, state: "preparing", process: { pid, host, isAlive: null }, lock };
+}
