@@ -36,13 +36,19 @@ struct Chunk {
 };
 
 struct Slab {
+  uint64_t number; // from 0, in the order in which they came
   char* data;
   size_t bytes;
   bool small;
 };
 
+/// By size, then by place: where a block goes follows from the calls alone, not from where the system put a slab. What is estimated before a
+/// run (src/core/block-memory.ts) makes the same choices.
 struct BySize {
-  bool operator()(const Chunk* a, const Chunk* b) const { return a->bytes != b->bytes ? a->bytes < b->bytes : a->data < b->data; }
+  bool operator()(const Chunk* a, const Chunk* b) const {
+    if (a->bytes != b->bytes) return a->bytes < b->bytes;
+    return a->slab == b->slab ? a->data < b->data : a->slab->number < b->slab->number;
+  }
 };
 
 // An id is a slot's number plus `slot_count` times the slot's generation, which grows with each use: an old id never finds a new block.
@@ -60,6 +66,7 @@ struct Allocator {
   std::vector<Slot> slots{1};              // slot 0 stays empty, so that no id is 0
   std::vector<uint32_t> free_slots;
   size_t live = 0, peak = 0;
+  uint64_t slabs = 0; // so far
 
   /// A whole empty slab, as its one free chunk.
   static bool is_empty_slab(const Chunk* chunk) { return !chunk->holders && !chunk->before && !chunk->after; }
@@ -67,7 +74,8 @@ struct Allocator {
   Chunk* take(size_t bytes) {
     const bool small = bytes < small_limit;
     auto& candidates = free_chunks[small];
-    Chunk wanted{nullptr, nullptr, bytes, nullptr, nullptr};
+    Slab before_all{0, nullptr, 0, small};
+    Chunk wanted{&before_all, nullptr, bytes, nullptr, nullptr};
     auto best = candidates.lower_bound(&wanted);
     if (best == candidates.end()) best = candidates.insert(new_slab(bytes, small)).first;
     Chunk* chunk = *best;
@@ -127,7 +135,7 @@ struct Allocator {
     }
     if (!data) throw std::bad_alloc();
     poison_behind(data, 0, size);
-    return new Chunk{new Slab{data, size, small}, data, size, nullptr, nullptr};
+    return new Chunk{new Slab{slabs++, data, size, small}, data, size, nullptr, nullptr};
   }
 
   /// Before more is taken from the system, slabs that nobody uses and that were too small go back to it, up to `bytes` of them. Queued work

@@ -1,6 +1,7 @@
 import { bytesOf, type DType } from "../engine/dtype.js";
 import type { AttentionShape, ComputeType, Id, Kernels } from "../engine/kernels.js";
 import { EngineError } from "../errors.js";
+import { BlockMemory, type Chunk } from "./block-memory.js";
 import type { Device } from "./device.js";
 
 /** What work would cost, found by running it on shapes alone. */
@@ -8,6 +9,8 @@ export interface Cost extends KernelCost {
   /** Bytes in live blocks, now and at the highest point. */
   readonly liveBytes: number;
   readonly peakBytes: number;
+  /** What the engine takes from the system for these blocks at the highest point, as it lays them out, and for the workspace of its products. */
+  readonly residentBytes: number;
   /** Each kernel's part, under its name in `Kernels`. */
   readonly byKernel: ReadonlyMap<string, KernelCost>;
 }
@@ -31,12 +34,15 @@ export class SymbolicDevice implements Device {
 
   constructor(compute: ComputeType = "f32") {
     this.compute = compute;
-    this.kernels = attributed(symbolicKernels(this.#counter), this.#counter);
+    this.kernels = attributed(symbolicKernels(this.#counter, compute === "bf16" ? 2 : 4), this.#counter);
   }
 
   get cost(): Cost {
-    const { flops, bytesMoved, liveBytes, peakBytes, byKernel } = this.#counter;
-    return { flops, bytesMoved, liveBytes, peakBytes, byKernel: new Map(byKernel) };
+    const { flops, bytesMoved, memory, workspaceBytes, byKernel } = this.#counter;
+    return {
+      ...{ flops, bytesMoved, liveBytes: memory.live, peakBytes: memory.peak },
+      ...{ residentBytes: memory.residentPeak + workspaceBytes, byKernel: new Map(byKernel) },
+    };
   }
 
   /** Forgets flops and bytes moved, and takes the live bytes as the new peak. */
@@ -45,28 +51,42 @@ export class SymbolicDevice implements Device {
   }
 }
 
-/** The engine rounds every block up to this. */
-const ALIGNMENT = 64;
 const F32 = 4;
+/** How many lines of both factors, and how much of the depth that is summed over, a product packs at a time (engine/kernels/gemm.inl). */
+const PANEL_ROWS = 4096;
+const PANEL_COLUMNS = 2048;
+const PANEL_DEPTH = 640;
 /** How often the singular value decomposition goes over all pairs of rows, about. */
 const JACOBI_SWEEPS = 8;
 
 class Counter {
   flops = 0;
   bytesMoved = 0;
-  liveBytes = 0;
-  peakBytes = 0;
+  readonly memory = new BlockMemory();
+  /** Packed panels of the left factor and of the right one, of which the largest of all products stay. */
+  readonly #panels = [0, 0];
   readonly byKernel = new Map<string, KernelCost>();
   /** Whose work is counted. */
   kernel = "";
-  readonly #blocks = new Map<Id, number>();
+  readonly #blocks = new Map<Id, Chunk>();
   #lastId = 0;
 
   reset(): void {
     this.flops = 0;
     this.bytesMoved = 0;
-    this.peakBytes = this.liveBytes;
+    this.memory.resetPeak();
     this.byKernel.clear();
+  }
+
+  get workspaceBytes(): number {
+    return this.#panels.reduce((sum, bytes) => sum + bytes, 0);
+  }
+
+  /** The panels that engine/kernels/gemm.inl packs of factors (rows, depth) and (depth, columns). */
+  pack(rows: number, columns: number, depth: number, elementBytes: number): void {
+    const depthBytes = Math.min(depth, PANEL_DEPTH) * elementBytes;
+    for (const [i, lines] of [Math.min(rows, PANEL_ROWS), Math.min(columns, PANEL_COLUMNS)].entries())
+      this.#panels[i] = Math.max(this.#panels[i]!, lines * depthBytes);
   }
 
   work(flops: number, bytesMoved: number): void {
@@ -77,18 +97,26 @@ class Counter {
   }
 
   open(bytes: number): Id {
-    const rounded = Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
-    this.#blocks.set(++this.#lastId, rounded);
-    this.liveBytes += rounded;
-    this.peakBytes = Math.max(this.peakBytes, this.liveBytes);
+    this.#blocks.set(++this.#lastId, this.memory.take(bytes));
+    return this.#lastId;
+  }
+
+  view(id: Id): Id {
+    const chunk = this.#chunkOf(id);
+    chunk.holders++;
+    this.#blocks.set(++this.#lastId, chunk);
     return this.#lastId;
   }
 
   close(id: Id): void {
-    const bytes = this.#blocks.get(id);
-    if (bytes === undefined) throw new EngineError(`symbolic: block ${id} was freed twice`);
+    this.memory.giveBack(this.#chunkOf(id));
     this.#blocks.delete(id);
-    this.liveBytes -= bytes;
+  }
+
+  #chunkOf(id: Id): Chunk {
+    const chunk = this.#blocks.get(id);
+    if (chunk === undefined) throw new EngineError(`symbolic: there is no block ${id}, or no longer`);
+    return chunk;
   }
 }
 
@@ -105,11 +133,14 @@ function attributed(kernels: Kernels, counter: Counter): Kernels {
   });
 }
 
-function symbolicKernels(counter: Counter): Kernels {
+function symbolicKernels(counter: Counter, elementBytes: number): Kernels {
   /** `flops` and `arrays` f32 elements read or written, per element. */
   const each = (count: number, flops: number, arrays: number) => counter.work(flops * count, arrays * count * F32);
-  const product = (wType: DType, m: number, n: number, k: number) =>
+  /** y (m, n) = x (m, k) · w (k, n), in whatever order; the sum goes over `depth`, and the panels have `rows` and `columns`. */
+  const product = (wType: DType, m: number, n: number, k: number, [rows, columns, depth]: readonly [number, number, number]) => {
+    counter.pack(rows, columns, depth, elementBytes);
     counter.work(2 * m * n * k, bytesOf(wType, n * k) + F32 * m * (n + k));
+  };
   const attended = (segments: Int32Array, { causal, window }: AttentionShape) => {
     let pairs = 0;
     for (let s = 0; s < segments.length; s += 4) pairs += attendedPairs(segments[s + 1]!, segments[s + 3]!, causal, window);
@@ -119,14 +150,14 @@ function symbolicKernels(counter: Counter): Kernels {
   return {
     alloc: (bytes) => counter.open(bytes),
     free: (id) => counter.close(id),
-    view: () => counter.open(0),
+    view: (id) => counter.view(id),
     write: (_id, _offset, source) => counter.work(0, source.byteLength),
     read: async (_id, _offset, target) => counter.work(0, target.byteLength),
     sync: async () => {},
 
-    matmul: (_x, _w, wType, _y, m, n, k) => product(wType, m, n, k),
-    matmulInputGrad: (_dy, _w, wType, _dx, m, n, k) => product(wType, m, n, k),
-    matmulWeightGrad: (_dy, _x, _dw, m, n, k) => product("f32", m, n, k),
+    matmul: (_x, _w, wType, _y, m, n, k) => product(wType, m, n, k, [m, n, k]),
+    matmulInputGrad: (_dy, _w, wType, _dx, m, n, k) => product(wType, m, n, k, [m, k, n]),
+    matmulWeightGrad: (_dy, _x, _dw, m, n, k) => product("f32", m, n, k, [n, k, m]),
 
     embedding: (ids, _w, wType, _y, cols) => counter.work(0, ids.length * (bytesOf(wType, cols) + F32 * cols)),
     embeddingGrad: (ids, _dy, _dw, cols) => each(ids.length * cols, 1, 3),
