@@ -19,6 +19,7 @@ import { rope } from "../src/core/ops/rope.js";
 import { gatherRows, mergeRows } from "../src/core/ops/rows.js";
 import { scale } from "../src/core/ops/scale.js";
 import { scaleColumns } from "../src/core/ops/scale-columns.js";
+import { tokenLogProbs } from "../src/core/ops/token-log-probs.js";
 import { Rng } from "../src/core/rng.js";
 import { checkpoint, differentiate } from "../src/core/tape.js";
 import { scope, Tensor } from "../src/core/tensor.js";
@@ -110,6 +111,15 @@ for (const isa of engine.info().tiers)
     });
     test("a value used by several ops", () =>
       check({ x: { shape: [7, 5] }, w: { shape: [5, 5] } }, (x, w) => add(linear(x!, w!), add(x!, linear(linear(x!, w!), w!)))));
+    test("tokenLogProbs with a low-rank update and a temperature", () =>
+      check(
+        { hidden: { shape: [4, 5] }, w: { shape: [7, 5] }, narrow: { shape: [4, 2] }, b: { shape: [7, 2] } },
+        (hidden, weight, narrow, b) =>
+          tokenLogProbs(hidden!, weight!, Int32Array.of(6, 0, 0, 3), [{ narrow: narrow!, weight: b!, scale: -0.5 }], {
+            temperature: 1.5,
+          }),
+        { step: 1e-3 },
+      ));
     test("checkpoint", () =>
       check({ x: { shape: [7, 5] }, w: { shape: [5, 5] }, n: { shape: [5] } }, (x, w, n) =>
         checkpoint(() => add(x!, linear(rmsNorm(x!, n!, 1e-5), w!))),

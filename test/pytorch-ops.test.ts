@@ -3,9 +3,12 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { describe } from "node:test";
+import { tokenLogProbs } from "../src/core/ops/token-log-probs.js";
+import { forward } from "../src/core/tape.js";
+import { Tensor } from "../src/core/tensor.js";
 import type { Activation, Id } from "../src/engine/kernels.js";
 import { clipFactor } from "../src/optim/clip.js";
-import { engine } from "./support/gradient-check.js";
+import { device, engine } from "./support/gradient-check.js";
 
 interface Values {
   readonly shape: readonly number[];
@@ -30,7 +33,7 @@ type Setting =
       | "kRows"
       | "window"
     )
-  | ("count" | "steps" | "lr" | "beta1" | "beta2" | "weightDecay" | "maxNorm");
+  | ("count" | "steps" | "lr" | "beta1" | "beta2" | "weightDecay" | "maxNorm" | "temperature");
 
 interface Case extends Readonly<Record<Setting, number>> {
   readonly op: string;
@@ -79,13 +82,9 @@ class Arrays {
 
   async check(tolerance: number): Promise<void> {
     for (const [name, id] of this.#outputs) {
-      const expected = this.fixture.outputs[name]!.data;
-      const actual = new Float32Array(expected.length);
+      const actual = new Float32Array(this.fixture.outputs[name]!.data.length);
       await engine.read(id, 0, actual);
-      for (const [i, value] of actual.entries()) {
-        const allowed = tolerance * Math.max(1, Math.abs(expected[i]!));
-        assert.ok(Math.abs(value - expected[i]!) <= allowed, `${name}[${i}] is ${value}, PyTorch has ${expected[i]}`);
-      }
+      assertAgrees(name, actual, this.fixture.outputs[name]!.data, tolerance);
     }
     for (const id of this.#ids) engine.free(id);
   }
@@ -100,6 +99,14 @@ class Arrays {
     const id = engine.alloc(bytes);
     this.#ids.push(id);
     return id;
+  }
+}
+
+function assertAgrees(name: string, actual: Float32Array, expected: readonly number[], tolerance: number): void {
+  assert.equal(actual.length, expected.length, name);
+  for (const [i, value] of actual.entries()) {
+    const allowed = tolerance * Math.max(1, Math.abs(expected[i]!));
+    assert.ok(Math.abs(value - expected[i]!) <= allowed, `${name}[${i}] is ${value}, PyTorch has ${expected[i]}`);
   }
 }
 
@@ -199,7 +206,7 @@ for (const isa of engine.info().tiers)
   describe(`PyTorch's numbers on ${isa}`, () => {
     for (const fixture of cases) {
       const run = runs[fixture.op];
-      if (run === undefined) continue; // clip and convert have tests of their own below
+      if (run === undefined) continue; // others have tests of their own below
       test(`${fixture.op}: ${fixture.name}`, async () => {
         engine.setIsa(isa);
         const arrays = new Arrays(fixture);
@@ -207,6 +214,23 @@ for (const isa of engine.info().tiers)
         await arrays.check(1e-5);
       });
     }
+    for (const { name, inputs, outputs, targets, scale, temperature } of cases.filter(({ op }) => op === "tokenLogProbs"))
+      test(`tokenLogProbs: ${name}`, async () => {
+        engine.setIsa(isa);
+        const leaf = (input: string) => {
+          const { data, shape } = inputs[input]!;
+          const tensor = Tensor.from(device, data, shape);
+          tensor.requiresGrad = true;
+          return tensor;
+        };
+        const [hidden, weight, narrow, b] = [leaf("hidden"), leaf("weight"), leaf("narrow"), leaf("b")];
+        const updates = [{ narrow, weight: b, scale }];
+        const pass = forward(() => tokenLogProbs(hidden, weight, ints(targets), updates, { temperature }));
+        pass.backward([{ output: pass.result, seed: Float32Array.from(inputs.dy!.data) }]);
+        const of = { y: pass.result, dhidden: hidden.grad!, dweight: weight.grad!, dnarrow: narrow.grad!, db: b.grad! };
+        for (const [output, tensor] of Object.entries(of)) assertAgrees(output, await tensor.read(), outputs[output]!.data, 1e-5);
+        pass.dispose();
+      });
     for (const { name, inputs, outputs } of cases.filter(({ op }) => op === "convert"))
       test(`convert: ${name}, bit by bit`, async () => {
         engine.setIsa(isa);
@@ -241,5 +265,6 @@ for (const { name, maxNorm, inputs, outputs } of cases.filter(({ op }) => op ===
   });
 
 test("the fixtures hold only ops that are tested here", () => {
-  for (const { op } of cases) assert.ok(op in runs || op === "clip" || op === "convert", op);
+  const others = ["clip", "convert", "tokenLogProbs"];
+  for (const { op } of cases) assert.ok(op in runs || others.includes(op), op);
 });

@@ -1,5 +1,6 @@
 import { linear } from "../core/ops/linear.js";
 import { linearCrossEntropy } from "../core/ops/linear-cross-entropy.js";
+import { tokenLogProbs } from "../core/ops/token-log-probs.js";
 import type { Tensor } from "../core/tensor.js";
 import { ShapeError } from "../errors.js";
 import { Module, Parameter } from "./module.js";
@@ -13,6 +14,8 @@ export interface Projection extends Module {
 export interface OutputProjection extends Projection {
   /** Σ over rows of −log softmax(forward(x))[target], a scalar; the logits are never whole in memory. targets (S). */
   crossEntropy(x: Tensor, targets: Int32Array): Tensor;
+  /** log softmax(forward(x) / temperature)[target] of each row, (S); the logits are never whole in memory. targets (S), temperature 1 if absent. */
+  logProbs(x: Tensor, targets: Int32Array, temperature?: number): Tensor;
 }
 
 /** y = x Wᵀ + b. weight (out, in) in the type in which it is stored, bias (out) f32. */
@@ -41,7 +44,17 @@ export class Linear extends Module implements OutputProjection {
 
   /** Throws ShapeError for a layer with bias, which no output projection has. */
   crossEntropy(x: Tensor, targets: Int32Array): Tensor {
-    if (this.bias !== null) throw new ShapeError("crossEntropy: expected an output projection without bias");
+    this.#checkUnbiased("crossEntropy");
     return linearCrossEntropy(x, this.weight.value, targets);
+  }
+
+  /** Throws ShapeError for a layer with bias, as `crossEntropy` does. */
+  logProbs(x: Tensor, targets: Int32Array, temperature = 1): Tensor {
+    this.#checkUnbiased("logProbs");
+    return tokenLogProbs(x, this.weight.value, targets, [], { temperature });
+  }
+
+  #checkUnbiased(op: string): void {
+    if (this.bias !== null) throw new ShapeError(`${op}: expected an output projection without bias`);
   }
 }

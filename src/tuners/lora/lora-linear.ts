@@ -1,6 +1,8 @@
+import type { LogitsUpdate } from "../../core/ops/chunked-logits.js";
 import { dropout } from "../../core/ops/dropout.js";
 import { addLinear } from "../../core/ops/linear.js";
 import { linearCrossEntropy } from "../../core/ops/linear-cross-entropy.js";
+import { tokenLogProbs } from "../../core/ops/token-log-probs.js";
 import type { Tensor } from "../../core/tensor.js";
 import type { Linear, OutputProjection, Projection } from "../../nn/linear.js";
 import { Module } from "../../nn/module.js";
@@ -51,9 +53,16 @@ export class LoraLinear extends Module implements AdaptedLinear, OutputProjectio
   }
 
   crossEntropy(x: Tensor, targets: Int32Array): Tensor {
+    return linearCrossEntropy(x, this.base_layer.weight.value, targets, [this.#update(x)]);
+  }
+
+  logProbs(x: Tensor, targets: Int32Array, temperature = 1): Tensor {
+    return tokenLogProbs(x, this.base_layer.weight.value, targets, [this.#update(x)], { temperature });
+  }
+
+  #update(x: Tensor): LogitsUpdate {
     const narrow = this.lora_A.forward(dropout(x, this.#dropout));
-    const update = { narrow, weight: this.lora_B.weight.value, scale: this.scaling };
-    return linearCrossEntropy(x, this.base_layer.weight.value, targets, [update]);
+    return { narrow, weight: this.lora_B.weight.value, scale: this.scaling };
   }
 
   mergedWeight(): Tensor {

@@ -19,7 +19,9 @@ import { DoraLinear } from "./dora-linear.js";
 import { changedWeight, freshFactors } from "./factors.js";
 import { loftq } from "./loftq.js";
 import { lora, mergeForUse } from "./lora.js";
+import { LoraLinear } from "./lora-linear.js";
 import { peftLora } from "./peft-lora.js";
+import { PissaLinear } from "./pissa-linear.js";
 import { balancedFactors } from "./svd.js";
 
 const device = { kernels: loadEngine(), compute: "f32" } as const;
@@ -70,6 +72,30 @@ function randomLinear(inFeatures: number, outFeatures: number, seed: number): Li
     bias: new Parameter([outFeatures], randomTensor([outFeatures], seed + 1)),
   });
 }
+
+test("an output projection gives the log-probabilities and the cross-entropy of what its forward gives", async () => {
+  const [rows, width, vocab] = [3, 8, 11];
+  const plain = () => new Linear(width, vocab, { weight: new Parameter([vocab, width], randomTensor([vocab, width], 3, 0.5)) });
+  const factors = { a: randomTensor([2, width], 4), b: randomTensor([vocab, 2], 5) };
+  const pissa = new PissaLinear(plain(), 2, 2, { scaling: 2, dropout: 0 }, new Rng(6));
+  device.kernels.scale(factors.b.id, pissa.lora_B.weight.value.id, 1, factors.b.size, true);
+  const heads = { plain: plain(), lora: new LoraLinear(plain(), factors, { scaling: 0.5, dropout: 0 }), pissa };
+  const x = randomTensor([rows, width], 7);
+  const targets = Int32Array.of(10, 0, 4);
+  for (const [name, head] of Object.entries(heads)) {
+    const logits = await scope(() => head.forward(x)).read();
+    const expected = (row: number, temperature: number) => {
+      const scores = Array.from(logits.subarray(row * vocab, (row + 1) * vocab), (logit) => logit / temperature);
+      return scores[targets[row]!]! - Math.log(scores.reduce((sum, score) => sum + Math.exp(score), 0));
+    };
+    for (const temperature of [1, 0.5])
+      for (const [row, logp] of (await scope(() => head.logProbs(x, targets, temperature)).read()).entries())
+        assert.ok(Math.abs(logp - expected(row, temperature)) < 1e-4, `${name}, row ${row}: ${logp}`);
+    const loss = await scope(() => head.crossEntropy(x, targets)).item();
+    assert.ok(Math.abs(loss + expected(0, 1) + expected(1, 1) + expected(2, 1)) < 1e-4, `${name}: ${loss}`);
+  }
+  assert.throws(() => randomLinear(width, vocab, 1).logProbs(x, targets), /logProbs: expected an output projection without bias/);
+});
 
 test("lora_target: all, ends of names, whole paths, a regular expression; without what is excluded or in other layers", () => {
   for (const settings of [{}, { lora_target: "all-linear" }]) assert.equal(pathsOf(applied(settings)).length, 21);

@@ -1,6 +1,8 @@
+import type { LogitsUpdate } from "../../core/ops/chunked-logits.js";
 import { dropout } from "../../core/ops/dropout.js";
 import { addLinear, linear } from "../../core/ops/linear.js";
 import { linearCrossEntropy } from "../../core/ops/linear-cross-entropy.js";
+import { tokenLogProbs } from "../../core/ops/token-log-probs.js";
 import type { Rng } from "../../core/rng.js";
 import type { Tensor } from "../../core/tensor.js";
 import type { Linear, OutputProjection } from "../../nn/linear.js";
@@ -42,11 +44,19 @@ export class PissaLinear extends Module implements AdaptedLinear, OutputProjecti
   }
 
   crossEntropy(x: Tensor, targets: Int32Array): Tensor {
-    const { base_layer, lora_A, lora_B, start, scaling } = this;
-    return linearCrossEntropy(x, base_layer.weight.value, targets, [
+    return linearCrossEntropy(x, this.base_layer.weight.value, targets, this.#updates(x));
+  }
+
+  logProbs(x: Tensor, targets: Int32Array, temperature = 1): Tensor {
+    return tokenLogProbs(x, this.base_layer.weight.value, targets, this.#updates(x), { temperature });
+  }
+
+  #updates(x: Tensor): LogitsUpdate[] {
+    const { lora_A, lora_B, start, scaling } = this;
+    return [
       { narrow: linear(x, start.A.value), weight: start.B.value, scale: -scaling },
       { narrow: lora_A.forward(dropout(x, this.#dropout)), weight: lora_B.weight.value, scale: scaling },
-    ]);
+    ];
   }
 
   mergedWeight(): Tensor {
