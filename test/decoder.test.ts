@@ -42,22 +42,26 @@ async function setUp(
   const { model } = await family.load(changes);
   const base = new SharedBase(model);
   for (const [method, settings] of kinds) {
-    const tuner = tuners.find(({ name }) => name === method)!;
-    const { model: trained, files } = await family.load();
-    const config = tuner.config.parse(settings);
-    const rng = new Rng(method.length);
-    tuner.bind(config).apply(trained, rng);
-    for (const { value } of trained.trainableParameters().values())
-      engine.write(
-        value.id,
-        0,
-        Float32Array.from({ length: value.size }, () => 0.2 * rng.normal()),
-      );
-    await saveTuned(join(root, method), trained, tuner.bind(config), { name: "tiny", config: files.config });
-    trained.dispose();
+    await saveAdapter(join(root, method), family, method, settings, method.length);
     await base.load(method, join(root, method));
   }
   return { base, model, close: () => base.dispose() };
+}
+
+async function saveAdapter(folder: string, family: Family, method: string, settings: object, seed: number): Promise<void> {
+  const tuner = tuners.find(({ name }) => name === method)!;
+  const { model, files } = await family.load();
+  const tuning = tuner.bind(tuner.config.parse(settings));
+  const rng = new Rng(seed);
+  tuning.apply(model, rng);
+  for (const { value } of model.trainableParameters().values())
+    engine.write(
+      value.id,
+      0,
+      Float32Array.from({ length: value.size }, () => 0.2 * rng.normal()),
+    );
+  await saveTuned(folder, model, tuning, { name: "tiny", config: files.config });
+  model.dispose();
 }
 
 function ids(count: number, seed: number, limit = 256): Int32Array {
@@ -370,6 +374,37 @@ describe("a request that cannot be served fails alone", () => {
     decoder.dispose();
     close();
   });
+});
+
+test("a request keeps the adapter that it began with, though its name is given to another", async (t) => {
+  const { base, close } = await setUp(t, chosen[0]!);
+  const root = temporaryFolder(t);
+  const folder = join(root, "other");
+  await saveAdapter(folder, chosen[0]!, "lora", {}, 77);
+  const each = (seed: number) => request({ prompt: ids(9, 1), adapter: "lora", sampling: sampled, seed, logProbs: {} });
+  const old = [1, 2, 3].map(each);
+  const before = await Promise.all(old.map((one) => oracle(base, one)));
+  await engine.sync();
+  const live = engine.stats().liveBytes;
+
+  const decoder = new Decoder(base, { slots: 2 }); // the third waits
+  for (const one of old) decoder.add(one);
+  const early = await decoder.step();
+  base.remove("lora");
+  assert.throws(() => decoder.add(each(4)), /there is no adapter "lora"/);
+  await base.load("lora", folder);
+  const later = each(1);
+  decoder.add(later);
+  const after = await oracle(base, later);
+  assert.notDeepEqual(after.ids, before[0]!.ids);
+  const got = await drain(decoder);
+  for (const result of early) got.set(result.request, [result, ...got.get(result.request)!]);
+  for (const [i, one] of old.entries()) assertAnswer(got.get(one), before[i]!, `request ${i}`);
+  assertAnswer(got.get(later), after, "the one that came later");
+  decoder.dispose();
+  await engine.sync();
+  assert.equal(engine.stats().liveBytes, live, "the old adapter is freed");
+  close();
 });
 
 test("any number of loops may decode at once; leaving a loop, or its signal, cancels its request", async (t) => {

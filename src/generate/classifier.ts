@@ -5,13 +5,13 @@ import { fastestCompute, loadEngine } from "../engine/load.js";
 import { ConfigError, ModelError } from "../errors.js";
 import { resolveModel } from "../io/resolve.js";
 import { classesOf, classifierConfig, readClasses, type Scoring, scoringOf } from "../models/classes.js";
-import type { LanguageModel } from "../models/language-model.js";
 import { loadModel } from "../models/load.js";
 import { packSequences } from "../models/token-batch.js";
 import { loadTokenizer } from "../text/load-tokenizer.js";
 import type { Tokenizer } from "../text/tokenizer/tokenizer.js";
 import { tuners } from "../tuners/index.js";
-import { openAdapter, placeAdapter, readInto } from "../tuners/tuned-files.js";
+import { SharedBase } from "../tuners/shared-base.js";
+import { openAdapter } from "../tuners/tuned-files.js";
 import { requireFinite } from "./sampling.js";
 
 export interface ClassifierOptions {
@@ -42,14 +42,14 @@ const textsAtOnce = 16;
 /** A loaded model that tells which class a text belongs to, which it reads as in its training. */
 export class Classifier {
   readonly classes: readonly string[];
-  readonly #model: LanguageModel;
+  readonly #base: SharedBase;
   readonly #tokenizer: Tokenizer;
   readonly #scoring: Scoring;
 
-  private constructor(model: LanguageModel, tokenizer: Tokenizer, classes: readonly string[], scoring: Scoring) {
+  private constructor(base: SharedBase, tokenizer: Tokenizer, classes: readonly string[], scoring: Scoring) {
     this.classes = classes;
     this.#scoring = scoring;
-    this.#model = model;
+    this.#base = base;
     this.#tokenizer = tokenizer;
   }
 
@@ -57,43 +57,45 @@ export class Classifier {
   static async open({ model: name, adapter, ...options }: ClassifierOptions): Promise<Classifier> {
     const { onNotice = () => {}, onProgress = () => {} } = options;
     const signal = options.signal ?? new AbortController().signal;
-    const base = await resolveModel(name, { onNotice, onProgress, signal });
+    const resolved = await resolveModel(name, { onNotice, onProgress, signal });
     const opened = adapter === undefined ? null : await openAdapter(adapter, tuners);
-    const own = classesOf(base.config);
+    const own = classesOf(resolved.config);
     const classes = own ?? (opened && ((await readClasses(adapter!)) ?? classesOfHead(opened.files.tensors)));
     if (classes === null)
       throw new ConfigError(
         `${adapter ?? name}: is no classifier. Train one with stage: classification, or talk to it with attune chat`,
       );
-    const scoring = scoringOf(own === null ? {} : base.config, classes.length);
-    const tokenizer = await loadTokenizer(base);
+    const scoring = scoringOf(own === null ? {} : resolved.config, classes.length);
+    const tokenizer = await loadTokenizer(resolved);
     for (const message of tokenizer.notices) onNotice(message);
 
     const kernels = loadEngine();
     const compute = options.compute ?? fastestCompute(kernels.info());
-    const files = own === null ? { ...base, config: classifierConfig(base.config, classes) } : base;
+    const files = own === null ? { ...resolved, config: classifierConfig(resolved.config, classes) } : resolved;
     const model = await loadModel({ kernels, compute }, files, own === null ? new Rng(0) : undefined); // the adapter brings the head
+    const base = new SharedBase(model);
     try {
       for (const message of model.notices) onNotice(message);
-      if (opened !== null) await readInto(placeAdapter(model, opened, new Rng(0)), opened.files);
-      return new Classifier(model, tokenizer, classes, scoring);
+      if (adapter !== undefined) await base.load("default", adapter);
+      return new Classifier(base, tokenizer, classes, scoring);
     } catch (error) {
-      model.dispose();
+      base.dispose();
       throw error;
     }
   }
 
   /** The class of each text. A text longer than the model takes loses its end. Throws ModelError for a text without tokens. */
   async classify(texts: readonly string[]): Promise<Classification[]> {
-    const { maxPositions } = this.#model.shape;
+    const [adapter = null] = this.#base.names;
+    const most = this.#base.with(adapter, ({ shape, virtualTokens }) => shape.maxPositions - virtualTokens);
     const found: Classification[] = [];
     for (let from = 0; from < texts.length; from += textsAtOnce) {
       const rows = texts.slice(from, from + textsAtOnce).map((text) => {
-        const ids = this.#tokenizer.encodeFramed(text, maxPositions - this.#model.virtualTokens);
+        const ids = this.#tokenizer.encodeFramed(text, most);
         if (ids.length === 0) throw new ModelError("an empty text has no class");
         return ids;
       });
-      const logits = scope(() => this.#model.classLogits(packSequences(rows)));
+      const logits = this.#base.with(adapter, (model) => scope(() => model.classLogits(packSequences(rows))));
       const values = await logits.read();
       logits.dispose();
       const { length } = this.classes;
@@ -103,7 +105,7 @@ export class Classifier {
   }
 
   close(): void {
-    this.#model.dispose();
+    this.#base.dispose();
   }
 
   #describe(logits: Float32Array): Classification {
