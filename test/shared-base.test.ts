@@ -176,7 +176,9 @@ test("who holds an adapter uses it to the end: its name is free at once, its mem
   one.release();
   assert.deepEqual(await read(other.with(logitsNow)), expected);
   other.release();
+  const left = shared.hold("a");
   shared.remove("a");
+  left.release();
   await engine.sync();
   assert.equal(engine.stats().liveBytes, liveBytes);
   shared.dispose();
@@ -271,7 +273,10 @@ for (const name of ["full", "freeze"])
       const logits = await read(shared.with("default", logitsNow));
       assert.notDeepEqual(logits, base);
       if (keepsBase) assert.deepEqual(await read(shared.with(null, logitsNow)), base);
-      else assert.throws(() => shared.with(null, () => {}), /train in their places, as "default".*keepsBase/);
+      else {
+        assert.throws(() => shared.with(null, () => {}), /train in their places, as "default".*keepsBase/);
+        assert.throws(() => shared.add("b", bound("lora"), { rng: new Rng(1) }), /nothing can train beside them/);
+      }
       for (const parameter of parameters.values()) parameter.zeroGrad();
       shared.remove("default");
       await engine.sync();

@@ -30,7 +30,6 @@ interface Sitting {
   readonly headModules: readonly string[];
   /** How many have laid hold of it. */
   holders: number;
-  isRemoved: boolean;
 }
 
 /** An adapter, or the base alone, that stays as it is until it is released, whatever becomes of its name. */
@@ -60,6 +59,8 @@ export class SharedBase {
   readonly #model: LanguageModel;
   readonly #sittings = new Map<string, Sitting>();
   readonly #loading = new Set<string>();
+  /** Without a name, but still held. */
+  readonly #removed = new Set<Sitting>();
   readonly #bare: Sitting;
   #current: Sitting;
   /** Under which name the weights of the base itself train, if they do. */
@@ -68,7 +69,7 @@ export class SharedBase {
   /** Takes over the model: nobody else may replace parts of it, or dispose it. */
   constructor(model: LanguageModel) {
     this.#model = model;
-    this.#bare = { changes: [], headModules: model.headModules, holders: 0, isRemoved: false };
+    this.#bare = { changes: [], headModules: model.headModules, holders: 0 };
     this.#current = this.#bare;
   }
 
@@ -85,12 +86,16 @@ export class SharedBase {
   }
 
   /**
-   * Puts a method on the base, to be trained, and perhaps a head. Throws ConfigError if the name is taken, the settings match nothing in the model, or
-   * the base has a head already.
+   * Puts a method on the base, to be trained, and perhaps a head. Throws ConfigError if the name is taken, the settings match nothing in the model,
+   * the base has a head already, or weights of the base train in their places beside another.
    */
   add(name: string, tuning: Tuning, { rng, head, keepsBase = false }: AddOptions): void {
     this.#checkFree(name);
     const inPlace = tuning.changesBase === true && !keepsBase;
+    if (this.#changedBy !== null || (inPlace && this.names.length > 0))
+      throw new ConfigError(
+        `the weights of the base train in their places, as ${JSON.stringify(this.#changedBy ?? name)}: nothing can train beside them. Add that method with keepsBase`,
+      );
     this.#sittings.set(
       name,
       this.#place((model) => {
@@ -152,7 +157,7 @@ export class SharedBase {
         if (!isHeld) return;
         isHeld = false;
         sitting.holders--;
-        if (sitting.isRemoved && sitting.holders === 0) this.#free(sitting);
+        if (sitting.holders === 0 && this.#removed.delete(sitting)) this.#free(sitting);
       },
     };
   }
@@ -166,14 +171,15 @@ export class SharedBase {
   remove(name: string): void {
     const sitting = this.#sittingOf(name);
     this.#sittings.delete(name);
-    sitting.isRemoved = true;
     if (sitting.holders === 0) this.#free(sitting);
+    else this.#removed.add(sitting);
   }
 
   /** Frees the base and all that sits on it, held or not. */
   dispose(): void {
-    for (const sitting of this.#sittings.values()) this.#free(sitting);
+    for (const sitting of [...this.#sittings.values(), ...this.#removed]) this.#free(sitting);
     this.#sittings.clear();
+    this.#removed.clear();
     this.#model.dispose();
   }
 
@@ -207,7 +213,6 @@ export class SharedBase {
     const before = this.#current;
     this.#use(this.#bare);
     const places = [...placesOf(this.#model)];
-    const training = [...this.#model.trainableParameters().values()]; // a method freezes the base for itself, not for others
     const takeOut = (): Sitting => {
       const changes = places
         .map((place) => ({ ...place, adapted: place.owner[place.name] as Part }))
@@ -215,8 +220,7 @@ export class SharedBase {
       const { headModules } = this.#model;
       for (const { owner, name, base } of changes) owner[name] = base;
       this.#model.headModules = this.#bare.headModules;
-      for (const parameter of training) parameter.requiresGrad = true;
-      return { changes, headModules, holders: 0, isRemoved: false };
+      return { changes, headModules, holders: 0 };
     };
     try {
       body(this.#model);
