@@ -7,7 +7,7 @@ import { placeHead } from "../models/load.js";
 import { Module, Parameter } from "../nn/module.js";
 import { tuners } from "./index.js";
 import { trainModules } from "./train-whole.js";
-import { type OpenedAdapter, openAdapter, placeAdapter, readInto } from "./tuned-files.js";
+import { type OpenedAdapter, openAdapter, placeAdapter, placeTuned, readInto, type WeightFiles } from "./tuned-files.js";
 import type { Tuning } from "./tuner.js";
 
 /** What can stand in a place of a model. */
@@ -48,6 +48,8 @@ export interface AddOptions {
   readonly head?: { readonly outputs: number; readonly rng: Rng };
   /** Lets a method that changes weights of the base change copies of them, so that the base stays as it was: more memory. */
   readonly keepsBase?: boolean;
+  /** What training goes on from: gets the places that it needs. */
+  readonly weights?: WeightFiles;
 }
 
 /**
@@ -86,16 +88,18 @@ export class SharedBase {
   }
 
   /**
-   * Puts a method on the base, to be trained, and perhaps a head. Throws ConfigError if the name is taken, the settings match nothing in the model,
-   * the base has a head already, or weights of the base train in their places beside another.
+   * Puts a method on the base, to be trained, and perhaps a head. Returns the parameters that `weights` belong in, for `readInto`. Throws ConfigError if the name is taken, the settings match nothing in the model,
+   * the base has a head already, or weights of the base train in their places beside another; ModelError if
+   * `weights` do not fit.
    */
-  add(name: string, tuning: Tuning, { rng, head, keepsBase = false }: AddOptions): void {
+  add(name: string, tuning: Tuning, { rng, head, keepsBase = false, weights }: AddOptions): ReadonlyMap<string, Parameter> {
     this.#checkFree(name);
     const inPlace = tuning.changesBase === true && !keepsBase;
     if (this.#changedBy !== null || (inPlace && this.names.length > 0))
       throw new ConfigError(
         `the weights of the base train in their places, as ${JSON.stringify(this.#changedBy ?? name)}: nothing can train beside them. Add that method with keepsBase`,
       );
+    let parameters: ReadonlyMap<string, Parameter> = new Map();
     this.#sittings.set(
       name,
       this.#place((model) => {
@@ -104,9 +108,11 @@ export class SharedBase {
         tuning.apply(model, rng);
         settle();
         trainModules(model, model.headModules);
+        if (weights !== undefined) parameters = placeTuned(model, tuning, weights);
       }),
     );
     if (inPlace) this.#changedBy = name;
+    return parameters;
   }
 
   /**

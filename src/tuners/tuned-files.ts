@@ -23,32 +23,63 @@ import type { AdapterReader, Tuner, Tuning } from "./tuner.js";
 /** What trains, where the adapter holds only what it makes: attune's own file beside the adapter's. */
 export const trainingWeightsName = "training_weights.safetensors";
 
+/** What was trained, ready to be written; it holds tensors, and is disposed when that is done. */
+export interface Tuned {
+  write(folder: string): Promise<void>;
+  dispose(): void;
+}
+
 /**
- * Writes what was trained: an adapter in its library's format where the tuner has one, else the whole model as a Hugging Face folder (f32).
- * Files appear under their final names only when they are complete. Throws NoSpaceError.
+ * What is to be written of a model that was trained: an adapter in its library's format where the method has one, else the whole model as a Hugging
+ * Face folder (f32). It is collected at once, so that the adapter need not stay in its places while files are written.
  */
-export async function saveTuned(folder: string, model: LanguageModel, tuning: Tuning, origin: AdapterOrigin): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  if (tuning.adapter === undefined) {
-    await writeShardedSafetensors(folder, sourcesOf(model.namedParameters()), { maxShardBytes: 5e9, metadata: { format: "pt" } });
-    const { quantization_config: _, ...kept } = origin.config;
-    await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify({ ...kept, dtype: "float32" }, null, 2)}\n`);
-    return;
+export function collectTuned(model: LanguageModel, { adapter }: Tuning, origin: AdapterOrigin): Tuned {
+  if (adapter === undefined) {
+    const weights = sourcesOf(model.namedParameters());
+    return { write: (folder) => writeWholeModel(folder, weights, origin), dispose: () => {} };
   }
   const parameters = sourcesOf(model.savedParameters());
-  const { adapter } = tuning;
+  const json = adapter.toJson(model, origin);
   const made = adapter.computed?.(model) ?? null;
-  if (made === null) {
-    await rm(join(folder, trainingWeightsName), { force: true }); // an earlier adapter's would be taken for this one's
-    return adapter.library.save(folder, adapter.toJson(model, origin), origin, parameters);
-  }
+  if (made === null)
+    return {
+      async write(folder) {
+        await rm(join(folder, trainingWeightsName), { force: true }); // an earlier adapter's would be taken for this one's
+        await adapter.library.save(folder, json, origin, parameters);
+      },
+      dispose: () => {},
+    };
+  const whole = sourcesOf(parametersBelow(model, origin.modulesToSave ?? []));
+  const leaving = [...[...made].map(([name, tensor]) => sourceOf(name, tensor)), ...whole];
+  return {
+    async write(folder) {
+      await writeSafetensors(join(folder, trainingWeightsName), parameters);
+      await adapter.library.save(folder, json, origin, leaving);
+    },
+    dispose() {
+      for (const tensor of made.values()) tensor.dispose();
+    },
+  };
+}
+
+async function writeWholeModel(folder: string, weights: readonly TensorSource[], { config }: AdapterOrigin): Promise<void> {
+  await writeShardedSafetensors(folder, weights, { maxShardBytes: 5e9, metadata: { format: "pt" } });
+  const { quantization_config: _, ...rest } = config;
+  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify({ ...rest, dtype: "float32" }, null, 2)}\n`);
+}
+
+/** Writes what `collectTuned` collects. Files appear under their final names only when they are complete. Throws NoSpaceError. */
+export async function saveTuned(folder: string, model: LanguageModel, tuning: Tuning, origin: AdapterOrigin): Promise<void> {
+  await writeTuned(folder, collectTuned(model, tuning, origin));
+}
+
+/** As `saveTuned`, for what was collected; disposes it. */
+export async function writeTuned(folder: string, tuned: Tuned): Promise<void> {
   try {
-    await writeSafetensors(join(folder, trainingWeightsName), parameters);
-    const whole = sourcesOf(parametersBelow(model, origin.modulesToSave ?? []));
-    const leaving = [...[...made].map(([name, tensor]) => sourceOf(name, tensor)), ...whole];
-    await adapter.library.save(folder, adapter.toJson(model, origin), origin, leaving);
+    await mkdir(folder, { recursive: true });
+    await tuned.write(folder);
   } finally {
-    for (const tensor of made.values()) tensor.dispose();
+    tuned.dispose();
   }
 }
 
@@ -56,16 +87,23 @@ function sourcesOf(parameters: Iterable<[name: string, parameter: Parameter]>): 
   return [...parameters].map(([name, { value, isStoredTransposed }]) => sourceOf(name, value, isStoredTransposed));
 }
 
-/**
- * Reads into a model, to which the tuner was applied already, what `saveTuned` wrote, for training to go on. Throws ModelError unless every
- * tensor fits.
- */
-export async function loadTuned(folder: string, model: LanguageModel, { adapter }: Tuning): Promise<void> {
-  const files = adapter === undefined ? await openModelFolder(folder) : await openForTraining(folder, adapter);
+/** Opens what `saveTuned` wrote, for training to go on. Throws ModelError. */
+export async function openTuned(folder: string, { adapter }: Tuning): Promise<WeightFiles> {
+  return adapter === undefined ? await openModelFolder(folder) : await openForTraining(folder, adapter);
+}
+
+/** The parameters of a model, to which the method was applied already, that opened weights belong in. Throws ModelError unless every tensor fits. */
+export function placeTuned(model: LanguageModel, { adapter }: Tuning, files: WeightFiles): Map<string, Parameter> {
   if (adapter !== undefined) placeBaseLayers(model, files);
   const parameters = model.savedParameters();
   checkFit(adapter === undefined ? new Map(model.namedParameters()) : parameters, files);
-  await readInto(parameters, files);
+  return parameters;
+}
+
+/** Reads into a model, to which the method was applied already, what `saveTuned` wrote. Throws ModelError unless every tensor fits. */
+export async function loadTuned(folder: string, model: LanguageModel, tuning: Tuning): Promise<void> {
+  const files = await openTuned(folder, tuning);
+  await readInto(placeTuned(model, tuning, files), files);
 }
 
 /** The method and settings with which training goes on from an adapter. Throws ModelError. */
@@ -140,7 +178,8 @@ async function openForTraining(folder: string, { library }: Pick<AdapterReader<u
   return { path, tensors, readTensor: (name) => readFinite(tensors.get(name)!) };
 }
 
-type WeightFiles = Pick<AdapterFiles, "path" | "tensors" | "readTensor">;
+/** Opened weights: every size is checked, no values are read. */
+export type WeightFiles = Pick<AdapterFiles, "path" | "tensors" | "readTensor">;
 
 /** Throws ModelError unless the tensors of the files are those of the parameters. */
 function checkFit(parameters: ReadonlyMap<string, Parameter>, { path, tensors }: WeightFiles): void {

@@ -12,7 +12,7 @@ import type { ModelFiles } from "../../io/model-files.js";
 import { resolveModel } from "../../io/resolve.js";
 import { classesOf } from "../../models/classes.js";
 import type { LanguageModel } from "../../models/language-model.js";
-import { buildModel, loadModel, placeWeights, settleHead } from "../../models/load.js";
+import { loadModel, settleHead } from "../../models/load.js";
 import { objectives } from "../../objectives/index.js";
 import type { Objective } from "../../objectives/objective.js";
 import { AdamW, momentBits } from "../../optim/adamw.js";
@@ -22,6 +22,7 @@ import type { Recipe } from "../../recipe/schema.js";
 import { during } from "../../runs/during.js";
 import type { MachineFacts, RunEvent, RunResults } from "../../runs/events.js";
 import type { RunContext } from "../../runs/run.js";
+import { type Parts, sketch, trainedName } from "../../train/assemble.js";
 import { checkFinite, loadCheckpoint, saveCheckpoint, startOfRun } from "../../train/checkpoint.js";
 import { weightsRanAway } from "../../train/diverged.js";
 import { noProgress, type Progress, train } from "../../train/loop.js";
@@ -259,22 +260,39 @@ async function tuningOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<Tunin
 
 /** Throws ModelError if the objective cannot train the model, ConfigError if the settings do not fit it; returns how many tokens of a row it takes. */
 function checkModel(recipe: Recipe, files: ModelFiles, objective: Objective, tuning: Tuning): number {
-  const sketch = buildModel(new SymbolicDevice(), files.config, files.path);
-  objective.check?.(sketch);
-  placeWeights(
-    sketch,
-    files,
-    tuning.storing?.(sketch, () => {}),
-  );
-  tuning.apply(sketch, new Rng(0));
-  checkRates(sketch, recipe);
-  const { virtualTokens, shape } = sketch;
+  const trainee = sketch(new SymbolicDevice(), partsOf(recipe, files, tuning));
+  return trainee.base.with(trainedName, (model) => {
+    objective.check?.(model);
+    checkRates(model, recipe);
+    return maxTokensOf(model);
+  });
+}
+
+/** How many tokens of a row a model takes. Throws ConfigError if virtual tokens leave no room for them. */
+function maxTokensOf({ virtualTokens, shape }: LanguageModel): number {
   const maxTokens = shape.maxPositions - virtualTokens;
   if (maxTokens < 2)
     throw new ConfigError(
       `num_virtual_tokens: ${virtualTokens} leave no room for text in the model's ${shape.maxPositions} positions: choose fewer`,
     );
   return maxTokens;
+}
+
+function partsOf(recipe: Recipe, files: ModelFiles, tuning: Tuning): Parts {
+  return {
+    files,
+    tuning,
+    seed: recipe.seed,
+    gradientCheckpointing: recipe.gradient_checkpointing,
+    disableDropout: recipe.disable_dropout,
+    optimizer: {
+      beta1: recipe.adam_beta1,
+      beta2: recipe.adam_beta2,
+      eps: recipe.adam_epsilon,
+      weightDecay: recipe.weight_decay,
+      bits: momentBits[recipe.optim],
+    },
+  };
 }
 
 /** Throws ConfigError if a step would not fit f32, or take away the whole of a weight that learns faster than the rest. */

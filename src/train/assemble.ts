@@ -1,0 +1,113 @@
+import type { Device } from "../core/device.js";
+import { Rng } from "../core/rng.js";
+import type { SymbolicDevice } from "../core/symbolic.js";
+import type { ModelFiles } from "../io/model-files.js";
+import type { LanguageModel } from "../models/language-model.js";
+import { buildModel, loadModel, placeWeights } from "../models/load.js";
+import type { Parameter } from "../nn/module.js";
+import { AdamW, type AdamWOptions } from "../optim/adamw.js";
+import { weightDecays } from "../optim/weight-decay.js";
+import { SharedBase } from "../tuners/shared-base.js";
+import { openTuned, readInto } from "../tuners/tuned-files.js";
+import type { Start, Tuning } from "../tuners/tuner.js";
+
+/** What the model that trains is put together from. */
+export interface Parts {
+  /** The base, with the config of the model that trains. */
+  readonly files: ModelFiles;
+  readonly tuning: Tuning;
+  /** Draws the weights that begin by chance. */
+  readonly seed: number;
+  readonly gradientCheckpointing: boolean;
+  /** Whether the base's own dropout is left out. */
+  readonly disableDropout: boolean;
+  /** `weightDecay` is that of all that trains but biases and norms. */
+  readonly optimizer: Omit<AdamWOptions, "weightDecay"> & { readonly weightDecay: number };
+  /** Gets what the user should know of how the base is stored. */
+  readonly onNotice?: (message: string) => void;
+}
+
+/** The name of what trains among all that sits on the base: PEFT's. */
+export const trainedName = "default";
+
+/** A model that trains, with its optimizer. */
+export interface Trainee {
+  readonly base: SharedBase;
+  /** What trains, by name. */
+  readonly parameters: ReadonlyMap<string, Parameter>;
+  readonly optimizer: AdamW;
+  dispose(): void;
+}
+
+export interface Beginning {
+  /** The folder of the adapter or checkpoint whose weights training goes on from; null to begin anew. */
+  readonly weightsFrom: string | null;
+  /** What a method may begin with where it begins anew. */
+  readonly start: Start;
+  /** Whether the files lack the head that the config describes: its weights are drawn. */
+  readonly hasNewHead: boolean;
+  /** Called with the base before anything sits on it. */
+  readonly onBase?: (model: LanguageModel) => void;
+}
+
+/** Reads the base, puts the method on it and makes the optimizer. Throws ModelError, ConfigError, EngineError; nothing then stays in memory. */
+export async function assemble(
+  device: Device,
+  parts: Parts,
+  { weightsFrom, start, hasNewHead, onBase }: Beginning,
+): Promise<Trainee> {
+  const { files, tuning, seed, onNotice = () => {} } = parts;
+  const model = await loadModel(device, files, hasNewHead ? Rng.for(seed, "head") : undefined, (unread) =>
+    tuning.storing?.(unread, onNotice),
+  );
+  const base = new SharedBase(model);
+  try {
+    onBase?.(model);
+    settle(model, parts);
+    const weights = weightsFrom === null ? undefined : await openTuned(weightsFrom, tuning);
+    const parameters = base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), ...(weights && { weights }) });
+    if (weights !== undefined) await readInto(parameters, weights);
+    else base.with(trainedName, (tuned) => tuning.initialize?.(tuned, start));
+    return withOptimizer(base, parts);
+  } catch (error) {
+    base.dispose();
+    throw error;
+  }
+}
+
+/** The same on shapes alone: nothing is read, and what begins from data or from files begins like the rest. */
+export function sketch(device: SymbolicDevice, parts: Parts): Trainee {
+  const { files, tuning, seed } = parts;
+  const model = buildModel(device, files.config, files.path);
+  placeWeights(
+    model,
+    files,
+    tuning.storing?.(model, () => {}),
+  );
+  settle(model, parts);
+  const base = new SharedBase(model);
+  base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner") });
+  return withOptimizer(base, parts);
+}
+
+function settle(model: LanguageModel, { gradientCheckpointing, disableDropout }: Parts): void {
+  model.gradientCheckpointing = gradientCheckpointing;
+  if (disableDropout) model.disableDropout();
+}
+
+function withOptimizer(base: SharedBase, { optimizer: { weightDecay, ...options } }: Parts): Trainee {
+  const parameters = base.parametersOf(trainedName);
+  const optimizer = new AdamW(parameters, {
+    ...options,
+    weightDecay: base.with(trainedName, (model) => weightDecays(model, weightDecay)),
+  });
+  return {
+    base,
+    parameters,
+    optimizer,
+    dispose() {
+      optimizer.dispose();
+      base.dispose();
+    },
+  };
+}
