@@ -8,6 +8,7 @@ import { resolveModel } from "../src/io/resolve.js";
 import { loadModel } from "../src/models/load.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { AdamW } from "../src/optim/adamw.js";
+import type { Parts } from "../src/train/assemble.js";
 import { noProgress, train } from "../src/train/loop.js";
 import { peakMemoryBytes } from "../src/train/peak-memory.js";
 import { StepPlan } from "../src/train/step-plan.js";
@@ -119,7 +120,11 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
   if (work.saveTo !== null) await saveTuned(work.saveTo, model, tuning, { name: work.model, config: files.config });
   const peakBytes = peakMemoryBytes();
   model.dispose();
-  const stepWork: StepWork = { files, tuning, task: nextToken, gradientCheckpointing, rows, compute, momentBits };
+  const parts: Parts = {
+    ...{ files, tuning, seed: 0, gradientCheckpointing, disableDropout: false },
+    optimizer: { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits: momentBits },
+  };
+  const stepWork: StepWork = { parts, task: nextToken, rows, compute };
   return { stepSeconds, tokens: work.rows * work.tokens * work.accumulate, peakBytes, cost: estimateStep(stepWork) };
 }
 

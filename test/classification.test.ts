@@ -26,6 +26,7 @@ import { applyAdapter, loadTuned, saveTuned } from "../src/tuners/tuned-files.js
 import { assertClose } from "./support/assert-close.js";
 import { bases, classifierFolder, classifierOn, examplesOf, readReference } from "./support/classifiers.js";
 import { device, engine } from "./support/gradient-check.js";
+import { partsOf } from "./support/parts.js";
 import { assertEstimatedPeak } from "./support/step-peak.js";
 import { readTensorFile } from "./support/tensors.js";
 import { trainSteps } from "./support/train-steps.js";
@@ -222,14 +223,6 @@ for (const tuner of tuners)
       const { model, task, files } = await classifierOn(bases.bert!, examples, compute);
       tuning.apply(model, new Rng(0));
       trainModules(model, model.headModules);
-      const work = {
-        files,
-        tuning,
-        task,
-        gradientCheckpointing: false,
-        momentBits: 32,
-        rows: examples,
-        compute,
-      } as const;
+      const work = { parts: partsOf(files, tuning), task, rows: examples, compute };
       await assertEstimatedPeak(model, work, before);
     });

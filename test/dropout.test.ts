@@ -18,6 +18,7 @@ import type { Task } from "../src/objectives/objective.js";
 import { full } from "../src/tuners/full/full.js";
 import { bases, classifierFolder, examplesOf, readReference } from "./support/classifiers.js";
 import { device, engine } from "./support/gradient-check.js";
+import { partsOf } from "./support/parts.js";
 import { collect, hashOf, makeFolder, tinyRecipe, trace } from "./support/run.js";
 import { assertEstimatedPeak } from "./support/step-peak.js";
 import { exampleOf, reference } from "./support/tiny-llama.js";
@@ -105,15 +106,8 @@ for (const family of families)
       const before = engine.stats().liveBytes;
       const { model, files, task, rows } = await load(family, Object.fromEntries(keysOf(family).map((key) => [key, 0.1])));
       model.gradientCheckpointing = gradientCheckpointing;
-      const work = {
-        files,
-        tuning: full.bind({}),
-        task,
-        gradientCheckpointing,
-        momentBits: 32,
-        rows,
-        compute: "f32",
-      } as const;
+      const parts = partsOf(files, full.bind({}), { gradientCheckpointing });
+      const work = { parts, task, rows, compute: "f32" } as const;
       await assertEstimatedPeak(model, work, before);
     });
 

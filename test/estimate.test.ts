@@ -8,6 +8,7 @@ import { nextToken } from "../src/objectives/next-token.js";
 import { tuners } from "../src/tuners/index.js";
 import type { Tuner } from "../src/tuners/tuner.js";
 import { engine } from "./support/gradient-check.js";
+import { partsOf } from "./support/parts.js";
 import { assertEstimatedPeak } from "./support/step-peak.js";
 import { exampleOf, loadTinyLlama, reference } from "./support/tiny-llama.js";
 
@@ -17,20 +18,16 @@ const tunerNamed = (name: string) => tuners.find((tuner) => tuner.name === name)
 
 function loraWork(files: ModelFiles): StepWork {
   const tuner = tunerNamed("lora");
-  return {
-    files,
-    tuning: tuner.bind(tuner.config.parse({})),
-    task: nextToken,
-    gradientCheckpointing: false,
-    momentBits: 32,
-    rows,
-    compute: "f32",
-  };
+  return { parts: partsOf(files, tuner.bind(tuner.config.parse({}))), task: nextToken, rows, compute: "f32" };
 }
+
+const checkpointedWork = (work: StepWork): StepWork => ({ ...work, parts: { ...work.parts, gradientCheckpointing: true } });
 
 const unpacked = { batchSize: rows.length, isPacked: false };
 
-interface EstimateCase extends Pick<StepWork, "compute" | "gradientCheckpointing" | "momentBits"> {
+interface EstimateCase extends Pick<StepWork, "compute"> {
+  readonly gradientCheckpointing: boolean;
+  readonly momentBits: 8 | 32;
   readonly tuner: Tuner;
   readonly settings?: Readonly<Record<string, unknown>>;
 }
@@ -59,7 +56,8 @@ for (const { tuner, settings = {}, compute, gradientCheckpointing, momentBits } 
     const { model, files } = await loadTinyLlama("untied", {}, compute, storing);
     model.gradientCheckpointing = gradientCheckpointing;
     tuning.apply(model, new Rng(0));
-    const work: StepWork = { files, tuning, task: nextToken, gradientCheckpointing, momentBits, rows, compute };
+    const parts = partsOf(files, tuning, { gradientCheckpointing, bits: momentBits });
+    const work: StepWork = { parts, task: nextToken, rows, compute };
     await assertEstimatedPeak(model, work, before);
   });
 
@@ -79,7 +77,7 @@ test("the smallest change that fits is named, and none where none does", async (
   const { model, files } = await loadTinyLlama("tied");
   const work = loraWork(files);
   const { peakBytes } = estimateStep(work);
-  const checkpointed = estimateStep({ ...work, gradientCheckpointing: true }).peakBytes;
+  const checkpointed = estimateStep(checkpointedWork(work)).peakBytes;
   assert.ok(checkpointed < peakBytes);
   assert.deepEqual(smallestRemedy(work, unpacked, peakBytes - 1), {
     change: "gradient_checkpointing=true",
@@ -92,7 +90,7 @@ test("the smallest change that fits is named, and none where none does", async (
 
 test("packed, a batch of one is a whole bin, not a row: what is advised fits", async () => {
   const { model, files } = await loadTinyLlama("tied");
-  const work = { ...loraWork(files), gradientCheckpointing: true };
+  const work = checkpointedWork(loraWork(files));
   const ofBin = estimateStep({ ...work, rows: rows.slice(0, rows.length / 4) }).peakBytes; // four bins, each of whole rows
   const packed = { batchSize: 4, isPacked: true };
   const remedy = smallestRemedy(work, packed, ofBin)!;

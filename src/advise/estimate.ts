@@ -3,24 +3,14 @@ import { type Cost, SymbolicDevice } from "../core/symbolic.js";
 import { differentiate } from "../core/tape.js";
 import type { Row } from "../data/example.js";
 import type { ComputeType } from "../engine/kernels.js";
-import type { ModelFiles } from "../io/model-files.js";
-import { buildModel, placeWeights } from "../models/load.js";
 import type { Task } from "../objectives/objective.js";
-import { AdamW } from "../optim/adamw.js";
 import { gradientSquares } from "../optim/clip.js";
-import { trainModules } from "../tuners/train-whole.js";
-import type { Tuning } from "../tuners/tuner.js";
+import { type Parts, sketch, trainedName } from "../train/assemble.js";
 
 export interface StepWork {
-  /** The base, with the config of the model that trains. */
-  readonly files: ModelFiles;
-  readonly tuning: Tuning;
+  /** What the model that trains is put together from. */
+  readonly parts: Parts;
   readonly task: Task;
-  readonly gradientCheckpointing: boolean;
-  /** Whether the base's own dropout is left out. */
-  readonly disableDropout?: boolean;
-  /** Of the optimizer's state. */
-  readonly momentBits: 8 | 32;
   /** The rows of the micro-batch with the most tokens. */
   readonly rows: readonly Row[];
   readonly compute: ComputeType;
@@ -30,33 +20,13 @@ export interface StepWork {
  * What one training step costs, found by running it on shapes: the same code as the real step, so it cannot drift from it. `peakBytes`
  * holds weights, gradients, optimizer state and activations at the highest point, loading included.
  */
-export function estimateStep({
-  files,
-  tuning,
-  task,
-  gradientCheckpointing,
-  disableDropout = false,
-  momentBits,
-  rows,
-  compute,
-}: StepWork): Cost {
+export function estimateStep({ parts, task, rows, compute }: StepWork): Cost {
   const device = new SymbolicDevice(compute);
-  const model = buildModel(device, files.config, files.path);
-  placeWeights(
-    model,
-    files,
-    tuning.storing?.(model, () => {}),
-  );
-  model.gradientCheckpointing = gradientCheckpointing;
-  if (disableDropout) model.disableDropout();
-  tuning.apply(model, new Rng(0));
-  trainModules(model, model.headModules);
-  const parameters = model.trainableParameters();
-  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map(), bits: momentBits });
+  const { base, parameters, optimizer } = sketch(device, parts);
   const { peakBytes: loadingPeak } = device.cost;
   device.reset();
   const batch = task.collate(rows);
-  differentiate(() => task.loss(model, batch), new Rng(0)).dispose();
+  differentiate(() => base.with(trainedName, (model) => task.loss(model, batch)), new Rng(0)).dispose();
   gradientSquares(parameters.values()).dispose();
   optimizer.update(1e-4, 1);
   return { ...device.cost, peakBytes: Math.max(loadingPeak, device.cost.peakBytes) };
@@ -87,19 +57,19 @@ export function smallestRemedy(work: StepWork, { batchSize, isPacked }: BatchSha
   const half = rowsOfShare(work.rows, 1 / 2);
   const one = rowsOfShare(work.rows, 1 / batchSize);
   const quarter = isPacked ? rowsOfShare(one, 1 / 4) : one.map((row) => work.task.shorten(row, Math.ceil(row.tokens / 4)));
-  const gradientCheckpointing = true;
+  const checkpointed: StepWork = { ...work, parts: { ...work.parts, gradientCheckpointing: true } };
   const choices: [change: string, changed: StepWork][] = [
-    ["gradient_checkpointing=true", { ...work, gradientCheckpointing }],
+    ["gradient_checkpointing=true", checkpointed],
     [`half the ${halved}, twice the gradient_accumulation_steps`, { ...work, rows: half }],
-    [`gradient_checkpointing=true and half the ${halved}`, { ...work, gradientCheckpointing, rows: half }],
-    ["gradient_checkpointing=true and per_device_train_batch_size=1", { ...work, gradientCheckpointing, rows: one }],
+    [`gradient_checkpointing=true and half the ${halved}`, { ...checkpointed, rows: half }],
+    ["gradient_checkpointing=true and per_device_train_batch_size=1", { ...checkpointed, rows: one }],
     [
       "gradient_checkpointing=true, per_device_train_batch_size=1 and optim=adamw_8bit",
-      { ...work, gradientCheckpointing, rows: one, momentBits: 8 },
+      { ...checkpointed, rows: one, parts: { ...checkpointed.parts, optimizer: { ...work.parts.optimizer, bits: 8 } } },
     ],
     [
       "gradient_checkpointing=true, per_device_train_batch_size=1 and a quarter of cutoff_len",
-      { ...work, gradientCheckpointing, rows: quarter },
+      { ...checkpointed, rows: quarter },
     ],
   ];
   for (const [change, changed] of choices) {

@@ -12,7 +12,8 @@ import { engine } from "./gradient-check.js";
  * held before the model was loaded. Disposes the model.
  */
 export async function assertEstimatedPeak(model: LanguageModel, work: StepWork, liveBefore: number): Promise<void> {
-  const { task, rows, momentBits: bits } = work;
+  const { task, rows, parts } = work;
+  const { bits = 32 } = parts.optimizer;
   const parameters = model.trainableParameters();
   const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map(), bits });
   const batch = task.collate(rows);

@@ -74,12 +74,8 @@ async function* runRecipe(recipe: Recipe, context: RunContext<NativeConfig>): As
   if (config.threads !== null) engine.setThreads(config.threads);
   const compute = config.compute_dtype === "auto" ? fastestCompute(engine.info()) : config.compute_dtype;
   const fit = checkMemory({
-    files,
-    tuning,
+    parts: partsOf(recipe, files, tuning),
     task: data.task,
-    gradientCheckpointing: recipe.gradient_checkpointing,
-    disableDropout: recipe.disable_dropout,
-    momentBits: momentBits[recipe.optim],
     rows: data.largestBatch,
     compute,
     batchSize: recipe.per_device_train_batch_size,
