@@ -65,6 +65,19 @@ test("each rule is enforced, with file, line and both ends", () => {
   assert.equal(result.exitCode, 1);
 });
 
+test("what the CLI does not need at its start waits for import()", () => {
+  const result = check({
+    "src/cli/attune.ts": 'import "./train.js";\nimport type { T } from "../core/tensor.js";\nexport type { T };',
+    "src/cli/train.ts": 'import "../errors.js";\nawait import("./view.js");\nimport "../core/tensor.js";',
+    "src/cli/view.ts": 'import "../core/tensor.js";',
+    "src/core/tensor.ts": "export type T = 1;",
+    "src/errors.ts": "export {};",
+  });
+  assert.deepEqual(result.problems, [
+    "src/cli/train.ts:3: src/cli/train.ts → src/core/tensor.ts: every start of attune would load it; use import() where it is needed",
+  ]);
+});
+
 test("a cycle between files is found once, with the whole way round", () => {
   const result = check({
     "src/core/a.ts": 'import "./b.js";',

@@ -33,12 +33,12 @@ function makeTree(t: TestContext, script: string, files: Record<string, string>)
 const passing = 'import test from "node:test"; test("passes", () => {});';
 const failing = 'import test from "node:test"; test("fails", () => { throw new Error("on purpose"); });';
 
-test("test.mjs runs each test that has a source, and adds the counts of its batches up", (t) => {
+test("test.mjs runs each test that has a source, those of test/parity/ only when asked", (t) => {
   const { run } = makeTree(t, "test.mjs", {
     "src/io/a.test.ts": "",
     "dist/src/io/a.test.js": passing,
-    "test/e2e/b.test.ts": "",
-    "dist/test/e2e/b.test.js": passing,
+    "test/b.test.ts": "",
+    "dist/test/b.test.js": passing,
     "test/parity/c.test.ts": "",
     "dist/test/parity/c.test.js": failing,
     "dist/src/io/left-over.test.js": failing,
@@ -62,8 +62,8 @@ test("test.mjs fails when one test does, when a file cannot run, and when nothin
   const { run, write } = makeTree(t, "test.mjs", {
     "src/a.test.ts": "",
     "dist/src/a.test.js": failing,
-    "test/e2e/b.test.ts": "",
-    "dist/test/e2e/b.test.js": passing,
+    "test/b.test.ts": "",
+    "dist/test/b.test.js": passing,
   });
   const one = run();
   assert.match(one.stdout, /pass 1\n/);
