@@ -351,7 +351,7 @@ test("what cannot be exported is refused with a way out, and nothing is written"
     [
       { to: "gguf-lora", model: base, adapter: variant(t, { use_dora: true }) },
       "CONFIG",
-      /it is a DoRA, .*Export a merged model instead/,
+      /adds a product to a weight.*peft_type "LORA", use_dora true.*Export a merged model instead/,
     ],
     [
       { to: "gguf-lora", model: base, adapter: await trainedAdapter(t, base, { lora_target: "lm_head" }) },

@@ -1,14 +1,13 @@
 import { mkdir } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { ConfigError, ModelError } from "../errors.js";
-import { type AdapterConfig, readAdapterConfig } from "../io/adapters/adapter-folder.js";
+import { readAdapterConfig } from "../io/adapters/adapter-folder.js";
 import { ggufShape } from "../io/gguf/config.js";
 import { reorderRows } from "../io/gguf/names.js";
 import { type GgufTensorSource, writeGguf } from "../io/gguf/writer.js";
 import type { ModelFiles } from "../io/model-files.js";
-import type { LoraConfig } from "../tuners/lora/config.js";
-import { lora } from "../tuners/lora/lora.js";
-import { updateAt } from "../tuners/lora/targets.js";
+import { tuners } from "../tuners/index.js";
+import { openAdapter } from "../tuners/tuned-files.js";
 import { ggufTensorName, headsOf } from "./gguf-file.js";
 
 /**
@@ -20,19 +19,23 @@ import { ggufTensorName, headsOf } from "./gguf-file.js";
  */
 export async function writeGgufLora(path: string, folder: string, base: ModelFiles): Promise<void> {
   const json = await readAdapterConfig(folder);
-  refuseOthers(folder, json);
-  const { library, fromJson } = lora.adapter!;
-  const files = await library.open(folder);
-  const config = fromJson(json, files.tensors) as LoraConfig;
+  const isKnown = tuners.some((tuner) => tuner.adapter?.recognises(json));
+  const opened = isKnown ? await openAdapter(folder, tuners) : null;
+  const scaleAt = opened?.tuning.scaleAt;
+  if (opened === null || scaleAt === undefined) {
+    const said = ["peft_type", "use_dora"].flatMap((key) =>
+      json[key] === undefined ? [] : `${key} ${JSON.stringify(json[key])}`,
+    );
+    throw notPossible(
+      folder,
+      `llama.cpp knows LoRA adapters only, and adds a product to a weight; this one does something else (${said.join(", ") || "no type of PEFT's"})`,
+    );
+  }
+  const { files } = opened;
 
   const modules = [...files.tensors.keys()].flatMap((name) => /^(.*)\.lora_A\.weight$/.exec(name)?.[1] ?? []);
   // The alpha for which alpha / R is what the layer's update is multiplied by.
-  const alphas = new Map(
-    modules.map((path) => {
-      const { rank, scaling } = updateAt(config, path);
-      return [path, scaling * rank];
-    }),
-  );
+  const alphas = new Map(modules.map((path) => [path, scaleAt(path) * files.tensors.get(`${path}.lora_A.weight`)!.shape[0]!]));
   const alpha = alphas.values().next().value;
   if (alpha === undefined) throw new ModelError(`${folder}: there is no LoRA weight in this adapter.`);
 
@@ -74,17 +77,4 @@ function notPossible(folder: string, why: string): ConfigError {
   return new ConfigError(
     `${folder}: this adapter cannot become a GGUF adapter: ${why}. Export a merged model instead: --to gguf, or --to ollama.`,
   );
-}
-
-function refuseOthers(folder: string, json: AdapterConfig): void {
-  if (!lora.adapter!.recognises(json))
-    throw notPossible(
-      folder,
-      `llama.cpp knows LoRA adapters only, and this one is of type ${JSON.stringify(json.peft_type ?? "unknown")}`,
-    );
-  if (json.use_dora === true)
-    throw notPossible(
-      folder,
-      "it is a DoRA, which divides by the length of each changed row of a weight; llama.cpp only adds a product to it",
-    );
 }

@@ -45,6 +45,11 @@ export interface Tuning {
   initialize?(model: LanguageModel, start: Start): void;
   /** Turns the change into ordinary weights. Absent where that is impossible: that absence is the flag. */
   merge?(model: LanguageModel): void;
+  /**
+   * Where all that a method does to a Linear is to add s · x Aᵀ Bᵀ, with factors saved as lora_A and lora_B: s of the layer at a path. Such an adapter
+   * leaves as a GGUF file, too.
+   */
+  scaleAt?(path: string): number;
   /** How the adapter leaves. Absent for a method that trains the model itself: then the whole model is saved. */
   readonly adapter?: AdapterWriter;
 }

@@ -114,7 +114,7 @@ interface Prepared {
 }
 
 async function* trainModel(model: LanguageModel, prepared: Prepared): AsyncGenerator<RunEvent> {
-  const { recipe, files, tuner, tuning, context, startedAt, data, fit, machine } = prepared;
+  const { recipe, files, tuning, context, startedAt, data, fit, machine } = prepared;
   const { resumeFrom, signal } = context;
   model.gradientCheckpointing = recipe.gradient_checkpointing;
   tuning.apply(model, Rng.for(recipe.seed, "tuner"));

@@ -29,8 +29,8 @@ export interface AdapterOrigin {
   readonly name: string;
   /** config.json of the base. */
   readonly config: Readonly<Record<string, unknown>>;
-  /** What it was trained for, in PEFT's words; CAUSAL_LM unless given. */
-  readonly taskType?: "CAUSAL_LM" | "SEQ_CLS";
+  /** What it was trained for, in PEFT's words (TaskType); CAUSAL_LM unless given. */
+  readonly taskType?: string;
   /** Modules that were trained whole beside what the method trains, by the end of their names: a head. */
   readonly modulesToSave?: readonly string[];
 }

@@ -17,18 +17,21 @@ import {
 } from "./adapter-folder.js";
 
 /**
- * Adapter folders as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
+ * Adapter folders as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`. `promptName` is given by methods of prompt
+ * learning: where attune has the vectors that PEFT saves as `prompt_embeddings`, whatever the method.
  * Source: PEFT 0.21, utils/save_and_load.py.
  */
-export const peft: AdapterLibrary = {
-  open: openAdapter,
-  save: (path, settings, { name, taskType = "CAUSAL_LM", modulesToSave = [] }, tensors) => {
-    const common = { task_type: taskType, base_model_name_or_path: name, inference_mode: true };
-    const whole = [...new Set([...modulesToSaveOf(settings), ...modulesToSave])];
-    const config = { ...common, ...settings, ...(whole.length > 0 && { modules_to_save: whole }) };
-    return saveAdapter(path, withPeftType(config, "settings"), tensors);
-  },
-};
+export function peft(promptName: string | null = null): AdapterLibrary {
+  return {
+    open: (path) => openAdapter(path, promptName),
+    save: (path, settings, { name, taskType = "CAUSAL_LM", modulesToSave = [] }, tensors) => {
+      const common = { task_type: taskType, base_model_name_or_path: name, inference_mode: true };
+      const whole = [...new Set([...modulesToSaveOf(settings), ...modulesToSave])];
+      const config = { ...common, ...settings, ...(whole.length > 0 && { modules_to_save: whole }) };
+      return saveAdapter(path, withPeftType(config, "settings"), tensors, promptName);
+    },
+  };
+}
 
 const adapterWeightsName = "adapter_model.safetensors";
 const pickleWeightsName = "adapter_model.bin";
@@ -36,28 +39,19 @@ const pickleWeightsName = "adapter_model.bin";
 /** adapter_config.json of PEFT: which method it is for. */
 export type PeftConfig = AdapterConfig & { readonly peft_type: string };
 
-/** Where attune keeps the vectors that PEFT's prompt-learning methods save under one name, `prompt_embeddings`. */
-const promptNames: ReadonlyMap<string, string> = new Map([
-  ["P_TUNING", "prompt.embedding.weight"],
-  ["PROMPT_TUNING", "prompt.embedding.weight"],
-  ["PREFIX_TUNING", "prefix.embedding.weight"],
-]);
-
 /**
  * What a tensor is called in a file. PEFT wraps the base model once for prompt learning and twice for other methods; here a tensor has the name
  * that it has in the model: `MODULE.lora_A.weight`.
  */
-function peftName(name: string, { peft_type }: PeftConfig): string {
-  const promptName = promptNames.get(peft_type);
+function peftName(name: string, promptName: string | null): string {
   if (name === promptName) return "prompt_embeddings";
-  return (promptName === undefined ? "base_model.model." : "base_model.") + name;
+  return (promptName === null ? "base_model.model." : "base_model.") + name;
 }
 
 /** The reverse of `peftName`, and the name of the adapter if it is part of the tensor's; undefined if it is no such name. */
-function ownName(name: string, { peft_type }: PeftConfig): { name: string; adapter: string | null } | undefined {
-  const promptName = promptNames.get(peft_type);
-  if (promptName !== undefined && name === "prompt_embeddings") return { name: promptName, adapter: null };
-  const prefix = promptName === undefined ? "base_model.model." : "base_model.";
+function ownName(name: string, promptName: string | null): { name: string; adapter: string | null } | undefined {
+  if (promptName !== null && name === "prompt_embeddings") return { name: promptName, adapter: null };
+  const prefix = promptName === null ? "base_model.model." : "base_model.";
   return name.startsWith(prefix) ? withoutAdapterName(name.slice(prefix.length)) : undefined;
 }
 
@@ -132,7 +126,7 @@ function withPeftType(config: AdapterConfig, where: string): PeftConfig {
 }
 
 /** Opens an adapter folder and checks everything but the values. Throws ModelError that names the file. */
-export async function openAdapter(path: string): Promise<AdapterFiles> {
+export async function openAdapter(path: string, promptName: string | null = null): Promise<AdapterFiles> {
   const config = withPeftType(await readAdapterConfig(path), join(path, adapterConfigName));
   const found = await namesIn(path);
   if (!found.includes(adapterWeightsName) && found.includes(pickleWeightsName)) {
@@ -144,10 +138,10 @@ export async function openAdapter(path: string): Promise<AdapterFiles> {
   const firstOf = new Map<string, string>(); // a tensor of each adapter
   for (const stored of file.tensors.values()) {
     const shown = JSON.stringify(stored.name.slice(0, 200));
-    const own = ownName(stored.name, config);
+    const own = ownName(stored.name, promptName);
     if (own === undefined)
       throw new ModelError(
-        `${file.path}: tensor ${shown} does not begin with "${peftName("", config)}": PEFT would pass over it.`,
+        `${file.path}: tensor ${shown} does not begin with "${peftName("", promptName)}": PEFT would pass over it.`,
       );
     if (tensors.has(own.name))
       throw new ModelError(`${file.path}: tensor ${shown} is there twice, with an adapter's name and without.`);
@@ -165,7 +159,7 @@ export async function openAdapter(path: string): Promise<AdapterFiles> {
     tensors,
     async readTensor(name) {
       const entry = tensors.get(name);
-      if (!entry) throw new ModelError(`${file.path}: has no tensor ${peftName(name, config)}.`);
+      if (!entry) throw new ModelError(`${file.path}: has no tensor ${peftName(name, promptName)}.`);
       return await readFinite(entry, storedNames.get(name));
     },
   };
@@ -175,9 +169,14 @@ export async function openAdapter(path: string): Promise<AdapterFiles> {
  * Writes an adapter folder that PEFT loads, with a small model card. Tensors carry attune's names.
  * The config comes last: a folder without it is not taken for an adapter. Throws as `writeSafetensors`.
  */
-export async function saveAdapter(path: string, config: PeftConfig, tensors: Iterable<TensorSource>): Promise<void> {
+export async function saveAdapter(
+  path: string,
+  config: PeftConfig,
+  tensors: Iterable<TensorSource>,
+  promptName: string | null = null,
+): Promise<void> {
   await mkdir(path, { recursive: true });
-  const renamed = [...tensors].map((tensor) => ({ ...tensor, name: peftName(tensor.name, config) }));
+  const renamed = [...tensors].map((tensor) => ({ ...tensor, name: peftName(tensor.name, promptName) }));
   await writeSafetensors(join(path, adapterWeightsName), renamed, { metadata: { format: "pt" } });
   await writeFileAtomic(join(path, "README.md"), modelCard(config));
   await writeFileAtomic(join(path, adapterConfigName), `${JSON.stringify(config, null, 2)}\n`);

@@ -81,6 +81,8 @@ export const lora = defineTuner<LoraConfig>({
         }
       },
 
+      ...(!config.use_dora && { scaleAt: (path) => updateAt(config, path).scaling }),
+
       adapter: writerOf(config),
     };
   },

@@ -12,7 +12,7 @@ import { candidatesOf, matchingPatterns, updateAt } from "./targets.js";
 
 /** LoRA as PEFT keeps it. Source: PEFT 0.21, tuners/lora/config.py and peft_model.py `save_pretrained`. */
 export const peftLora: AdapterReader<LoraConfig> = {
-  library: peft,
+  library: peft(),
   recognises: ({ peft_type }) => peft_type === "LORA",
 
   fromJson(json, tensors) {
@@ -56,7 +56,7 @@ export const peftLora: AdapterReader<LoraConfig> = {
 /** How LoRA of these settings is written. */
 export function writerOf(config: LoraConfig): AdapterWriter {
   return {
-    library: peft,
+    library: peft(),
 
     toJson(model) {
       const alpha = config.lora_alpha ?? 2 * config.lora_rank;

@@ -51,7 +51,7 @@ export const pTuning = defineTuner<PTuningConfig>({
     },
 
     adapter: {
-      library: peft,
+      library: peft("prompt.embedding.weight"),
       toJson({ shape }) {
         const { num_virtual_tokens, encoder_reparameterization_type, encoder_num_layers, encoder_dropout } = config;
         const common = { num_virtual_tokens, token_dim: shape.width, num_layers: shape.layers, num_transformer_submodules: 1 };
@@ -73,7 +73,7 @@ export const pTuning = defineTuner<PTuningConfig>({
   }),
 
   adapter: {
-    library: peft,
+    library: peft("prompt.embedding.weight"),
     recognises: ({ peft_type }) => peft_type === "P_TUNING" || peft_type === "PROMPT_TUNING",
     fromJson(json, tensors) {
       const config = checkAdapterConfig(adapterConfigName, json, PeftConfig);

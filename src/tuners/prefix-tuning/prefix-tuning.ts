@@ -43,7 +43,7 @@ export const prefixTuning = defineTuner<PrefixTuningConfig>({
     },
 
     adapter: {
-      library: peft,
+      library: peft("prefix.embedding.weight"),
       toJson: ({ shape }) => ({
         peft_type: "PREFIX_TUNING",
         num_virtual_tokens: config.num_virtual_tokens,
@@ -60,7 +60,7 @@ export const prefixTuning = defineTuner<PrefixTuningConfig>({
   }),
 
   adapter: {
-    library: peft,
+    library: peft("prefix.embedding.weight"),
     recognises: ({ peft_type }) => peft_type === "PREFIX_TUNING",
     fromJson(json, tensors) {
       const config = checkAdapterConfig(adapterConfigName, json, PeftConfig);
