@@ -6,10 +6,10 @@ import type { AdapterFiles } from "../io/adapters/adapter-folder.js";
 import { modulesToSaveOf, openAdapter, type PeftConfig, saveAdapter } from "../io/adapters/peft.js";
 import type { TensorSource } from "../io/safetensors.js";
 import { setValues } from "../models/load.js";
-import { drop, electedMean, keepLargest, sum, type Weighted } from "../tuners/lora/blend.js";
 import type { LoraConfig } from "../tuners/lora/config.js";
 import { peftLora } from "../tuners/lora/peft-lora.js";
 import { updateAt } from "../tuners/lora/targets.js";
+import { drop, electedMean, keepLargest, sum, type Weighted } from "./blend.js";
 
 export const combinationMethods = ["linear", "cat", "svd", "ties", "dare_linear", "dare_ties"] as const;
 export type CombinationMethod = (typeof combinationMethods)[number];

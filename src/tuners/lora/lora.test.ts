@@ -13,7 +13,6 @@ import { Linear } from "../../nn/linear.js";
 import { Parameter } from "../../nn/module.js";
 import { quantizedBase, rounded } from "../quantized-base.js";
 import { adaptedLinears } from "./adapted.js";
-import { drop, electedMean, keepLargest, sum } from "./blend.js";
 import { LoraConfig } from "./config.js";
 import { DoraLinear } from "./dora-linear.js";
 import { changedWeight, freshFactors } from "./factors.js";
@@ -454,22 +453,4 @@ test("an adapter without a tensor of LoRA's is refused", () => {
     () => peftLora.fromJson({ peft_type: "LORA", r: 8, lora_alpha: 16 }, tensors),
     (error) => error instanceof ModelError && /none of the 1 tensors beside it is one .*: lm_head\.weight/.test(error.message),
   );
-});
-
-test("blending: the largest stay, dropping keeps the expectation, signs are elected", () => {
-  const values = Float32Array.of(1, -4, 2, -3);
-  assert.deepEqual([...keepLargest(values, 0.5)], [0, -4, 0, -3]);
-  assert.deepEqual([...keepLargest(values, 1)], [...values]);
-  const many = new Float32Array(10_000).fill(1);
-  const dropped = drop(many, 0.25, new Rng(1));
-  assert.ok(dropped.every((value) => value === 0 || value === 4));
-  assert.ok(Math.abs(dropped.reduce((a, b) => a + b, 0) / 10_000 - 1) < 0.05);
-  const parts = [
-    { values: Float32Array.of(3, -1, 0), factor: 2 },
-    { values: Float32Array.of(-1, -2, 5), factor: 1 },
-    { values: Float32Array.of(-1, 4, 0), factor: 1 },
-  ];
-  assert.deepEqual([...sum(parts)], [4, 0, 5]);
-  assert.deepEqual([...electedMean(parts, "total")], [6, 4, 5]);
-  assert.deepEqual([...electedMean(parts, "frequency")], [-1, -2, 5]);
 });

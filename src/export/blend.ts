@@ -1,4 +1,4 @@
-import type { Rng } from "../../core/rng.js";
+import type { Rng } from "../core/rng.js";
 
 /**
  * How values of several adapters become one. Source: PEFT 0.21, utils/merge_utils.py; Yadav et al. 2023, arXiv:2306.01708 §3 (ties); Yu et al. 2023,
