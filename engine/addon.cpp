@@ -59,6 +59,8 @@ static const Export exports[] = {
     {"scaleColumns", bind_scale_columns},
     {"rowDots", bind_row_dots},
     {"columnDots", bind_column_dots},
+    {"transpose", bind_transpose},
+    {"squareRoot", bind_square_root},
     {"divideSqrt", bind_divide_sqrt},
     {"svd", bind_svd},
     {"adamw", bind_adamw},

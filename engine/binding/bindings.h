@@ -30,7 +30,7 @@ Binding bind_fill, bind_copy, bind_convert, bind_quantize, bind_add, bind_scale,
     bind_dropout, bind_gather_rows, bind_scatter_rows, bind_sum, bind_sum_squares;
 
 // matrix.cpp
-Binding bind_scale_rows, bind_scale_columns, bind_row_dots, bind_column_dots, bind_divide_sqrt, bind_svd;
+Binding bind_scale_rows, bind_scale_columns, bind_row_dots, bind_column_dots, bind_transpose, bind_square_root, bind_divide_sqrt, bind_svd;
 
 // training.cpp
 Binding bind_adamw, bind_adamw_8bit;

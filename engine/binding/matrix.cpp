@@ -41,6 +41,22 @@ napi_value bind_column_dots(Call& call) {
   return nullptr;
 }
 
+napi_value bind_transpose(Call& call) {
+  const int64_t rows = call.size(2, "rows"), cols = call.size(3, "cols");
+  const float* x = call.floats(0, "x", {rows, cols});
+  float* y = call.output(1, "y", {cols, rows});
+  call.enqueue([=] { kernels().matrix.transpose(x, y, rows, cols); });
+  return nullptr;
+}
+
+napi_value bind_square_root(Call& call) {
+  const int64_t count = call.size(2, "count");
+  const float* x = call.floats(0, "x", {count});
+  float* y = call.output(1, "y", {count});
+  call.enqueue([=] { kernels().matrix.square_root(x, y, count); });
+  return nullptr;
+}
+
 napi_value bind_divide_sqrt(Call& call) {
   const int64_t count = call.size(3, "count");
   const float* x = call.floats(0, "x", {count});

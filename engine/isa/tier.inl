@@ -56,7 +56,7 @@ constexpr KernelTable table = {
      copy_columns, rope, cross_entropy, sample, add_bias, bias_grad},
     {fill, copy, convert, add, scale, mul, activation, activation_grad, gated, gated_grad, dropout, sum, sum_squares},
     {adamw, adamw_8bit},
-    {scale_rows, scale_columns, row_dots, column_dots, divide_sqrt, svd},
+    {scale_rows, scale_columns, row_dots, column_dots, transpose, square_root, divide_sqrt, svd},
 };
 
 } // namespace ATTUNE_TIER

@@ -206,6 +206,8 @@ function symbolicKernels(counter: Counter, elementBytes: number): Kernels {
     scaleColumns: (_x, _scale, _y, rows, cols) => each(rows * cols, 1, 2),
     rowDots: (_a, _b, _y, rows, cols) => each(rows * cols, 2, 2),
     columnDots: (_a, _b, _y, rows, cols) => each(rows * cols, 2, 2),
+    transpose: (_x, _y, rows, cols) => each(rows * cols, 0, 2),
+    squareRoot: (_x, _y, count) => each(count, 1, 2),
     divideSqrt: (_x, _squares, _y, count) => each(count, 2, 3),
     svd: (_x, _u, _s, rows, cols) => each((JACOBI_SWEEPS * rows * rows * (rows + cols)) / 2, 12, 1),
 

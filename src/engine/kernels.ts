@@ -219,6 +219,10 @@ export interface Matrices {
   rowDots(a: Id, b: Id, y: Id, rows: number, cols: number, accumulate: boolean): void;
   /** y (cols) = Σ over rows of a · b */
   columnDots(a: Id, b: Id, y: Id, rows: number, cols: number, accumulate: boolean): void;
+  /** y (cols, rows) = xᵀ of x (rows, cols) */
+  transpose(x: Id, y: Id, rows: number, cols: number): void;
+  /** y = √x; y may be x. */
+  squareRoot(x: Id, y: Id, count: number): void;
   /** y = x / √squares, 0 where squares is not above 0; y may be x or squares. */
   divideSqrt(x: Id, squares: Id, y: Id, count: number): void;
   /**

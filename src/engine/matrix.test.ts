@@ -66,6 +66,30 @@ for (const [rows, cols] of shapes) {
   });
 }
 
+for (const [rows, cols] of [...shapes, [63, 33], [1, 1], [0, 5], [17, 1024]] as const) {
+  const x = randomFloats(rows * cols, 7);
+  testKernel(`transpose of ${rows} × ${cols}`, {
+    async run(engine, blocks) {
+      const y = blocks.empty(rows * cols * 4);
+      engine.transpose(blocks.of(x), y, rows, cols);
+      return [await blocks.read(y, rows * cols)];
+    },
+    expected: () => [Array.from(x, (_, i) => x[(i % rows) * cols + Math.floor(i / rows)]!)],
+    tolerance: 0,
+  });
+}
+
+const roots = Float32Array.of(0, 1, 2, 4, 1e-40, 3e38, ...randomFloats(1000, 8).map(Math.abs));
+testKernel("squareRoot, rounded as IEEE 754 says", {
+  async run(engine, blocks) {
+    const y = blocks.of(roots);
+    engine.squareRoot(y, y, roots.length);
+    return [await blocks.read(y, roots.length)];
+  },
+  expected: () => [roots.map(Math.sqrt)],
+  tolerance: 0,
+});
+
 const numerators = randomFloats(1000, 5);
 const squares = randomFloats(1000, 6).map((value, i) => (i % 10 === 0 ? 0 : Math.abs(value) + 0.1));
 testKernel("divideSqrt, with 0 where there is nothing to divide by", {

@@ -1,3 +1,4 @@
+import { multiplyRows, product, productTransposed, svd } from "../core/linalg.js";
 import { Rng } from "../core/rng.js";
 import { scope, Tensor, unscoped } from "../core/tensor.js";
 import { loadEngine } from "../engine/load.js";
@@ -163,25 +164,14 @@ function sideBySide(changes: readonly Change[], rank = changes.reduce((total, ch
  */
 async function nearest(change: Change, rank: number): Promise<Change> {
   const device = engineDevice();
-  const { kernels } = device;
   const { rank: full, inFeatures, outFeatures } = change;
   const factors = scope(() => {
-    const empty = (...shape: number[]) => Tensor.empty(device, shape);
-    const decompose = (x: Tensor) => {
-      const [u, s] = [empty(full, full), empty(full)];
-      kernels.svd(x.id, u.id, s.id, full, x.columns);
-      return { u, s };
-    };
-    const [v, v2] = [Tensor.from(device, change.a, [full, inFeatures]), empty(full, outFeatures)];
-    const { u, s } = decompose(v);
-    const b = Tensor.from(device, change.b, [outFeatures, full]);
-    kernels.matmul(u.id, b.id, "f32", v2.id, full, outFeatures, full, 1, false, "f32");
-    kernels.scaleRows(v2.id, s.id, v2.id, full, outFeatures);
-    const { u: u2, s: s2 } = decompose(v2);
-    const newA = empty(full, inFeatures);
-    kernels.matmulInputGrad(u2.id, v.id, "f32", newA.id, full, full, inFeatures, 1, false, "f32");
-    kernels.scaleRows(v2.id, s2.id, v2.id, full, outFeatures);
-    return { a: newA, transposedB: v2 };
+    const { u, s, v } = svd(Tensor.from(device, change.a, [full, inFeatures]));
+    const turned = productTransposed(u, Tensor.from(device, change.b, [outFeatures, full]));
+    multiplyRows(turned, s);
+    const second = svd(turned);
+    multiplyRows(second.v, second.s);
+    return { a: product(second.u, v), transposedB: second.v };
   });
   const [a, transposedB] = [await take(factors.a), await take(factors.transposedB)];
   const kept = Math.min(rank, full);

@@ -1,5 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { converted } from "../core/linalg.js";
+import { unscoped } from "../core/tensor.js";
 import { bytesOf } from "../engine/dtype.js";
 import { ModelError } from "../errors.js";
 import { systemErrorCode, writeFileAtomic } from "../io/disk.js";
@@ -8,7 +10,7 @@ import { type TensorSource, writeShardedSafetensors } from "../io/safetensors.js
 import type { CausalLM } from "../models/causal-lm.js";
 import { transposed } from "../models/load.js";
 import type { ChatFormat } from "../text/supervised.js";
-import { bytesOfTensor, stored } from "./number-types.js";
+import { bytesOfTensor } from "./number-types.js";
 
 const dtypeNames = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
 
@@ -31,7 +33,7 @@ export async function writeHfFolder(
     );
   const tensors = [...model.namedParameters()].map(([name, { value, storedShape, isStoredTransposed }]): TensorSource => {
     const data = async () => {
-      const copy = stored(value, type);
+      const copy = unscoped(() => converted(value, type));
       try {
         const bytes = await bytesOfTensor(name, copy, bytesOf(type, value.size));
         return isStoredTransposed ? transposed(bytes, storedShape[1]!, storedShape[0]!, bytesOf(type, 1)) : bytes;

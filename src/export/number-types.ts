@@ -1,5 +1,6 @@
-import { type Shape, Tensor, unscoped } from "../core/tensor.js";
-import { type DType, dtypes, isWholeBlocks } from "../engine/dtype.js";
+import { converted } from "../core/linalg.js";
+import { type Shape, type Tensor, unscoped } from "../core/tensor.js";
+import { type DType, isWholeBlocks } from "../engine/dtype.js";
 import { ModelError } from "../errors.js";
 import type { LanguageModel } from "../models/language-model.js";
 import type { NumberType } from "./choices.js";
@@ -56,24 +57,8 @@ export function storeMatrices(model: LanguageModel, typeOf: (name: string, shape
   for (const [name, parameter] of model.namedParameters())
     if (parameter.shape.length > 1) {
       const wanted = typeOf(name, parameter.shape);
-      if (parameter.value.dtype !== wanted) parameter.value = stored(parameter.value, wanted);
+      if (parameter.value.dtype !== wanted) parameter.value = unscoped(() => converted(parameter.value, wanted));
     }
-}
-
-/** A copy in another type, for the caller to dispose. Blocks become other blocks by way of f32. */
-export function stored(tensor: Tensor, dtype: DType): Tensor {
-  const { kernels } = tensor.device;
-  const isBlocks = dtypes[dtype].block > 1;
-  if (dtypes[tensor.dtype].block > 1 && dtype !== "f32") {
-    const wide = stored(tensor, "f32");
-    const result = stored(wide, dtype);
-    wide.dispose();
-    return result;
-  }
-  const result = unscoped(() => Tensor.empty(tensor.device, tensor.shape, dtype));
-  if (isBlocks) kernels.quantize(tensor.id, tensor.dtype, result.id, dtype, tensor.rows, tensor.columns);
-  else kernels.convert(tensor.id, tensor.dtype, result.id, dtype, tensor.size);
-  return result;
 }
 
 /** The bytes of a tensor in its own type. Throws ModelError if a number is too large for f16. */

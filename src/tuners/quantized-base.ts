@@ -1,5 +1,6 @@
 import { z } from "zod";
-import { Tensor, unscoped } from "../core/tensor.js";
+import { converted } from "../core/linalg.js";
+import { type Tensor, unscoped } from "../core/tensor.js";
 import { type DType, isWholeBlocks } from "../engine/dtype.js";
 import type { LanguageModel } from "../models/language-model.js";
 import type { StoreWeight } from "../models/load.js";
@@ -73,7 +74,5 @@ export function quantizedBase(
 
 /** The nearest value for every weight of a block. For the caller to dispose. */
 export function rounded(w: Tensor, type: DType): Tensor {
-  const quantized = unscoped(() => Tensor.empty(w.device, w.shape, type));
-  w.device.kernels.quantize(w.id, w.dtype, quantized.id, type, w.rows, w.columns);
-  return quantized;
+  return unscoped(() => converted(w, type));
 }

@@ -1,4 +1,5 @@
-import { Tensor, unscoped } from "../core/tensor.js";
+import { converted } from "../core/linalg.js";
+import { type Tensor, unscoped } from "../core/tensor.js";
 import type { LanguageModel } from "../models/language-model.js";
 import { Parameter } from "../nn/module.js";
 import { isBelow } from "./module-names.js";
@@ -11,10 +12,7 @@ export function trainWhole(parameter: Parameter): void {
 
 /** A weight in f32, for the caller to dispose: the optimizer's small steps would be lost in 8 bits of mantissa. */
 function inFloats(stored: Tensor): Tensor {
-  const { kernels } = stored.device;
-  const expanded = unscoped(() => Tensor.empty(stored.device, stored.shape));
-  kernels.convert(stored.id, stored.dtype, expanded.id, "f32", stored.size);
-  return expanded;
+  return unscoped(() => converted(stored, "f32"));
 }
 
 /**

@@ -370,6 +370,17 @@ export const kernelCalls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments
     ["cols", 7],
     ["accumulate", true],
   ],
+  transpose: [
+    ["x", f32s(14)],
+    ["y", f32s(14)],
+    ["rows", 2],
+    ["cols", 7],
+  ],
+  squareRoot: [
+    ["x", f32s(14)],
+    ["y", f32s(14)],
+    ["count", 14],
+  ],
   divideSqrt: [
     ["x", f32s(14)],
     ["squares", f32s(14)],

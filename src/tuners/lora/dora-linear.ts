@@ -1,13 +1,24 @@
+import {
+  addProduct,
+  addRowDots,
+  copyOf,
+  multiplyRows,
+  productTransposed,
+  rowSquares,
+  scaled,
+  squareRoots,
+  transposed,
+} from "../../core/linalg.js";
 import { add } from "../../core/ops/add.js";
 import { addBias } from "../../core/ops/add-bias.js";
 import { divideSqrt } from "../../core/ops/divide-sqrt.js";
 import { dropout } from "../../core/ops/dropout.js";
 import { addLinear, linear } from "../../core/ops/linear.js";
 import { scaleColumns } from "../../core/ops/scale-columns.js";
-import { scope, Tensor, unscoped } from "../../core/tensor.js";
+import { scope, type Tensor, unscoped } from "../../core/tensor.js";
 import type { Linear } from "../../nn/linear.js";
 import { Module, Parameter } from "../../nn/module.js";
-import { changedWeight, type Factors, identity, trainable } from "./factors.js";
+import { changedWeight, type Factors, trainable } from "./factors.js";
 import type { AdaptedLinear, UpdateOptions } from "./lora-linear.js";
 
 /**
@@ -35,9 +46,9 @@ export class DoraLinear extends Module implements AdaptedLinear {
     this.lora_B = trainable(b);
     this.scaling = scaling;
     this.#dropout = dropout;
-    const squares = rowSquares(base.weight.value);
+    const squares = unscoped(() => rowSquares(base.weight.value));
     this.baseSquares = new Parameter(squares.shape, squares);
-    const magnitude = unscoped(() => divideSqrt(squares, squares)); // ‖W‖, as B is zero
+    const magnitude = unscoped(() => squareRoots(squares)); // ‖W‖, as B is zero
     this.lora_magnitude_vector = new Parameter(magnitude.shape, magnitude);
     this.lora_magnitude_vector.requiresGrad = true;
   }
@@ -55,7 +66,7 @@ export class DoraLinear extends Module implements AdaptedLinear {
   mergedWeight(): Tensor {
     const { base_layer, lora_A, lora_B, scaling } = this;
     const changed = changedWeight(base_layer.weight.value, [{ a: lora_A.weight.value, b: lora_B.weight.value, scale: scaling }]);
-    scope(() => changed.device.kernels.scaleRows(changed.id, this.#factors().id, changed.id, changed.rows, changed.columns));
+    scope(() => multiplyRows(changed, this.#factors()));
     return changed;
   }
 
@@ -75,36 +86,12 @@ export class DoraLinear extends Module implements AdaptedLinear {
   #squares(): Tensor {
     const { lora_A, lora_B, scaling: s } = this;
     const [w, a, b] = [this.base_layer.weight.value, lora_A.weight.value, lora_B.weight.value];
-    const { device } = w;
-    const { kernels } = device;
-    const [out, width] = w.shape as [number, number];
-    const rank = a.rows;
     return scope(() => {
-      const empty = (...shape: number[]) => Tensor.empty(device, shape);
-      const gram = empty(rank, rank); // A Aᵀ
-      kernels.matmul(a.id, a.id, "f32", gram.id, rank, rank, width, 1, false, "f32");
-      const across = empty(rank, out); // A Wᵀ
-      kernels.matmul(a.id, w.id, w.dtype, across.id, rank, out, width, 1, false, "f32");
-      const inner = empty(out, rank);
-      kernels.matmulWeightGrad(across.id, identity(device, rank).id, inner.id, rank, out, rank, 2 * s, false, "f32");
-      kernels.matmul(b.id, gram.id, "f32", inner.id, out, rank, rank, s * s, true, "f32");
-      const squares = empty(out);
-      kernels.copy(this.baseSquares.value.id, squares.id, out);
-      kernels.rowDots(b.id, inner.id, squares.id, out, rank, true);
+      const inner = scaled(transposed(productTransposed(a, w)), 2 * s);
+      addProduct(inner, b, productTransposed(a, a), s * s);
+      const squares = copyOf(this.baseSquares.value);
+      addRowDots(squares, b, inner);
       return squares;
     });
   }
-}
-
-/** ‖w‖² by row, for the caller to dispose. */
-function rowSquares(w: Tensor): Tensor {
-  const { device, rows, columns } = w;
-  const { kernels } = device;
-  const squares = unscoped(() => Tensor.empty(device, [rows]));
-  scope(() => {
-    const expanded = Tensor.empty(device, w.shape);
-    kernels.convert(w.id, w.dtype, expanded.id, "f32", w.size);
-    kernels.rowDots(expanded.id, expanded.id, squares.id, rows, columns, false);
-  });
-  return squares;
 }

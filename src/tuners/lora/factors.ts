@@ -1,6 +1,6 @@
-import type { Device } from "../../core/device.js";
+import { above, addProduct, beside, converted, copyOf, scaled } from "../../core/linalg.js";
 import type { Rng } from "../../core/rng.js";
-import { Tensor, unscoped } from "../../core/tensor.js";
+import { scope, Tensor, unscoped } from "../../core/tensor.js";
 import { drawnValues } from "../../nn/init.js";
 import { Linear } from "../../nn/linear.js";
 import { Module, Parameter } from "../../nn/module.js";
@@ -44,28 +44,16 @@ export class FrozenFactors extends Module {
   }
 }
 
+/** Both once more, for the caller to dispose. */
+export function copied({ a, b }: Factors): Factors {
+  return unscoped(() => ({ a: copyOf(a), b: copyOf(b) }));
+}
+
 /** w + scale · B A in f32, shape (out, in), for the caller to dispose; w may be of any type. */
 export function changedWeight(w: Tensor, changes: readonly (Factors & { readonly scale: number })[]): Tensor {
-  const { kernels } = w.device;
-  const [rows, columns] = w.shape as [number, number];
-  const changed = unscoped(() => Tensor.empty(w.device, w.shape));
-  kernels.convert(w.id, w.dtype, changed.id, "f32", w.size);
-  for (const { a, b, scale } of changes)
-    kernels.matmulInputGrad(b.id, a.id, "f32", changed.id, rows, a.rows, columns, scale, true, "f32");
+  const changed = unscoped(() => converted(w, "f32"));
+  for (const { a, b, scale } of changes) addProduct(changed, b, a, scale);
   return changed;
-}
-
-/** (n, n) */
-export function identity(device: Device, n: number): Tensor {
-  const values = Float32Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0));
-  return Tensor.from(device, values, [n, n]);
-}
-
-/** For the caller to dispose. */
-export function copyOf(x: Tensor): Tensor {
-  const copy = unscoped(() => Tensor.empty(x.device, x.shape));
-  x.device.kernels.copy(x.id, copy.id, x.size);
-  return copy;
 }
 
 /**
@@ -73,18 +61,11 @@ export function copyOf(x: Tensor): Tensor {
  * B A − B₀ A₀. For the caller to dispose.
  */
 export function differenceOf(layer: { lora_A: Linear; lora_B: Linear }, start: FrozenFactors): Factors {
-  const [a, b, a0, b0] = [layer.lora_A.weight.value, layer.lora_B.weight.value, start.A.value, start.B.value];
-  const { kernels } = a.device;
-  const rank = a.rows;
-  return unscoped(() => {
-    const both = { a: Tensor.empty(a.device, [2 * rank, a.columns]), b: Tensor.empty(b.device, [b.rows, 2 * rank]) };
-    kernels.copyColumns(a.id, a.size, 0, both.a.id, 2 * a.size, 0, 1, a.size, false);
-    kernels.copyColumns(a0.id, a.size, 0, both.a.id, 2 * a.size, a.size, 1, a.size, false);
-    const negative = copyOf(b0);
-    kernels.scale(negative.id, negative.id, -1, b.size, false);
-    kernels.copyColumns(b.id, rank, 0, both.b.id, 2 * rank, 0, b.rows, rank, false);
-    kernels.copyColumns(negative.id, rank, 0, both.b.id, 2 * rank, rank, b.rows, rank, false);
-    negative.dispose();
-    return both;
-  });
+  const negative = scope(() => scaled(start.B.value, -1));
+  const both = unscoped(() => ({
+    a: above(layer.lora_A.weight.value, start.A.value),
+    b: beside(layer.lora_B.weight.value, negative),
+  }));
+  negative.dispose();
+  return both;
 }

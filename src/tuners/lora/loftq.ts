@@ -1,5 +1,6 @@
+import { addProduct, addScaled, converted } from "../../core/linalg.js";
 import { Rng } from "../../core/rng.js";
-import { scope, Tensor } from "../../core/tensor.js";
+import { scope, type Tensor } from "../../core/tensor.js";
 import type { DType } from "../../engine/dtype.js";
 import { rounded } from "../quantized-base.js";
 import type { Factors } from "./factors.js";
@@ -32,17 +33,14 @@ export function loftq(w: Tensor, type: DType, settings: LoftqSettings): { quanti
 }
 
 function takeTurn(w: Tensor, type: DType, { rank, scaling }: LoftqSettings, before: Factors | null) {
-  const { kernels } = w.device;
+  const quantized = scope(() => {
+    const rest = converted(w, "f32");
+    if (before !== null) addProduct(rest, before.b, before.a, -scaling);
+    return rounded(rest, type);
+  });
   return scope(() => {
-    const rest = Tensor.empty(w.device, w.shape);
-    kernels.convert(w.id, w.dtype, rest.id, "f32", w.size);
-    if (before !== null)
-      kernels.matmulInputGrad(before.b.id, before.a.id, "f32", rest.id, w.rows, rank, w.columns, -scaling, true, "f32");
-    const quantized = rounded(rest, type);
-    const lost = Tensor.empty(w.device, w.shape); // W − Q
-    kernels.convert(w.id, w.dtype, lost.id, "f32", w.size);
-    kernels.convert(quantized.id, type, rest.id, "f32", w.size);
-    kernels.scale(rest.id, lost.id, -1, w.size, true);
+    const lost = converted(w, "f32");
+    scope(() => addScaled(lost, converted(quantized, "f32"), -1)); // W − Q
     return { quantized, start: balancedFactors(lost, rank, SVD_ITERATIONS, 1 / scaling, new Rng(0)) };
   });
 }

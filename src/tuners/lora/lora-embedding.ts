@@ -1,3 +1,4 @@
+import { addProductTransposed, converted } from "../../core/linalg.js";
 import { embedding } from "../../core/ops/embedding.js";
 import { addLinear } from "../../core/ops/linear.js";
 import type { Rng } from "../../core/rng.js";
@@ -41,10 +42,8 @@ export class LoraEmbedding extends Module {
   merged(): Embedding {
     const { base_layer, lora_embedding_A, lora_embedding_B, scaling } = this;
     const [w, a, b] = [base_layer.weight.value, lora_embedding_A.value, lora_embedding_B.value];
-    const { kernels } = w.device;
-    const changed = unscoped(() => Tensor.empty(w.device, w.shape));
-    kernels.convert(w.id, w.dtype, changed.id, "f32", w.size);
-    kernels.matmul(a.id, b.id, "f32", changed.id, w.rows, w.columns, a.columns, scaling, true, "f32");
+    const changed = unscoped(() => converted(w, "f32"));
+    addProductTransposed(changed, a, b, scaling);
     return new Embedding(base_layer.vocabSize, base_layer.width, new Parameter(w.shape, changed));
   }
 }

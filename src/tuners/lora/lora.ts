@@ -13,7 +13,7 @@ import { defineTuner } from "../tuner.js";
 import { adaptedEmbeddings, adaptedLinears } from "./adapted.js";
 import { LoraConfig } from "./config.js";
 import { DoraLinear } from "./dora-linear.js";
-import { copyOf, type Factors, FrozenFactors, freshFactors } from "./factors.js";
+import { copied, type Factors, FrozenFactors, freshFactors } from "./factors.js";
 import { loftq } from "./loftq.js";
 import { LoraEmbedding } from "./lora-embedding.js";
 import { type AdaptedLinear, LoraLinear } from "./lora-linear.js";
@@ -129,7 +129,7 @@ function adapted(
   if (config.pissa_init) return new PissaLinear(base, rank, config.pissa_iter, options, rng);
   if (config.loftq_init) {
     const factors = start ?? freshFactors(base, rank, rng); // a weight that is not quantized has lost nothing
-    return new LoraLinear(base, { a: copyOf(factors.a), b: copyOf(factors.b) }, options, new FrozenFactors(factors));
+    return new LoraLinear(base, copied(factors), options, new FrozenFactors(factors));
   }
   const factors = freshFactors(base, rank, rng);
   return config.use_dora ? new DoraLinear(base, factors, options) : new LoraLinear(base, factors, options);

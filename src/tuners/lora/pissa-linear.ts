@@ -7,7 +7,7 @@ import type { Rng } from "../../core/rng.js";
 import type { Tensor } from "../../core/tensor.js";
 import type { Linear, OutputProjection } from "../../nn/linear.js";
 import { Module } from "../../nn/module.js";
-import { changedWeight, copyOf, differenceOf, type Factors, FrozenFactors, trainable } from "./factors.js";
+import { changedWeight, copied, differenceOf, type Factors, FrozenFactors, trainable } from "./factors.js";
 import type { AdaptedLinear, UpdateOptions } from "./lora-linear.js";
 import { balancedFactors } from "./svd.js";
 
@@ -30,9 +30,11 @@ export class PissaLinear extends Module implements AdaptedLinear, OutputProjecti
   constructor(base: Linear, rank: number, iterations: number, { scaling, dropout }: UpdateOptions, rng: Rng) {
     super();
     this.base_layer = base;
-    this.start = new FrozenFactors(balancedFactors(base.weight.value, rank, iterations, 1 / scaling, rng));
-    this.lora_A = trainable(copyOf(this.start.A.value));
-    this.lora_B = trainable(copyOf(this.start.B.value));
+    const factors = balancedFactors(base.weight.value, rank, iterations, 1 / scaling, rng);
+    const { a, b } = copied(factors);
+    this.start = new FrozenFactors(factors);
+    this.lora_A = trainable(a);
+    this.lora_B = trainable(b);
     this.scaling = scaling;
     this.#dropout = dropout;
   }

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { copyInto } from "../../core/linalg.js";
 import { scope } from "../../core/tensor.js";
 import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapters/adapter-folder.js";
 import { checkAdapterConfig, peft } from "../../io/adapters/peft.js";
@@ -47,7 +48,7 @@ export const pTuning = defineTuner<PTuningConfig>({
       const ids = startTokens(config, model, start);
       if (ids === null) return;
       const { weight } = (model.prompt as PromptEncoder).embedding;
-      scope(() => model.device.kernels.copy(model.tokenVectors(ids).id, weight.value.id, weight.size));
+      scope(() => copyInto(weight.value, model.tokenVectors(ids)));
     },
 
     adapter: {

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { copyIntoColumns, firstOf } from "../../core/linalg.js";
 import { scope } from "../../core/tensor.js";
 import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapters/adapter-folder.js";
 import { checkAdapterConfig, peft } from "../../io/adapters/peft.js";
@@ -86,7 +87,6 @@ const PeftConfig = z.object({
 /** Lets the prefix be what the base model's attention sees of tokens. */
 function takeKeysAndValues(model: LanguageModel, ids: Int32Array): void {
   const prefix = model.prefix as PrefixEncoder;
-  const { kernels } = model.device;
   const { layers, kvWidth } = model.shape;
   model.prefix = null;
   const cache = model.newCache(1);
@@ -95,8 +95,7 @@ function takeKeysAndValues(model: LanguageModel, ids: Int32Array): void {
     const { value } = prefix.embedding.weight;
     for (let layer = 0; layer < layers; layer++)
       for (const [i, part] of cache.layer(layer).entries()) {
-        const place = (2 * layer + i) * kvWidth;
-        kernels.copyColumns(part.id, kvWidth, 0, value.id, value.columns, place, ids.length, kvWidth, false);
+        scope(() => copyIntoColumns(value, (2 * layer + i) * kvWidth, firstOf(part, ids.length)));
       }
   } finally {
     cache.dispose();
