@@ -12,7 +12,7 @@ import { openModelFolder } from "../src/io/hf-folder.js";
 import type { ModelFiles } from "../src/io/model-files.js";
 import { openSafetensors, readEntry, type TensorSource, toTensorEntry, writeSafetensors } from "../src/io/safetensors.js";
 import { asCausalLM } from "../src/models/causal-lm.js";
-import { loadModel, settleHead } from "../src/models/load.js";
+import { loadModel, settleTying } from "../src/models/load.js";
 import { writeRandomModel } from "../src/models/random-model.js";
 import { packSequences } from "../src/models/token-batch.js";
 import { assertClose } from "./support/assert-close.js";
@@ -119,10 +119,10 @@ test("a head that is not the embedding is settled once, for whoever opens the fi
   ] as const)
     await inFolder(async (folder) => {
       await writeCase(folder, "llama", families.llama!.config, { change: { tie_word_embeddings: true }, head });
-      const files = await settleHead(await openModelFolder(folder));
+      const files = await settleTying(await openModelFolder(folder));
       assert.equal(files.config.tie_word_embeddings, tied);
       assert.equal(files.tensors.has("lm_head.weight"), holdsHead);
-      assert.deepEqual(await settleHead(files), files);
+      assert.deepEqual(await settleTying(files), files);
       assert.equal(files.fingerprint, (await openModelFolder(folder)).fingerprint);
     });
 });

@@ -168,9 +168,9 @@ template refuses or has no place for; a text without tokens. Rows longer than \`
 What spoils a whole file is an error: no such file, a folder, a pipe or a device, compressed or binary formats, UTF-16, an array that is not closed, more
 than fits into Node's memory. A \`file_name\` in dataset_info.json may not lead out of its folder; links in the folder are followed.`;
 
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+function table(heading: readonly string[], rows: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
-  return [line(head), line(head.map(() => "---")), ...rows.map(line)].join("\n");
+  return [line(heading), line(heading.map(() => "---")), ...rows.map(line)].join("\n");
 }
 
 function codes(names: readonly string[]): string {

@@ -15,7 +15,7 @@ import { resolveModel } from "../io/resolve.js";
 import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
 import { firstBroken } from "../models/finite.js";
 import type { LanguageModel } from "../models/language-model.js";
-import { loadModel, type StoreWeight, settleHead } from "../models/load.js";
+import { loadModel, type StoreWeight, settleTying } from "../models/load.js";
 import { parseRecipe, readRecipe } from "../recipe/parse.js";
 import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
 import type { ChatFormat } from "../text/supervised.js";
@@ -90,7 +90,9 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
   checkOptions(options, adapterAlone);
   await requireEmpty(out);
   const signal = options.signal ?? new AbortController().signal;
-  const files = await settleHead(await resolveModel(options.model ?? (await baseOf(adapter!)), { onNotice, onProgress, signal }));
+  const files = await settleTying(
+    await resolveModel(options.model ?? (await baseOf(adapter!)), { onNotice, onProgress, signal }),
+  );
   const chat = await chatFormat(files, options, onNotice);
 
   if (adapterAlone)
@@ -155,7 +157,7 @@ async function adapterOn(model: CausalLM, adapter: string): Promise<Tuning> {
 
 /** What a written model says to whoever opens it. */
 async function measureWritten(path: string, probes: readonly Int32Array[], heldOut: readonly Example[]): Promise<Measurement> {
-  const model = await opened(await settleHead(await openModel(path)));
+  const model = await opened(await settleTying(await openModel(path)));
   try {
     return await measure(model, probes, heldOut);
   } finally {

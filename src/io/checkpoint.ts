@@ -46,8 +46,8 @@ export async function publishFolder(
   write: (temporaryPath: string) => Promise<void>,
   { neededBytes }: { neededBytes?: number } = {},
 ): Promise<void> {
-  const kept = () => describeLastGood(dirname(finalPath));
-  await writeAside(finalPath, { neededBytes, kept }, async (temporary) => {
+  const stillSafe = () => describeLastGood(dirname(finalPath));
+  await writeAside(finalPath, { neededBytes, stillSafe }, async (temporary) => {
     await write(temporary);
     await sealFolder(temporary);
     await moveIntoPlace(temporary, finalPath);
@@ -88,13 +88,13 @@ export async function requireEmpty(folder: string): Promise<void> {
 
 interface AsideOptions {
   readonly neededBytes?: number | undefined;
-  readonly kept?: () => Promise<string>;
+  readonly stillSafe?: () => Promise<string>;
 }
 
 /** Lets `write` fill a folder beside the final one, and removes it after an error. */
 async function writeAside<T>(
   finalPath: string,
-  { neededBytes, kept }: AsideOptions,
+  { neededBytes, stillSafe }: AsideOptions,
   write: (temporaryPath: string) => Promise<T>,
 ): Promise<T> {
   const parent = dirname(finalPath);
@@ -104,14 +104,14 @@ async function writeAside<T>(
   try {
     await makeFolder(parent);
     await rm(temporary, { recursive: true, force: true });
-    if (neededBytes !== undefined) await requireSpace(parent, neededBytes, kept);
+    if (neededBytes !== undefined) await requireSpace(parent, neededBytes, stillSafe);
     return await reportingFullDisk(
       parent,
       async () => {
         await mkdir(temporary);
         return await write(temporary);
       },
-      { neededBytes, kept },
+      { neededBytes, stillSafe },
     );
   } catch (error) {
     await rm(temporary, { recursive: true, force: true }).catch(() => {}); // the first error says more
@@ -308,16 +308,16 @@ async function restoreOrRemove(old: string, finalPath: string): Promise<void> {
 }
 
 /**
- * Deletes the oldest complete checkpoints until `keep` are left, never the newest and never `best` (its path or its name).
+ * Deletes the oldest complete checkpoints until `limit` are left, never the newest and never `best` (its path or its name).
  * Nothing is deleted unless the newest is complete. Each goes out of sight by one rename before its files are deleted, so
  * that an interruption leaves no half checkpoint. Returns the paths deleted.
  */
 export async function pruneCheckpoints(
   outputDir: string,
-  keep: number,
+  limit: number,
   { best }: { best?: string | undefined } = {},
 ): Promise<string[]> {
-  if (!Number.isSafeInteger(keep) || keep < 1) throw new CheckpointError(`cannot keep ${keep} checkpoints; keep at least 1.`);
+  if (!Number.isSafeInteger(limit) || limit < 1) throw new CheckpointError(`cannot keep ${limit} checkpoints; keep at least 1.`);
   const complete: Checkpoint[] = [];
   for (const [index, checkpoint] of (await listCheckpoints(outputDir)).entries()) {
     if (await isWhole(checkpoint.path)) complete.push(checkpoint);
@@ -325,7 +325,7 @@ export async function pruneCheckpoints(
   }
   const bestName = best === undefined ? undefined : basename(best);
   const deletable = complete.slice(1).filter(({ path }) => basename(path) !== bestName);
-  const surplus = deletable.slice(Math.max(0, deletable.length - Math.max(0, complete.length - keep)));
+  const surplus = deletable.slice(Math.max(0, deletable.length - Math.max(0, complete.length - limit)));
   for (const { path } of surplus.reverse()) {
     const trash = join(outputDir, `.trash-${basename(path)}-${process.pid}`);
     await rm(trash, { recursive: true, force: true });

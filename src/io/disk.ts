@@ -21,19 +21,19 @@ export async function namesIn(folder: string): Promise<string[]> {
 }
 
 /**
- * Runs a write and turns "disk full" and "quota exceeded" into NoSpaceError. `kept` says what is still safe, for the message.
+ * Runs a write and turns "disk full" and "quota exceeded" into NoSpaceError. `stillSafe` says what was saved before, for the message.
  */
 export async function reportingFullDisk<T>(
   path: string,
   write: () => Promise<T>,
-  { neededBytes, kept }: { neededBytes?: number | undefined; kept?: (() => Promise<string>) | undefined } = {},
+  { neededBytes, stillSafe }: { neededBytes?: number | undefined; stillSafe?: (() => Promise<string>) | undefined } = {},
 ): Promise<T> {
   try {
     return await write();
   } catch (error) {
     const code = systemErrorCode(error);
     if (code === undefined || !isFull(code)) throw error;
-    throw new NoSpaceError(await noSpaceMessage(path, neededBytes, kept), { cause: error });
+    throw new NoSpaceError(await noSpaceMessage(path, neededBytes, stillSafe), { cause: error });
   }
 }
 
@@ -94,9 +94,9 @@ export async function folderError(folder: string, error: unknown): Promise<unkno
 const isFull = (code: string) => code === "ENOSPC" || code === "EDQUOT";
 
 /** Throws NoSpaceError if the file system of an existing folder has less than `neededBytes` free. */
-export async function requireSpace(folder: string, neededBytes: number, kept?: () => Promise<string>): Promise<void> {
+export async function requireSpace(folder: string, neededBytes: number, stillSafe?: () => Promise<string>): Promise<void> {
   const free = await freeBytes(folder);
-  if (free < neededBytes) throw new NoSpaceError(await noSpaceMessage(folder, neededBytes, kept));
+  if (free < neededBytes) throw new NoSpaceError(await noSpaceMessage(folder, neededBytes, stillSafe));
 }
 
 async function freeBytes(folder: string): Promise<number> {
@@ -104,12 +104,12 @@ async function freeBytes(folder: string): Promise<number> {
   return bavail * bsize;
 }
 
-async function noSpaceMessage(path: string, neededBytes: number | undefined, kept?: () => Promise<string>): Promise<string> {
+async function noSpaceMessage(path: string, neededBytes: number | undefined, stillSafe?: () => Promise<string>): Promise<string> {
   const free = await freeBytes(path)
     .catch(() => freeBytes(dirname(path)))
     .catch(() => 0);
   const need = neededBytes === undefined ? "more than is free" : megabytes(neededBytes);
-  const rest = kept ? `; ${await kept()}` : "";
+  const rest = stillSafe ? `; ${await stillSafe()}` : "";
   return `No space left: need ${need}, have ${megabytes(free)} at ${path}${rest}. Free some space or choose another folder, then run again.`;
 }
 

@@ -143,7 +143,7 @@ export async function loadModel(
   newHead?: Rng,
   storing?: (model: LanguageModel) => StoreWeight | undefined,
 ): Promise<LanguageModel> {
-  const settled = await settleHead(files);
+  const settled = await settleTying(files);
   const model = buildModel(device, settled.config, files.path);
   model.notices.unshift(...(settled.notices ?? []));
   try {
@@ -190,30 +190,30 @@ export async function loadWeights(model: LanguageModel, files: ModelFiles, newHe
  * ties it, other values count, as in transformers 5, and equal ones do not. A projection that stands alone is the embedding too.
  * Throws ModelError.
  */
-export async function settleHead(files: ModelFiles): Promise<ModelFiles> {
+export async function settleTying(files: ModelFiles): Promise<ModelFiles> {
   const { config, tensors, path, notices = [] } = files;
-  const head = tensors.get(headName);
+  const projection = tensors.get(projectionName);
   const { tiesByDefault, embedding: name } = familyOf(config, path);
   const isTied = config.tie_word_embeddings ?? tiesByDefault;
-  if (head === undefined || isTied !== true || classesOf(config) !== null) return files;
+  if (projection === undefined || isTied !== true || classesOf(config) !== null) return files;
   const embedding = lookUp(files, name);
   const others = new Map(tensors);
   if (embedding === undefined) {
-    others.delete(headName);
-    others.set(name, { ...head, name });
-    return { ...files, tensors: others, readTensor: (wanted) => files.readTensor(wanted === name ? headName : wanted) };
+    others.delete(projectionName);
+    others.set(name, { ...projection, name });
+    return { ...files, tensors: others, readTensor: (wanted) => files.readTensor(wanted === name ? projectionName : wanted) };
   }
-  if (await holdSameNumbers(head, embedding)) {
-    others.delete(headName);
+  if (await holdSameNumbers(projection, embedding)) {
+    others.delete(projectionName);
     return { ...files, tensors: others };
   }
   const notice =
-    `${path}: the config ties the output projection to the embedding, but ${headName} holds other numbers than ${embedding.name}: ` +
+    `${path}: the config ties the output projection to the embedding, but ${projectionName} holds other numbers than ${embedding.name}: ` +
     "the two are not tied, as in transformers 5";
   return { ...files, config: { ...config, tie_word_embeddings: false }, notices: [...notices, notice] };
 }
 
-const headName = "lm_head.weight";
+const projectionName = "lm_head.weight";
 
 /** Compared piece by piece: two embeddings can be larger than all else that a run needs. */
 async function holdSameNumbers(a: TensorEntry, b: TensorEntry): Promise<boolean> {

@@ -166,8 +166,8 @@ export class KVCache {
 
   #replace(tensor: Tensor, rows: number): Tensor {
     const next = this.#empty(rows);
-    const kept = Math.min(tensor.rows, rows);
-    if (kept > 0) this.#device.kernels.copy(tensor.id, next.id, kept * this.#width);
+    const copied = Math.min(tensor.rows, rows);
+    if (copied > 0) this.#device.kernels.copy(tensor.id, next.id, copied * this.#width);
     tensor.dispose();
     return next;
   }

@@ -99,9 +99,9 @@ function reasons(why: Readonly<Record<string, string>>): string {
   );
 }
 
-function rows(head: readonly string[], cells: readonly (readonly string[])[]): string {
+function rows(heading: readonly string[], cells: readonly (readonly string[])[]): string {
   const line = (row: readonly string[]) => `| ${row.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
-  return [line(head), line(head.map(() => "---")), ...cells.map(line)].join("\n");
+  return [line(heading), line(heading.map(() => "---")), ...cells.map(line)].join("\n");
 }
 
 function code(text: string): string {

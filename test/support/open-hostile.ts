@@ -2,7 +2,7 @@
 import { SymbolicDevice } from "../../src/core/symbolic.js";
 import { AttuneError } from "../../src/errors.js";
 import { openModel } from "../../src/io/open-model.js";
-import { buildModel, placeWeights, settleHead } from "../../src/models/load.js";
+import { buildModel, placeWeights, settleTying } from "../../src/models/load.js";
 import { loadTokenizer } from "../../src/text/load-tokenizer.js";
 import { tuners } from "../../src/tuners/index.js";
 import { openAdapter } from "../../src/tuners/tuned-files.js";
@@ -11,7 +11,7 @@ const [path = "", adapter] = process.argv.slice(2);
 const startedMs = performance.now();
 const [code, message] = await (async () => {
   if (adapter !== undefined) await openAdapter(adapter, tuners);
-  const files = await settleHead(await openModel(path));
+  const files = await settleTying(await openModel(path));
   placeWeights(buildModel(new SymbolicDevice(), files.config, path), files);
   await loadTokenizer(files);
   return ["", "opened"];

@@ -12,7 +12,7 @@ import type { ModelFiles } from "../../io/model-files.js";
 import { resolveModel } from "../../io/resolve.js";
 import { classesOf } from "../../models/classes.js";
 import type { LanguageModel } from "../../models/language-model.js";
-import { loadModel, settleHead } from "../../models/load.js";
+import { loadModel, settleTying } from "../../models/load.js";
 import { objectives } from "../../objectives/index.js";
 import type { Objective } from "../../objectives/objective.js";
 import { AdamW, momentBits } from "../../optim/adamw.js";
@@ -58,7 +58,7 @@ async function* runRecipe(recipe: Recipe, context: RunContext<NativeConfig>): As
   const { config, signal, resumeFrom } = context;
   const tuner = tuners.find(({ name }) => name === recipe.finetuning_type)!;
   const objective = objectives.find(({ name }) => name === recipe.stage)!;
-  const base = await settleHead(
+  const base = await settleTying(
     yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe.model_name_or_path, signal, emit)),
   );
   const tuning = yield* during<RunEvent, Tuning>((emit) => tuningOf(recipe, tuner, emit));

@@ -117,7 +117,7 @@ function extreme(name: string, sign: number): Filter {
 }
 
 /** select, reject and their forms for attributes. */
-function chooser(name: string, isKept: boolean, ofAttribute: boolean): Filter {
+function chooser(name: string, wanted: boolean, ofAttribute: boolean): Filter {
   return (input, args, keywords, context) => {
     const choose = function* (): Iterable<Value> {
       if (!isTrue(input)) return;
@@ -127,7 +127,7 @@ function chooser(name: string, isKept: boolean, ofAttribute: boolean): Filter {
       for (const item of iterate(input, context.work)) {
         const value = get(item);
         const isChosen = test === undefined ? isTrue(value) : context.test(nameOf(test, name), value, rest, keywords);
-        if (isChosen === isKept) yield item;
+        if (isChosen === wanted) yield item;
       }
     };
     return new Generator(choose());

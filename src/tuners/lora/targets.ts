@@ -12,7 +12,8 @@ import type { LoraConfig } from "./config.js";
 export type Target = Linear | Embedding;
 
 /**
- * Which layers the settings mean: `all` are the Linears but the heads; the output projection and tables of vectors want to be named.
+ * Which layers the settings mean: `all` are the Linears of the layers: not the output projection, nor the head of a classifier. The
+ * output projection and tables of vectors are adapted where the settings name them.
  * Source: PEFT 0.21, tuners_utils.py `check_target_module_exists` and other.py `get_pattern_key`; where PEFT passes over a name in a list that
  * nothing has, this is an error here.
  */
@@ -70,7 +71,7 @@ function checkPatterns(key: string, patterns: Readonly<Record<string, number>>, 
       );
 }
 
-/** Every Linear and every table of vectors. Heads hang at the model itself; of these only an output projection that is in use. */
+/** Every Linear and every table of vectors. Of the Linears outside the layers only the output projection, where the model uses it. */
 export function candidatesOf(model: LanguageModel): [path: string, layer: Target][] {
   const output = model instanceof CausalLM && !model.isClassifier ? model.lm_head : null;
   const candidates: [path: string, layer: Target][] = [];
