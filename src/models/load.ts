@@ -306,6 +306,8 @@ class WeightReader {
   readonly #device: Device;
   readonly #files: ModelFiles;
   readonly #buffer = new Uint8Array(pieceBytes);
+  /** The largest matrix so far that had to be turned. */
+  #matrix = new Uint8Array(0);
   #waitingBytes = 0;
 
   constructor(device: Device, files: ModelFiles) {
@@ -316,7 +318,9 @@ class WeightReader {
   async read(entry: TensorEntry, parameter: Parameter): Promise<Tensor> {
     const value = emptyValue(this.#device, entry, parameter);
     try {
-      if (entry.isPlain && value.dtype === entry.dtype && !parameter.isStoredTransposed) await this.#readInto(value, entry);
+      if (entry.isPlain && value.dtype === entry.dtype)
+        if (parameter.isStoredTransposed) await this.#readTransposed(value, entry);
+        else await this.#readInto(value, entry);
       else setValues(value, await this.#files.readTensor(entry.name), entry.dtype, parameter.isStoredTransposed);
       return value;
     } catch (error) {
@@ -329,14 +333,32 @@ class WeightReader {
     const { kernels } = this.#device;
     let at = 0;
     for await (const piece of readPieces(entry, this.#buffer)) {
-      this.#waitingBytes += piece.length;
-      if (this.#waitingBytes > maxWaitingBytes) {
-        await kernels.sync();
-        this.#waitingBytes = piece.length;
-      }
+      await this.#letWait(piece.length);
       kernels.write(value.id, at, piece);
       at += piece.length;
     }
+  }
+
+  /** The file has the matrix as (in, out). */
+  async #readTransposed(value: Tensor, entry: TensorEntry): Promise<void> {
+    const { bytes: elementBytes } = dtypes[entry.dtype];
+    const [rows, columns] = entry.shape as [number, number];
+    if (this.#matrix.length < entry.bytes) this.#matrix = new Uint8Array(entry.bytes);
+    const matrix = this.#matrix.subarray(0, entry.bytes);
+    let row = 0;
+    for await (const piece of readPieces(entry, wholeRows(this.#buffer, columns * elementBytes))) {
+      transpose(piece, matrix, { row, rows, columns, elementBytes });
+      row += piece.length / (columns * elementBytes);
+    }
+    await this.#letWait(entry.bytes);
+    value.device.kernels.write(value.id, 0, matrix);
+  }
+
+  async #letWait(bytes: number): Promise<void> {
+    this.#waitingBytes += bytes;
+    if (this.#waitingBytes <= maxWaitingBytes) return;
+    await this.#device.kernels.sync();
+    this.#waitingBytes = bytes;
   }
 }
 
@@ -394,27 +416,48 @@ async function* piecesIn(tensor: Tensor, dtype: PlainType): AsyncGenerator<Uint8
   const { device, shape, size } = tensor;
   const { kernels } = device;
   const plain = tensor.dtype === dtype ? tensor : unscoped(() => Tensor.empty(device, shape, dtype));
+  const buffer = spareBuffers.pop() ?? new Uint8Array(pieceBytes);
   try {
     if (plain !== tensor) kernels.convert(tensor.id, tensor.dtype, plain.id, dtype, size);
     const bytes = size * dtypes[dtype].bytes;
-    const rowBytes = Math.max(1, tensor.columns) * dtypes[dtype].bytes;
-    const buffer = new Uint8Array(Math.min(bytes, Math.max(1, Math.floor(pieceBytes / rowBytes)) * rowBytes));
-    for (let at = 0; at < bytes; at += buffer.length) {
-      const piece = buffer.subarray(0, Math.min(buffer.length, bytes - at));
+    const step = wholeRows(buffer, Math.max(1, tensor.columns) * dtypes[dtype].bytes);
+    for (let at = 0; at < bytes; at += step.length) {
+      const piece = step.subarray(0, Math.min(step.length, bytes - at));
       await kernels.read(plain.id, at, piece);
       yield piece;
     }
   } finally {
     if (plain !== tensor) plain.dispose();
+    if (spareBuffers.length < 2) spareBuffers.push(buffer);
   }
+}
+
+/** Used again, as a model has hundreds of tensors: what each of them left would stay in memory until it is collected. */
+const spareBuffers: Uint8Array[] = [];
+
+/** The part of a buffer that whole rows fill; all of it where a row is longer. */
+function wholeRows(buffer: Uint8Array, rowBytes: number): Uint8Array {
+  const rows = Math.floor(buffer.length / rowBytes);
+  return rows === 0 ? buffer : buffer.subarray(0, rows * rowBytes);
 }
 
 /** The bytes of a matrix (rows, columns) of plain numbers as those of (columns, rows). */
 export function transposed(bytes: Uint8Array, rows: number, columns: number, elementBytes: number): Uint8Array {
-  const Numbers = elementBytes === 4 ? Uint32Array : Uint16Array;
-  const from = new Numbers(bytes.slice().buffer);
-  const to = new Numbers(from.length);
-  for (let row = 0; row < rows; row++)
-    for (let column = 0; column < columns; column++) to[column * rows + row] = from[row * columns + column]!;
-  return new Uint8Array(to.buffer);
+  const to = new Uint8Array(bytes.length);
+  transpose(bytes, to, { row: 0, rows, columns, elementBytes });
+  return to;
+}
+
+/** Some rows of a matrix (rows, columns), from `row` on, into their places in the matrix (columns, rows). */
+function transpose(
+  from: Uint8Array,
+  to: Uint8Array,
+  { row, rows, columns, elementBytes }: { row: number; rows: number; columns: number; elementBytes: number },
+): void {
+  const numbers = ({ buffer, byteOffset, length }: Uint8Array) =>
+    elementBytes === 4 ? new Uint32Array(buffer, byteOffset, length / 4) : new Uint16Array(buffer, byteOffset, length / 2);
+  const source = numbers(from.byteOffset % elementBytes === 0 ? from : from.slice());
+  const target = numbers(to);
+  for (let i = 0; i < source.length / columns; i++)
+    for (let column = 0; column < columns; column++) target[column * rows + row + i] = source[i * columns + column]!;
 }
