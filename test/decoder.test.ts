@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import test, { describe, type TestContext } from "node:test";
+import { gatherRows } from "../src/core/ops/rows.js";
 import { Rng } from "../src/core/rng.js";
 import { scope } from "../src/core/tensor.js";
 import { EngineError } from "../src/errors.js";
@@ -104,6 +105,20 @@ async function oracle(base: SharedBase, { prompt, adapter = null, ...request }: 
   return { ids: text.slice(prompt.length), logProbs };
 }
 
+/** What a scoring pass says of an answer: tokenLogProbs over the whole text at once. */
+async function score(base: SharedBase, { prompt, adapter = null, logProbs }: Request, answer: Int32Array): Promise<Float32Array> {
+  const rows = answer.map((_, i) => prompt.length - 1 + i);
+  const scores = base.with(adapter, (model) =>
+    scope(() => {
+      const hidden = model.hidden(packSequences([Int32Array.of(...prompt, ...answer)]));
+      return (model as CausalLM).lm_head.logProbs(gatherRows(hidden, rows), answer, logProbs?.temperature);
+    }),
+  );
+  const values = await scores.read();
+  scores.dispose();
+  return values;
+}
+
 /** Steps until nothing is left, and gathers what each request got; `between` does something before each step. */
 async function drain(decoder: Decoder, between: (step: number) => void = () => {}) {
   const got = new Map<Request, (DecodedToken | FailedRequest)[]>();
@@ -134,7 +149,7 @@ function assertNear(actual: number, expected: number, what: string): void {
 
 const chosen = families.filter(({ name }) => ["llama", "gemma3", "gpt2"].includes(name));
 
-describe("each request gets what it gets alone, whatever adapters are beside it", () => {
+describe("each request gets what it gets alone, and the log-probabilities of a scoring pass, whatever adapters are beside it", () => {
   for (const family of chosen)
     test(family.name, async (t) => {
       const { base, close } = await setUp(t, family);
@@ -159,6 +174,8 @@ describe("each request gets what it gets alone, whatever adapters are beside it"
           assert.deepEqual([...answer], expected[i]!.ids, what);
           assert.deepEqual([finished, stopId], ["length", null]);
           for (const [k, logProb] of logProbs!.entries()) assertNear(logProb, expected[i]!.logProbs[k]!, what);
+          const scores = await score(base, requests[i]!, answer);
+          for (const [k, logProb] of logProbs!.entries()) assertNear(logProb, scores[k]!, `${what}, scored`);
         }
       }
       close();
@@ -310,6 +327,7 @@ describe("a request that cannot be served fails alone", () => {
       new RegExp(`${maxPositions} tokens, and ${maxPositions} fit with the answer: shorten it`),
     );
     refused({ prompt: ids(maxPositions - 4, 1), adapter: "prefix-tuning" }, new RegExp(`and ${maxPositions - 5} fit`));
+    refused({ maxNewTokens: 0 }, /max_new_tokens: expected a number of 1 or more, got 0/);
     refused({ prompt: Int32Array.of(1, vocabSize) }, /the prompt has token 259/);
     refused({ adapter: "nobody" }, /there is no adapter "nobody"/);
     refused({ sampling: { ...greedy, temperature: Number.NaN } }, /temperature: expected a number of 0 or more, got NaN/);
@@ -317,7 +335,7 @@ describe("a request that cannot be served fails alone", () => {
     refused({ sampling: { ...greedy, topK: 1.5 } }, /top_k/);
     refused({ sampling: { ...greedy, repetitionPenalty: 0 } }, /repetition_penalty/);
     refused({ logProbs: { temperature: 0 } }, /temperature of log-probabilities/);
-    refused({ logProbs: { top: 260 } }, /260 are more than the vocabulary of 259/);
+    refused({ logProbs: { top: 260 } }, /top log-probabilities: expected a whole number from 0 to the vocabulary's 259, got 260/);
     assert.throws(() => decoder.add(good), /decoded already/);
     assertAnswer((await drain(decoder)).get(good), await oracle(base, good), "the good one");
     decoder.dispose();
@@ -353,6 +371,23 @@ describe("a request that cannot be served fails alone", () => {
       assertAnswer((await drain(decoder)).get(again), await oracle(base, again), "once there is memory");
       decoder.dispose();
     }
+    close();
+  });
+
+  test("a predicate that throws", async (t) => {
+    const { base, close } = await setUp(t, chosen[0]!, []);
+    const decoder = new Decoder(base, { slots: 2 });
+    const good = request({ prompt: ids(8, 1) });
+    const bad = request({ prompt: ids(8, 2), stop: () => assert.fail("by the predicate") });
+    decoder.add(bad);
+    decoder.add(good);
+    const got = await drain(decoder);
+    assert.deepEqual(
+      got.get(bad)!.map((result) => "error" in result && String(result.error)),
+      ["AssertionError [ERR_ASSERTION]: by the predicate"],
+    );
+    assertAnswer(got.get(good), await oracle(base, good), "the other");
+    decoder.dispose();
     close();
   });
 
