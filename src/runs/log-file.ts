@@ -48,13 +48,14 @@ export class LogFile {
       );
   }
 
-  /** Waits until the lines are on the disk. */
+  /** Waits until the lines are on the disk. Throws CheckpointError if the file is not what was written. */
+  async sync(): Promise<void> {
+    await this.#file.sync();
+    await this.check();
+  }
+
   async close(): Promise<void> {
-    try {
-      await this.#file.sync();
-    } finally {
-      await this.#file.close();
-    }
+    await this.#file.close();
   }
 }
 

@@ -31,7 +31,7 @@ export class RunFolder {
   /** There from the start on. */
   #log: LogFile | undefined;
   #lastMs: number;
-  #isClosed = false;
+  #isFlushed = false;
 
   private constructor(recipe: Recipe, leftovers: readonly string[], events: LogFile, last: RecordedEvent | undefined) {
     this.#recipe = recipe;
@@ -62,6 +62,7 @@ export class RunFolder {
    */
   async write(event: RunEvent): Promise<RecordedEvent[]> {
     if (event.type === "progress") return [this.#stamp(event)];
+    this.#isFlushed = false;
     if (event.type === "start") await this.#start(event);
     const line = this.#log && this.#history.add(event, this.#recipe.logging_steps);
     const notice = event.type === "end" ? await this.#finish(event) : undefined;
@@ -84,14 +85,21 @@ export class RunFolder {
     }
   }
 
-  /** Finishes the logs; needed also after a run that failed. Does nothing the second time. */
+  /** Waits until all is on the disk. Throws NoSpaceError, CheckpointError. */
+  async flush(): Promise<void> {
+    if (this.#isFlushed) return;
+    await this.#events.sync();
+    if (this.#log) {
+      await this.#log.sync();
+      await this.#writeState();
+    }
+    this.#isFlushed = true;
+  }
+
+  /** Needed also after a run that failed: what can still be written is. */
   async close(): Promise<void> {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
-    const work = [this.#events.close()];
-    if (this.#log) work.push(this.#log.close(), this.#writeState());
-    const failed = (await Promise.allSettled(work)).find(({ status }) => status === "rejected");
-    if (failed?.status === "rejected") throw failed.reason;
+    await this.flush().catch(() => {}); // whoever has to know has called it before
+    await Promise.allSettled([this.#events.close(), this.#log?.close()]);
   }
 
   /** trainer_state.json as of the last event: a checkpoint has one, too. */

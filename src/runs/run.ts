@@ -46,7 +46,7 @@ export async function* recordRun(recipe: Recipe, executor: Executor, options: Ru
     lock = await lockFolder(recipe.output_dir);
     folder = await RunFolder.open(recipe, await leftoversIn(recipe));
     for await (const event of eventsOf(recipe, executor, options, { lock, folder })) yield* await folder.write(event);
-    await folder.close();
+    await folder.flush();
   } catch (cause) {
     const error = wasStopped(cause, options.signal)
       ? new InterruptedError("stopped before the first step: nothing was trained, and there is nothing to save")
@@ -55,7 +55,7 @@ export async function* recordRun(recipe: Recipe, executor: Executor, options: Ru
     yield folder ? await folder.fail(failed) : { ...failed, time: new Date().toISOString() };
     throw error;
   } finally {
-    await folder?.close().catch(() => {}); // after an error, which says more
+    await folder?.close();
     await lock?.release();
   }
 }
@@ -96,8 +96,12 @@ export async function queueRun(recipe: Recipe): Promise<void> {
   const lock = await lockFolder(recipe.output_dir);
   try {
     const folder = await RunFolder.open(recipe, await leftoversIn(recipe));
-    await folder.write({ type: "queued", ...subjectOf(recipe) });
-    await folder.close();
+    try {
+      await folder.write({ type: "queued", ...subjectOf(recipe) });
+      await folder.flush();
+    } finally {
+      await folder.close();
+    }
   } catch (error) {
     throw await folderError(recipe.output_dir, error);
   } finally {
