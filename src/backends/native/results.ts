@@ -1,0 +1,46 @@
+import type { LanguageModel } from "../../models/language-model.js";
+import type { MachineFacts, RunResults } from "../../runs/events.js";
+import type { Progress } from "../../train/loop.js";
+import { peakMemoryBytes } from "../../train/peak-memory.js";
+
+/** How many weights train, of how many. */
+export function countParameters(model: LanguageModel): { trainable: number; all: number } {
+  let [trainable, all] = [0, 0];
+  for (const [, parameter] of model.namedParameters()) {
+    all += parameter.size;
+    if (parameter.requiresGrad) trainable += parameter.size;
+  }
+  return { trainable, all };
+}
+
+export interface Circumstances {
+  readonly counts: { readonly trainable: number; readonly all: number };
+  readonly machine: MachineFacts;
+  /** Of a step: forward, backward and update. */
+  readonly flopsPerToken: number;
+  /** From the start of the process. */
+  readonly secondsToFirstStep: number;
+}
+
+/** What a run tells at its end. */
+export function resultsOf(progress: Progress, { counts, machine, flopsPerToken, secondsToFirstStep }: Circumstances): RunResults {
+  const seconds = progress.elapsedMs / 1000;
+  return {
+    epoch: progress.epoch,
+    train_loss: progress.lossSum / Math.max(1, progress.step),
+    ...(progress.evalLoss === null ? {} : { eval_loss: progress.evalLoss }),
+    ...(progress.metrics === null ? {} : { eval_metrics: progress.metrics }),
+    train_runtime: seconds,
+    train_samples_per_second: progress.rows / seconds,
+    train_steps_per_second: progress.step / seconds,
+    total_flos: flopsPerToken * progress.tokens,
+    tokens_per_second: (1000 * progress.tokens) / progress.stepMs,
+    num_input_tokens_seen: progress.tokens,
+    ...(progress.supervisedTokens !== null && { num_supervised_tokens: progress.supervisedTokens }),
+    peak_memory_bytes: peakMemoryBytes(),
+    trainable_params: counts.trainable,
+    all_params: counts.all,
+    machine,
+    seconds_to_first_step: secondsToFirstStep,
+  };
+}
