@@ -10,7 +10,7 @@ export const PENDING =
   "a loss was used before backward had computed it: make it a root of backward, then read it; no op may follow it on the tape";
 
 /** Work that can write a storage's contents again, from tensors that it keeps alive until then. */
-export interface Recipe {
+export interface Remake {
   readonly from: readonly Tensor[];
   readonly write: (id: Id) => void;
 }
@@ -24,7 +24,7 @@ class Storage {
   #id: Id | null;
   #holders = 1;
   #saves = 0;
-  #recipe: Recipe | null = null;
+  #remake: Remake | null = null;
   /** The contents in bf16 while they rest. */
   #half: Id | null = null;
   #hasRested = false;
@@ -52,21 +52,21 @@ class Storage {
     return this.#holders === 1 && this.#saves === 0;
   }
 
-  set recipe(recipe: Recipe) {
-    for (const tensor of recipe.from) tensor.save();
-    this.#recipe = recipe;
+  set remake(remake: Remake) {
+    for (const tensor of remake.from) tensor.save();
+    this.#remake = remake;
   }
 
   /** The contents are about to be changed in place: they can be computed again if they could before and `change` is told. */
-  changeBy(change: Recipe | null): void {
-    const before = this.#recipe;
+  changeBy(change: Remake | null): void {
+    const before = this.#remake;
     if (before === null) return;
     if (change === null) {
-      this.forgetRecipe();
+      this.forgetRemake();
       return;
     }
     for (const tensor of change.from) tensor.save();
-    this.#recipe = {
+    this.#remake = {
       from: [...before.from, ...change.from],
       write(id) {
         before.write(id);
@@ -75,9 +75,9 @@ class Storage {
     };
   }
 
-  forgetRecipe(): void {
-    const from = this.#recipe?.from ?? [];
-    this.#recipe = null;
+  forgetRemake(): void {
+    const from = this.#remake?.from ?? [];
+    this.#remake = null;
     for (const tensor of from) tensor.unsave();
   }
 
@@ -109,13 +109,13 @@ class Storage {
     if (this.#id !== null) kernels.free(this.#id);
     if (this.#half !== null) kernels.free(this.#half);
     this.#id = this.#half = null;
-    this.forgetRecipe();
+    this.forgetRemake();
   }
 
   #rest(): void {
     const { kernels } = this.device;
-    if (this.#id === null || (this.#recipe === null && !this.mayRound)) return;
-    if (this.#recipe === null) {
+    if (this.#id === null || (this.#remake === null && !this.mayRound)) return;
+    if (this.#remake === null) {
       this.#half = kernels.alloc(this.bytes / 2);
       kernels.convert(this.#id, "f32", this.#half, "bf16", this.bytes / 4);
     }
@@ -129,7 +129,7 @@ class Storage {
     if (this.#saves === 0 || !this.#hasRested) throw new ShapeError("a tensor was used after its scope had ended");
     const id = kernels.alloc(this.bytes);
     if (this.#half === null) {
-      this.#recipe!.write(id);
+      this.#remake!.write(id);
     } else {
       kernels.convert(this.#half, "bf16", id, "f32", this.bytes / 4);
       kernels.free(this.#half);
@@ -236,7 +236,7 @@ export class Tensor {
    * A tensor of the same shape for an op that may work in place: this one's memory if nobody else needs it (this tensor then must not be
    * used again), else new memory with undefined contents. `change` does the op's work once more, on this tensor's contents.
    */
-  reuse(change: Recipe): Tensor {
+  reuse(change: Remake): Tensor {
     const storage = this.#alive();
     const isLeaf = this.requiresGrad && this.isLeaf;
     if (isLeaf || !storage.isExclusive || !currentScope?.includes(this)) {
@@ -256,7 +256,7 @@ export class Tensor {
 
   /** Says how to compute the contents again, so that their memory may go while only the tape needs them. */
   remakeFrom(from: readonly Tensor[], write: (id: Id) => void): void {
-    this.#alive().recipe = { from, write };
+    this.#alive().remake = { from, write };
   }
 
   /** The same for contents that are not cheap to compute again: their memory goes only inside `checkpointing`. */
@@ -265,8 +265,8 @@ export class Tensor {
   }
 
   /** Says that the contents shall not be computed again. */
-  keep(): this {
-    this.#alive().forgetRecipe();
+  remakeNever(): this {
+    this.#alive().forgetRemake();
     return this;
   }
 
@@ -341,7 +341,7 @@ export function checkpointing(body: () => Tensor): Tensor {
   const outer = isCheckpointing;
   isCheckpointing = true;
   try {
-    return body().keep();
+    return body().remakeNever();
   } finally {
     isCheckpointing = outer;
   }
