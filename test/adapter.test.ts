@@ -6,7 +6,9 @@ import type { CausalLM } from "../src/models/causal-lm.js";
 import { packSequences } from "../src/models/token-batch.js";
 import { LayerNorm } from "../src/nn/layer-norm.js";
 import { Residual } from "../src/nn/residual.js";
-import { AdaptedResidual, AdapterConfig, adapter } from "../src/tuners/adapter/adapter.js";
+import { AdaptedResidual } from "../src/tuners/adapter/adapted-residual.js";
+import { adapter } from "../src/tuners/adapter/adapter.js";
+import { AdapterConfig } from "../src/tuners/adapter/config.js";
 import { checkGradients, device, engine } from "./support/gradient-check.js";
 import { loadTinyLlama, reference } from "./support/tiny-llama.js";
 

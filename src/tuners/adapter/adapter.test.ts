@@ -5,7 +5,9 @@ import { SymbolicDevice } from "../../core/symbolic.js";
 import { Tensor, unscoped } from "../../core/tensor.js";
 import { ConfigError } from "../../errors.js";
 import { buildModel } from "../../models/load.js";
-import { AdaptedResidual, AdapterConfig, adapter } from "./adapter.js";
+import { AdaptedResidual } from "./adapted-residual.js";
+import { adapter } from "./adapter.js";
+import { AdapterConfig } from "./config.js";
 
 const parse = (settings: Record<string, unknown> = {}) => AdapterConfig.parse(settings);
 
