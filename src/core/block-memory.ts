@@ -162,7 +162,7 @@ function firstOfSize(chunks: readonly Chunk[], bytes: number): number {
   return firstWhere(chunks, (chunk) => chunk.bytes >= bytes);
 }
 
-/** The index of the first that fits, their number if none does: all behind one that fits do so too. */
+/** Binary search in a sorted list: the index of the first item that fits, and the length of the list if none does. */
 function firstWhere(chunks: readonly Chunk[], fits: (chunk: Chunk) => boolean): number {
   let [low, high] = [0, chunks.length];
   while (low < high) {

@@ -5,6 +5,6 @@ export interface Device {
   readonly kernels: Kernels;
   /** How matrix products multiply on this device. */
   readonly compute: ComputeType;
-  /** True where nothing is computed and contents do not matter: whoever would draw them need not. */
+  /** True where nothing is computed, so that contents do not matter: weights need not be drawn. */
   readonly isSymbolic?: boolean;
 }

@@ -9,7 +9,10 @@ export interface Cost extends KernelCost {
   /** Bytes in live blocks, now and at the highest point. */
   readonly liveBytes: number;
   readonly peakBytes: number;
-  /** What the engine takes from the system for these blocks at the highest point, as it lays them out, and for the workspace of its products. */
+  /**
+   * The most memory that the engine takes from the system: for these blocks, as its allocator lays them out, and for the
+   * workspace of its products.
+   */
   readonly residentBytes: number;
   /** Each kernel's part, under its name in `Kernels`. */
   readonly byKernel: ReadonlyMap<string, KernelCost>;
@@ -56,7 +59,7 @@ const F32 = 4;
 const PANEL_ROWS = 4096;
 const PANEL_COLUMNS = 2048;
 const PANEL_DEPTH = 640;
-/** How often the singular value decomposition goes over all pairs of rows, about. */
+/** How many times, about, the singular value decomposition goes over all pairs of rows. */
 const JACOBI_SWEEPS = 8;
 
 class Counter {
@@ -66,7 +69,7 @@ class Counter {
   /** Packed panels of the left factor and of the right one, of which the largest of all products stay. */
   readonly #panels = [0, 0];
   readonly byKernel = new Map<string, KernelCost>();
-  /** Whose work is counted. */
+  /** The kernel whose work is being counted. */
   kernel = "";
   readonly #blocks = new Map<Id, Chunk>();
   #lastId = 0;

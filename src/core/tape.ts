@@ -48,7 +48,7 @@ class Tape {
     }
   }
 
-  /** Gives back what is kept for backward. */
+  /** Gives back what the ops saved for backward. */
   forget(): void {
     while (this.steps.length > 0) this.#pop();
   }
@@ -247,7 +247,7 @@ export class Pass<T> {
     tape.backward(roots);
   }
 
-  /** Gives back the result, and what is kept for a backward that then does not come. */
+  /** Frees the result and, if backward has not run, what was saved for it. */
   dispose(): void {
     this.#tape?.forget();
     this.#tape = null;
@@ -277,15 +277,18 @@ export function differentiate(body: () => Tensor, rng: Rng | null = null): Tenso
   });
 }
 
-/** Draws dropout masks; null where nothing is to be dropped, which is everywhere but inside a forward pass with an Rng. */
+/**
+ * What draws dropout masks in the forward pass that is running; null outside of one, and in one without an Rng: then nothing is
+ * dropped.
+ */
 export function dropoutRng(): Rng | null {
   return currentRng;
 }
 
 /**
- * Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174): while a tape records, what `body` computes for backward gives its memory back
- * and is computed again when backward asks for it; only the result is kept. Nothing that no gradient needs is computed twice, such as the
- * last product of a layer. Dropout draws the same masks both times.
+ * Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174): while a tape records, what `body` computes for backward gives its
+ * memory back and is computed again when backward asks for it; only the result stays. Nothing that no gradient needs is computed
+ * twice, such as the last product of a layer. Dropout draws the same masks both times.
  */
 export function checkpoint(body: () => Tensor): Tensor {
   return currentTape === null ? body() : checkpointing(() => scope(body));

@@ -16,9 +16,9 @@ export interface Remake {
 }
 
 /**
- * Memory behind one or more tensors. Two kinds of claim keep it: *holders* (a scope, an owner, a gradient) and *saves* (the tape needs the
- * contents in backward). While only saves remain, contents *rest* once: those that are cheap to compute again give their memory back, and
- * where products round to bf16 anyway, the others are kept in bf16.
+ * Memory behind one or more tensors. It lives while somebody claims it: *holders* (a scope, an owner, a gradient), or *saves*
+ * (the tape needs the contents in backward). Once only saves remain, the contents *rest* until backward: what is cheap to compute
+ * again gives its memory back; the rest is stored in bf16 where products round to bf16 anyway.
  */
 class Storage {
   #id: Id | null;
@@ -57,7 +57,10 @@ class Storage {
     this.#remake = remake;
   }
 
-  /** The contents are about to be changed in place: they can be computed again if they could before and `change` is told. */
+  /**
+   * To be called before contents are changed in place. They can then still be computed again if they could before and `change`
+   * repeats the change.
+   */
   changeBy(change: Remake | null): void {
     const before = this.#remake;
     if (before === null) return;
@@ -254,7 +257,7 @@ export class Tensor {
     return tensor;
   }
 
-  /** Says how to compute the contents again, so that their memory may go while only the tape needs them. */
+  /** Gives the way to compute the contents again: while only the tape needs them, their memory may be freed. */
   remakeFrom(from: readonly Tensor[], write: (id: Id) => void): void {
     this.#alive().remake = { from, write };
   }
@@ -305,7 +308,10 @@ export class Tensor {
     return values[0]!;
   }
 
-  /** Gives up this tensor's claim. Scopes do this; an owner of kept tensors (a module, a cache) does it by hand. */
+  /**
+   * Ends this tensor's claim to its memory. A scope does this at its end; whoever owns a tensor that was kept (a module, a
+   * cache) does it by hand.
+   */
   dispose(): void {
     const storage = this.#storage;
     if (storage === null || this.#isDropped) return;

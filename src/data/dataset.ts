@@ -96,7 +96,7 @@ function readRow<T, Layout>(
   }
 }
 
-/** Every kind of bad row is told in the same words. */
+/** The one sentence that tells of rows left out, whatever is wrong with them. */
 export function leftOutNotice(bad: readonly BadRow[], rows: number): string {
   return `${bad.length} of ${rows} rows are left out, the first ${bad[0]!.where}: ${bad[0]!.reason}`;
 }
@@ -321,7 +321,10 @@ class RowRenderer {
     this.#options = options;
   }
 
-  /** One time limit for many rows: a limit for each would cost more than the rows themselves. Only when it is reached, each gets its own. */
+  /**
+   * One time limit for many rows, as setting one for each costs more than the rows themselves. When it is reached, each row is
+   * tried with its own.
+   */
   render(rows: readonly Conversation[]): (RenderedRow | Unrendered)[] {
     try {
       return limited(rows, () => rows.map((row) => this.#renderOne(row)));
@@ -423,7 +426,7 @@ export async function tokenizeRows<T extends { readonly where: string }, Tokens>
   return { examples, notices: first === undefined ? [] : [leftOutNotice(leftOut, rows.length)] };
 }
 
-/** Whether a row made it: errors of attune's, and what V8 itself refuses, the depth of its stack and the length of a text. */
+/** Whether an error is the row's fault: one of attune's own, or V8's for a stack too deep or a text too long. */
 function isRowsFault(error: unknown): error is Error {
   return error instanceof AttuneError || error instanceof RangeError;
 }

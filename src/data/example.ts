@@ -6,7 +6,7 @@ export interface Row {
   readonly tokens: number;
 }
 
-/** A row whose tokens are to be predicted. */
+/** A row of tokens, some or all of which are to be predicted. */
 export interface Example extends Row {
   /** (T) token ids. */
   readonly ids: Int32Array;

@@ -15,7 +15,7 @@ import {
 } from "./row-format.js";
 import { readTools } from "./tool-calls.js";
 
-/** A row of any format: what is said, in order. Roles are system, user, assistant and tool. */
+/** A row of any format as a conversation: its messages in order. Roles are system, user, assistant and tool. */
 export interface Conversation extends Dialogue {
   /** For error messages, such as `orders.jsonl:17` or `alpaca.json, row 3`. */
   readonly where: string;
@@ -31,7 +31,7 @@ export type Layout = AlpacaLayout | ChatLayout;
 export interface AlpacaLayout {
   readonly kind: "alpaca";
   readonly prompt: string;
-  /** What belongs to the question, each behind a line break. */
+  /** Further columns of the question, each joined to it by a line break. */
   readonly query: readonly string[];
   readonly response: string;
   readonly system?: string | undefined;
@@ -60,7 +60,7 @@ export const questionColumns: Readonly<Record<string, readonly string[]>> = {
   input: ["output", "response", "answer", "completion"],
 };
 
-/** Columns beside these, in rows whose layout no entry of dataset_info.json describes. */
+/** Further columns that are read where no entry of dataset_info.json describes the rows. */
 export const conversationColumns = {
   messages: ["messages", "conversations", "conversation"],
   query: ["input", "context", "passage"],
@@ -73,7 +73,10 @@ export const conversationColumns = {
 const textOnly = "attune learns from text alone";
 const wholeRow = "a row is learned or not, and none counts more than others; leave rows out or weigh them by repeating them";
 
-/** Columns whose meaning is known and cannot be kept, with what to do. An entry of dataset_info.json may name other columns and leave these. */
+/**
+ * Columns whose meaning is known but would be lost here, with what the user can do. An entry of dataset_info.json may name
+ * other columns and leave these.
+ */
 export const refusedColumns: Readonly<Record<string, string>> = {
   choices: "write the choices into the question",
   options: "write the options into the question",
@@ -90,7 +93,7 @@ export const refusedColumns: Readonly<Record<string, string>> = {
   chat_template_kwargs: "settings of the template are the same for all rows",
 };
 
-/** Values that a column of thoughts has where it is a setting. */
+/** Values that show a column called like thoughts to be a setting (thinking on or off). */
 const settings = /^(?:on|off|yes|no|true|false|enabled|disabled|none|auto|low|medium|high)$/i;
 
 /** Rows of any of these layouts as conversations. */
@@ -107,7 +110,7 @@ export const conversations: RowFormat<Conversation, Layout> = {
   },
 };
 
-/** Throws RowFault for rows of another kind of training, and for columns that carry what cannot be kept. */
+/** Throws RowFault for rows of another kind of training, and for columns whose meaning would be lost. */
 function refuseRow(row: Fields): void {
   for (const [good, bad] of [
     ["chosen", "rejected"],
@@ -166,7 +169,7 @@ function detectLayout(row: Fields): Layout {
   throw new RowFault(`no known columns. ${columnHelp(columns)}`);
 }
 
-/** A text that is no setting; a list of thoughts is for the reader to refuse. */
+/** The text of a column of thoughts, unless it is a setting; a list is left for the reader of thoughts to refuse. */
 function isThought(value: unknown): boolean {
   return typeof value === "string" ? value !== "" && !settings.test(value.trim()) : typeof value === "object" && value !== null;
 }
@@ -193,7 +196,7 @@ interface Part {
   readonly tools: readonly Tool[];
 }
 
-/** A text with what belongs to it; or TRL's list of messages, of which none is learned: the answer alone is. */
+/** The question: a text with its further columns, or TRL's list of messages. None of it is learned, only the answer. */
 function questionOf(row: Fields, { prompt, query, response }: AlpacaLayout): Part {
   if (Array.isArray(row.peek(prompt))) {
     const { messages, tools } = readMessages(row.take(prompt), prompt, row, {});
@@ -240,7 +243,7 @@ function toolsOf(row: Fields, name: string | undefined): Tool[] {
   return value === undefined ? [] : readTools(value, `"${name}"`);
 }
 
-/** Characters of all texts, with some for what a template writes around each. */
+/** The characters of all texts, and a few for what a template writes around each. */
 function charsIn(value: unknown): number {
   if (typeof value === "string") return value.length;
   if (typeof value !== "object" || value === null) return 1;

@@ -2,7 +2,7 @@ import type { Message, Tool, ToolCall } from "../text/chat-template.js";
 import { type Fields, isRecord, jsonIn, kindOf, RowFault, text } from "./row-format.js";
 import { readCalls, readTools } from "./tool-calls.js";
 
-/** How a list of messages names things. What is not given is told from each message. */
+/** The names of keys and roles in a list of messages. What is not given is found out from each message. */
 export interface MessageTags {
   readonly role?: string | undefined;
   readonly content?: string | undefined;
@@ -31,7 +31,7 @@ export const reasoningKeys = ["reasoning_content", "reasoning", "thinking"];
 /** Whether an assistant's message is learned: 1 or true, 0 or false. OpenAI's, axolotl's, ms-swift's and LLaMA-Factory's names. */
 export const weightKeys = ["weight", "train", "training", "loss", "loss_weight", "loss_mask"];
 
-/** Keys of a message whose meaning is known and cannot be kept, with what to do. */
+/** Keys of a message whose meaning is known but would be lost here, with what the user can do. */
 export const refusedMessageKeys: Readonly<Record<string, string>> = {
   refusal: "write the refusal as the message's content",
   audio: "attune learns from text alone",
@@ -78,7 +78,7 @@ export function readMessages(
   return { messages, tools };
 }
 
-/** Throws RowFault for the first key that is filled and carries a meaning that cannot be kept. */
+/** Throws RowFault for the first filled key whose meaning would be lost. */
 export function refuseKeys(fields: Fields, refused: Readonly<Record<string, string>>, place: string): void {
   for (const [key, advice] of Object.entries(refused))
     if (fields.isFilled(key)) throw new RowFault(`${place} has "${key}", which cannot be learned from: ${advice}.`);
@@ -191,7 +191,7 @@ function readReasoning(fields: Fields, place: string): string {
   return thoughts[0] ?? "";
 }
 
-/** Whether the message is learned. Only an assistant's can be; that others are not needs no word. */
+/** Whether the message is learned. Only an assistant's can be; for others the answer is no, without a notice. */
 function readWeight(fields: Fields, isAssistant: boolean, place: string): boolean {
   const weights = weightKeys.flatMap((key) => {
     const value = fields.take(key);

@@ -18,7 +18,7 @@ export interface PreviewOptions {
   readonly datasetDir: string;
   /** Rows to show. */
   readonly count: number;
-  /** What there is to say of the model. */
+  /** Called with what the user should know of the model's tokenizer and template. */
   readonly onNotice?: (message: string) => void;
 }
 
@@ -64,7 +64,7 @@ async function chatFormatOf({ model, template: name, toolFormat, onNotice = () =
   return { tokenizer, template };
 }
 
-/** The texts are the data's own: escape them for a terminal. */
+/** How one example looks to the model. The texts come from the data as they are: escape them for a terminal. */
 export function previewRow({ ids, supervised, where }: Example, tokenizer: Tokenizer): PreviewRow {
   const pieces: PreviewPiece[] = [];
   for (let from = 0; from < ids.length; ) {

@@ -59,7 +59,7 @@ async function* rowsOf(file: DataFile, name: string): AsyncGenerator<Row | BadRo
   }
 }
 
-/** Where the file's text begins: behind blanks. */
+/** Offset of the file's first character that is not blank. */
 interface Start {
   readonly byte: number;
   /** The rest of the chunk, from that byte on. */
@@ -93,7 +93,7 @@ interface Piece {
   readonly number: number;
 }
 
-/** Gathers the bytes of a row over the chunks that it lies in, and lets go of them when they become too many. */
+/** Gathers the bytes of a row over the chunks that it lies in, and drops them when they become too many. */
 class Gatherer {
   #parts: Buffer[] = [];
   length = 0;

@@ -20,8 +20,8 @@ export interface RowFormat<T, Layout> {
 }
 
 /**
- * How many characters one row may have, all of them counted: far more than any `cutoff_len` keeps, and few enough for templates and tokenizers to
- * take seconds. A document for stage pt may be as long as a book.
+ * How many characters one row may have, all of them counted: far more than any `cutoff_len` lets through, and few enough for
+ * templates and tokenizers to take seconds. A document for stage pt may be as long as a book.
  */
 export const mostChars = { conversation: 2 ** 20, text: 2 ** 20, document: 2 ** 23 };
 
@@ -33,24 +33,24 @@ export function checkLength(chars: number, limit: number): void {
 /** What is wrong with one row; turned into a BadRow. */
 export class RowFault extends Error {}
 
-/** What there is to tell of the rows of a file, each thing once with its count. */
+/** Collects what the user should know of the rows of a file: each fact once, with how many rows it holds for. */
 export class Tally {
   readonly #facts = new Map<string, number>();
   readonly #layouts = new Map<string, number>();
   /** Kind of object → key → in how many. */
   readonly #unread = new Map<string, Map<string, number>>();
 
-  /** A row of which `fact` is true: what comes behind "3 rows". */
+  /** Counts a row for `fact`, a text that goes on from "3 rows". */
   fact(fact: string): void {
     add(this.#facts, fact);
   }
 
-  /** A row that was read by the columns named. */
+  /** Counts a row that was read by these columns. */
   layout(columns: readonly string[]): void {
     add(this.#layouts, columns.map((name) => JSON.stringify(name)).join(" and "));
   }
 
-  /** A row that can be used: what of it nobody asked for. */
+  /** Counts, for a row that can be used, the filled keys that nothing read. */
   done(row: Fields): void {
     for (const { kind, key } of row.unread()) {
       const keys = this.#unread.get(kind) ?? new Map<string, number>();
@@ -81,7 +81,7 @@ function add(counts: Map<string, number>, key: string): void {
   counts.set(key, (counts.get(key) ?? 0) + 1);
 }
 
-/** An object of a row, read key by key: it knows what is in it that nobody asked for. */
+/** An object of a row that is read key by key and remembers which keys nothing has read. */
 export class Fields {
   readonly #values: Readonly<Record<string, unknown>>;
   readonly #kind: string;
@@ -95,7 +95,7 @@ export class Fields {
     this.#kind = kind;
   }
 
-  /** An object that stands in this one. */
+  /** An object inside this one, whose unread keys count with this one's. */
   within(values: Readonly<Record<string, unknown>>, kind: string): Fields {
     const fields = new Fields(values, kind);
     this.#inside.push(fields);
@@ -115,12 +115,12 @@ export class Fields {
     return this.has(name) && !isEmpty(this.#values[name]);
   }
 
-  /** What stands under this name, without taking it. */
+  /** The value under this name; the key still counts as unread. */
   peek(name: string): unknown {
     return this.has(name) ? this.#values[name] : undefined;
   }
 
-  /** What stands under this name, which is used with that; null counts as absent. */
+  /** The value under this name, which then counts as read; undefined if it is null or absent. */
   take(name: string): unknown {
     this.#taken.add(name);
     return this.peek(name) ?? undefined;
@@ -151,7 +151,7 @@ export class Fields {
     return value === undefined ? "" : text(value, `"${name}"`);
   }
 
-  /** What is filled and was not taken, here and within. */
+  /** The keys that are filled and were not read, here and in the objects inside. */
   *unread(): Generator<{ kind: string; key: string }> {
     for (const key of this.keys) if (!this.#taken.has(key) && this.isFilled(key)) yield { kind: this.#kind, key };
     for (const fields of this.#inside) yield* fields.unread();
@@ -193,7 +193,7 @@ export function kindOf(value: unknown): string {
   return typeof value === "object" ? "an object" : `the ${typeof value} ${String(value).slice(0, 60)}`;
 }
 
-/** What a user has to write when the columns have other names. */
+/** What a user has to write into dataset_info.json when the columns have other names. */
 export function columnHelp(columns: readonly string[], wanted: readonly string[] = ["prompt", "response"]): string {
   const found = columns
     .slice(0, 12)

@@ -68,7 +68,7 @@ function readArguments(call: Fields, place: string): Record<string, unknown> {
 function checkExact(value: unknown, place: string): void {
   if (typeof value === "string") text(value, place);
   if (typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value))
-    throw new RowFault(`${place} holds the number ${value}, which is too large to be kept exactly; write it as text.`);
+    throw new RowFault(`${place} holds the number ${value}, which is too large to be read exactly; write it as text.`);
   if (typeof value !== "object" || value === null) return;
   for (const [key, item] of Object.entries(value)) {
     text(key, `a key in ${place}`);

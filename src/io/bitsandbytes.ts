@@ -13,7 +13,7 @@ import { parseStrictJson, toPlainJson } from "./strict-json.js";
  * Source: bitsandbytes 0.50, functional.py, QuantState.as_dict. The numbers that come out are those of its `dequantize_4bit`, bit by bit.
  */
 export interface FourBitWeight {
-  /** Of the real shape (N, K), in the engine's type. It lies where the codes do. */
+  /** The weight with its real shape (N, K) and the engine's type; its place in the file is that of the codes. */
   readonly entry: TensorEntry;
   /** Reads all parts, and puts them together as the engine has them. */
   readonly read: () => Promise<Uint8Array>;
@@ -21,7 +21,7 @@ export interface FourBitWeight {
 
 export interface GatheredWeights {
   readonly weights: ReadonlyMap<string, FourBitWeight>;
-  /** The tensors that are no part of such a weight. */
+  /** The tensors of the folder that belong to no such weight. */
   readonly others: ReadonlyMap<string, StoredTensor>;
 }
 

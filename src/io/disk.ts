@@ -38,7 +38,8 @@ export async function reportingFullDisk<T>(
 }
 
 /**
- * Makes a folder and those that it lies in. Node's `recursive` tries for ever where a folder that is there can hold no other (`/proc`).
+ * Makes a folder and those that it lies in. Node's own `recursive` never ends where an existing folder can hold no other
+ * (`/proc`).
  */
 export async function makeFolder(path: string): Promise<void> {
   try {

@@ -8,7 +8,7 @@ export interface TensorEntry {
   readonly file: string;
   readonly offset: number;
   readonly bytes: number;
-  /** The bytes there are the tensor's own, in its order: they can be read piece by piece. */
+  /** Whether the file holds the tensor's bytes as they are and in order, so that they can be read piece by piece. */
   readonly isPlain?: boolean;
 }
 
@@ -28,7 +28,7 @@ export interface ModelFiles {
   readonly ggufMetadata?: Readonly<Record<string, unknown>>;
   /** Names of tensors of integers and booleans (masks, position ids), which are not among `tensors`. */
   readonly integers?: readonly string[];
-  /** In words, what else the files hold or say that was decided or left alone. */
+  /** Sentences for the user: what in the files was contradictory and how it was decided, and what was left alone. */
   readonly notices?: readonly string[];
   /** sha256 over config, tensor names, types and shapes, as hex: tells bases apart without reading weights. */
   readonly fingerprint: string;

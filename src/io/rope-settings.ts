@@ -4,13 +4,14 @@ type Config = Readonly<Record<string, unknown>>;
 export interface RopeSettings {
   /** `rope_theta`, `rope_type`, `factor` … and the trained context, which some types need. */
   readonly settings: Config;
-  /** In words, what the config says of it and does not count. */
+  /** In words, what the config says of rotary positions without effect. */
   readonly passedOver: readonly string[];
 }
 
 /**
- * Gathers what a config.json says of rotary positions, as transformers 5 does: `rope_scaling`, which older files have, counts before
- * `rope_parameters`; what stands in there before `rope_theta` and `partial_rotary_factor` beside it; but the trained context beside it first.
+ * Gathers what a config.json says of rotary positions. Where two places disagree, transformers 5 decides: `rope_scaling`, which
+ * older files have, wins over `rope_parameters`; a key inside of it wins over `rope_theta` and `partial_rotary_factor` beside it;
+ * of the trained context, the value beside it wins.
  * Source: transformers 5.24, modeling_rope_utils.py, RotaryEmbeddingConfigMixin.
  */
 export function ropeSettings(config: Config): RopeSettings {

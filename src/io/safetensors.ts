@@ -267,9 +267,12 @@ export interface TensorSource {
   readonly name: string;
   readonly dtype: PlainDType;
   readonly shape: readonly number[];
-  /** The bytes, whole or in pieces of whole numbers; a piece is good until the next one is asked for. */
+  /** The bytes, all at once or in pieces of whole numbers; a piece may be overwritten when the next one is asked for. */
   readonly data: () => Uint8Array | Promise<Uint8Array> | AsyncIterable<Uint8Array>;
-  /** The bytes are words of another meaning than their type says, so that none of them is looked at as a number. */
+  /**
+   * Whether the bytes mean something else than their type says (codes, say): then they are not checked for being finite
+   * numbers.
+   */
   readonly isOpaque?: boolean;
 }
 
@@ -350,7 +353,7 @@ export async function writeSafetensors(path: string, entries: Iterable<TensorSou
   await replaceFile(path, write, { fsync: options.fsync ?? true, neededBytes: start.length + end });
 }
 
-/** What a `TensorSource` gives, as pieces. */
+/** The bytes of a `TensorSource` in pieces, however it gives them. */
 export async function* inPieces(data: ReturnType<TensorSource["data"]>): AsyncGenerator<Uint8Array> {
   if (Symbol.asyncIterator in data) yield* data;
   else yield await data;

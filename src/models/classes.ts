@@ -57,7 +57,7 @@ export function scoringOf({ problem_type: problem }: Config, outputs: number): S
 
 const fileName = "labels.json";
 
-/** The names of classes for a folder that has no config.json of its own, an adapter's: PEFT keeps them nowhere. */
+/** The names of classes for a folder that has no config.json of its own, an adapter's: PEFT saves them nowhere. */
 export function classesFile(classes: readonly string[]): TextFile {
   return { name: fileName, contents: `${JSON.stringify({ id2label: Object.fromEntries(classes.entries()) }, null, 2)}\n` };
 }

@@ -175,7 +175,7 @@ const inertKeys: ReadonlySet<string> = new Set([
   ...["tie_encoder_decoder", "is_decoder", "cross_attention_hidden_size"],
 ]);
 
-/** Values under which keys that few read say nothing. */
+/** Values that say nothing, whatever the key. */
 const neutral: Readonly<Record<string, unknown>> = { attention_bias: false, mlp_bias: false, use_sliding_window: false };
 
 /** Keys that would change any model, and the values under which they do not. */

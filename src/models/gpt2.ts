@@ -43,7 +43,10 @@ export const gpt2Aliases: Readonly<Record<string, keyof typeof gpt2Keys.shape>> 
   num_hidden_layers: "n_layer",
 };
 
-/** Of heads that attune has not (for pairs of texts, for tokens), of an older implementation, and of how products are ordered. */
+/**
+ * Keys without effect here: of heads that attune does not have (for pairs of texts, for tokens), of an older implementation, of
+ * how products are ordered.
+ */
 export const gpt2Inert = [
   ...["summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"],
   ...["summary_last_dropout", "classifier_dropout", "hidden_dropout", "n_ctx", "reorder_and_upcast_attn"],

@@ -20,7 +20,7 @@ export interface ModelShape {
   readonly maxPositions: number;
 }
 
-/** Vectors that stand before every sequence as if they were the embeddings of P tokens. */
+/** Vectors that are put before every sequence, as if they were the embeddings of P tokens. */
 export interface PromptVectors extends Module {
   /** P */
   readonly length: number;
@@ -28,7 +28,7 @@ export interface PromptVectors extends Module {
   forward(): Tensor;
 }
 
-/** Keys and values that every sequence finds in each layer, as if P tokens stood before it. */
+/** Keys and values that are put before those of every sequence in each layer, as if P tokens stood before it. */
 export interface PastKeyValues extends Module {
   /** P */
   readonly length: number;
@@ -59,7 +59,7 @@ export interface Block extends Module {
 export abstract class LanguageModel extends Module {
   abstract readonly device: Device;
   abstract readonly shape: ModelShape;
-  /** Compute each layer's activations again in backward instead of keeping them. */
+  /** Whether each layer's activations are computed again in backward instead of staying in memory. */
   gradientCheckpointing = false;
   prompt: PromptVectors | null = null;
   prefix: PastKeyValues | null = null;
@@ -69,17 +69,17 @@ export abstract class LanguageModel extends Module {
 
   /** Vectors of tokens, (T, C). */
   protected abstract embed(ids: Int32Array): Tensor;
-  /** What stands between the vectors and the first layer: nothing, unless a family adds positions or a norm there. */
+  /** What is applied between the vectors and the first layer: nothing, unless a family adds positions or a norm there. */
   protected start(x: Tensor, _positions: Int32Array): Tensor {
     return x;
   }
   protected abstract get blocks(): readonly Block[];
-  /** What stands after the last layer. */
+  /** What is applied after the last layer. */
   protected abstract finish(x: Tensor): Tensor;
 
-  /** What stands on top of a classifier, over `summary`; null in any other model. */
+  /** The Linear that makes a classifier's logits from `summary`; null in any other model. */
   abstract get head(): Linear | null;
-  /** The path at which a head stands. */
+  /** The path of the head among the model's modules. */
   abstract readonly headName: string;
   /** Puts a head without weights on the model, of so many outputs. */
   abstract addHead(outputs: number): void;
@@ -91,19 +91,25 @@ export abstract class LanguageModel extends Module {
     return this.head.forward(this.summary(batch));
   }
 
-  /** Modules that begin anew for a task, by path: the head, and what leads to it and the base lacks. They train whole under every tuner. */
+  /**
+   * Paths of the modules that are new in a classifier: the head, and any module on the way to it that the base lacks. They
+   * train whole under every tuner.
+   */
   headModules: readonly string[] = [];
   /** True if the files hold a classifier: its head stands where other models have their output projection. */
   isClassifier = false;
   /** Modules between the layers and the head, by path, that a base may lack. */
   readonly optionalModules: readonly string[] = [];
 
-  /** What stands for tokens before the first layer, (T, C): virtual tokens may start as these. */
+  /** The vectors of tokens as they enter the first layer, (T, C): virtual tokens may start as these. */
   tokenVectors(ids: Int32Array): Tensor {
     return this.embed(ids);
   }
 
-  /** Why a checkpoint's tensor that belongs to no layer may be left where it is: what it is, in words. Null: it may not. */
+  /**
+   * For a tensor of the files that the model has no place for: in words, what it is, if it may be left out; null if that is an
+   * error.
+   */
   reasonToLeave(_name: string): string | null {
     return null;
   }
@@ -142,14 +148,14 @@ export abstract class LanguageModel extends Module {
     return this.#run(this.embed(batch.ids), input);
   }
 
-  /** The last hidden state of the first row of each sequence, which is a virtual token's where a prompt stands before the tokens: (S, C). */
+  /** The last hidden state of the first row of each sequence, (S, C). With a `prompt` that row is a virtual token's. */
   protected firstHidden(batch: TokenBatch): Tensor {
     const firstRows = ({ segments }: Pick<TokenBatch, "segments">) => Int32Array.from(segments, ({ qStart }) => qStart);
     if (this.prompt !== null) return this.#hiddenAfterPrompt(batch, this.prompt, firstRows);
     return gatherRows(this.hidden(batch), firstRows(batch));
   }
 
-  /** The last hidden state of the rows that `chosen` picks among those of tokens and virtual tokens. */
+  /** The last hidden state of some rows; `chosen` picks them among those of tokens and virtual tokens. */
   #hiddenAfterPrompt(batch: TokenBatch, prompt: PromptVectors, chosen: (extended: ExtendedBatch) => Int32Array): Tensor {
     const whole = extendBatch(batch, prompt.length);
     const { virtual, virtualRows, tokenRows, cacheRows, ...extended } = whole;
@@ -172,7 +178,7 @@ export abstract class LanguageModel extends Module {
   }
 }
 
-/** Rows attend to each other, and to what a cache has kept. */
+/** Rows attend to each other, and to what the cache holds of their sequence. */
 function presentOnly({ positions, segments, cache }: Omit<TokenBatch, "ids">): LayerInput {
   return {
     positions,
@@ -181,7 +187,7 @@ function presentOnly({ positions, segments, cache }: Omit<TokenBatch, "ids">): L
   };
 }
 
-/** Every sequence finds a prefix before it: among the rows at hand, or in the cache, where it is put when the sequence begins. */
+/** Puts the prefix before every sequence: among the rows at hand or, when a sequence begins in a cache, into the cache. */
 function afterPrefix(batch: TokenBatch, prefix: PastKeyValues): LayerInput {
   const { virtual, virtualRows, tokenRows, cacheRows, ...extended } = extendBatch(batch, prefix.length);
   const { cache } = batch;

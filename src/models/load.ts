@@ -23,11 +23,11 @@ interface Family {
   readonly modelTypes: readonly string[];
   /** The keys of config.json that it reads, and further ones that change nothing of what it computes. */
   readonly keys: { readonly read: readonly string[]; readonly inert?: readonly string[] };
-  /** Whether the output projection is the embedding where the config does not say. */
+  /** Whether the output projection is tied to the embedding if the config does not say. */
   readonly tiesByDefault: boolean;
   /** The name of the embedding. */
   readonly embedding: string;
-  /** `passedOver`: in words, what the config says within keys that are read, and has no effect. */
+  /** `passedOver` gets, in words, what stands within the keys that are read but has no effect. */
   build(device: Device, config: unknown): { readonly model: LanguageModel; readonly passedOver?: readonly string[] };
 }
 
@@ -112,7 +112,7 @@ export function buildModel(device: Device, config: Readonly<Record<string, unkno
   }
 }
 
-/** Throws ModelError for an unknown one. */
+/** The family of a config. Throws ModelError for an unknown one. */
 function familyOf({ model_type: type }: Readonly<Record<string, unknown>>, where: string): Family {
   const family = families.find(({ modelTypes }) => modelTypes.some((known) => known === type));
   if (family !== undefined) return family;
@@ -123,7 +123,7 @@ function familyOf({ model_type: type }: Readonly<Record<string, unknown>>, where
   );
 }
 
-/** The first of several names. */
+/** The one name, or the first of several. */
 function listed(names: readonly string[]): string {
   return `${names.slice(0, 8).join(", ")}${names.length > 8 ? ` and ${names.length - 8} more` : ""}`;
 }
@@ -186,8 +186,9 @@ export async function loadWeights(model: LanguageModel, files: ModelFiles, newHe
 }
 
 /**
- * A base whose config says truly whether the output projection is the embedding: where a file holds a projection of its own beside a config that
- * ties it, other values count, as in transformers 5, and equal ones do not. A projection that stands alone is the embedding too.
+ * Settles whether the output projection is tied to the embedding, so that config and tensors say the same. Where the config ties
+ * them and the files hold a projection all the same: if its numbers differ from the embedding's, the two are not tied, as in
+ * transformers 5; if they are equal, the projection is left out; if the files hold no embedding, the projection is the embedding.
  * Throws ModelError.
  */
 export async function settleTying(files: ModelFiles): Promise<ModelFiles> {
@@ -237,7 +238,7 @@ export function placeWeights(model: LanguageModel, files: ModelFiles, store = as
   }
 }
 
-/** Matrices may be stored otherwise than they are read. */
+/** Gives a parameter its value: a matrix as `store` stores it, a vector as it was read. */
 function setStored(parameter: Parameter, name: string, read: Tensor, store: StoreWeight): void {
   const stored = read.shape.length === 1 ? read : store(name, read);
   if (stored !== read) read.dispose();
@@ -267,7 +268,7 @@ export function placeHead(model: LanguageModel, outputs: number, rng: Rng): void
   }
 }
 
-/** As transformers begins a head: matrices normal with deviation 0.02, vectors 0. */
+/** A head's first weights, as in transformers: matrices normal with deviation 0.02, vectors 0. */
 function newWeight(device: Device, shape: Shape, rng: Rng): Tensor {
   return drawnValues(device, shape, () => (shape.length === 1 ? 0 : 0.02 * rng.normal()));
 }
@@ -298,10 +299,10 @@ function emptyValue(device: Device, { dtype }: TensorEntry, { shape }: Parameter
   return unscoped(() => Tensor.empty(device, shape, shape.length === 1 ? "f32" : dtype));
 }
 
-/** Bytes that wait for the engine at most, where it still works at what came before: they are copied for so long. */
+/** The most bytes that wait in copies while the engine still works on what came before. */
 const maxWaitingBytes = 32 << 20;
 
-/** Reads weights, those that lie in the file as they are in pieces, so that a large one is not in memory twice. */
+/** Reads weights. Those whose bytes the file holds as they are come in pieces, so that a large one is never in memory twice. */
 class WeightReader {
   readonly #device: Device;
   readonly #files: ModelFiles;
@@ -382,7 +383,10 @@ export function setValues(tensor: Tensor, bytes: Uint8Array, dtype: DType, isTra
   stored.dispose();
 }
 
-/** A tensor as something that can be written: read when its turn comes, blocks expanded to f32 then. The reverse of `setValues`. */
+/**
+ * A tensor as a source for writing: it is read from the device when its turn comes, blocks expanded to f32. The reverse of
+ * `setValues`.
+ */
 export function sourceOf(name: string, tensor: Tensor, isTransposed = false): TensorSource {
   const [rows, columns] = tensor.shape as [number, number];
   const dtype = plainTypes.find((plain) => plain === tensor.dtype) ?? "f32";

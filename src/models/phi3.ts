@@ -39,8 +39,8 @@ export const Phi3Config = phi3Keys.transform((config, context) => {
 export type Phi3Config = z.output<typeof Phi3Config>;
 
 /**
- * Phi-3 and Phi-4: Llama with one product for queries, keys and values, and one for both halves of the gated unit. They stay fused, so that
- * checkpoints and adapters fit (`qkv_proj`, `gate_up_proj`); what they make is split.
+ * Phi-3 and Phi-4: Llama with one product for queries, keys and values, and one for both halves of the gated unit. They stay one
+ * product each, so that checkpoints and adapters fit (`qkv_proj`, `gate_up_proj`), and their outputs are split.
  *
  * Source: Microsoft 2024, arXiv:2404.14219; transformers `modeling_phi3.py`, whose names the weights keep.
  */

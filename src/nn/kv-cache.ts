@@ -39,7 +39,7 @@ export class KVCache {
     this.#slots = Array.from({ length: slots }, () => ({ start: 0, rows: 0, virtual: 0, length: 0 }));
   }
 
-  /** Tokens that a slot holds. */
+  /** How many tokens a slot holds. */
   lengthOf(slot: number): number {
     return this.#slots[slot]!.length;
   }
@@ -102,7 +102,10 @@ export class KVCache {
     state.length = length;
   }
 
-  /** Makes slot `to` hold what the first `length` tokens of slot `from` are. Throws EngineError if memory is short; nothing has changed then. */
+  /**
+   * Copies the keys and values of the first `length` tokens of slot `from` into slot `to`. Throws EngineError if memory is
+   * short; nothing has changed then.
+   */
   fork(from: number, to: number, length: number): void {
     const source = this.#slots[from]!;
     if (from === to || length > source.length)
@@ -156,7 +159,10 @@ export class KVCache {
     return Math.min(...this.#layers.flatMap(({ keys, values }) => [keys.rows, values.rows]));
   }
 
-  /** One tensor after the other, so that at most one is there twice. If memory runs out between them, some have rows too many. */
+  /**
+   * Grows one tensor after the other, so that at most one is in memory twice. If memory runs out in between, some have more
+   * rows than others.
+   */
   #grow(rows: number): void {
     for (const layer of this.#layers) {
       if (layer.keys.rows < rows) layer.keys = this.#replace(layer.keys, rows);
@@ -187,8 +193,8 @@ export class KVCache {
 }
 
 /**
- * Where `rows` rows fit among those that are taken, by `taken[own]` too if there is one: where it is, or in the first gap, if all rows need not
- * grow for it; else at the end.
+ * Where `rows` rows fit beside the stretches that are taken: where stretch `own` lies already, if there is one and it can grow in
+ * place, or in the first gap that is large enough; else at the end, where the cache has to grow.
  */
 function placeFor(rows: number, taken: readonly { start: number; rows: number }[], own: number, total: number): number {
   const others = taken.filter((_, i) => i !== own);

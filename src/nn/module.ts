@@ -4,13 +4,13 @@ import { ModelError, ShapeError } from "../errors.js";
 /** A weight of a module: a shape from the start, a value once it is loaded or initialised. The parameter owns its value. */
 export class Parameter {
   readonly shape: Shape;
-  /** The weight of the base that this one stands in for while it trains. Put back, it makes the base again. */
+  /** The weight of the base in whose place this one trains. Putting it back restores the base. */
   readonly original: Parameter | null;
   /** Whether files hold this matrix as (in, out), as transformers' Conv1D does. Blocks of quantized numbers always stand as (out, in). */
   isStoredTransposed = false;
   /** The learning rate is multiplied by this. */
   learningRateScale = 1;
-  /** Whether it is saved with what trains although it does not train itself. */
+  /** Whether it is saved with the parameters that train although it does not train itself. */
   isSaved = false;
   #value: Tensor | null = null;
 
@@ -20,7 +20,7 @@ export class Parameter {
     if (value !== undefined) this.value = value;
   }
 
-  /** The shape under which files hold it, if in plain numbers. */
+  /** Its shape in a file that stores plain numbers; blocks of quantized numbers have another. */
   get storedShape(): Shape {
     return this.isStoredTransposed ? [...this.shape].reverse() : this.shape;
   }
@@ -57,7 +57,7 @@ export class Parameter {
     return sizeOf(this.shape);
   }
 
-  /** Drops the gradient that has added up. */
+  /** Frees the gradient. */
   zeroGrad(): void {
     this.#value?.grad?.dispose();
     if (this.#value !== null) this.#value.grad = null;

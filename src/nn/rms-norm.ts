@@ -2,7 +2,7 @@ import { type RmsNormOptions, rmsNorm } from "../core/ops/rms-norm.js";
 import type { Tensor } from "../core/tensor.js";
 import { Module, Parameter } from "./module.js";
 
-/** Root-mean-square normalisation with a weight (C) in f32, perhaps of each head for itself. */
+/** Root-mean-square normalisation with a weight (C) in f32, over the whole row or over each head's part of it. */
 export class RMSNorm extends Module {
   readonly weight: Parameter;
 

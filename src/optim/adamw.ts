@@ -1,7 +1,7 @@
 import { Tensor, unscoped } from "../core/tensor.js";
 import type { Parameter } from "../nn/module.js";
 
-/** In how many bits the moments are kept, by the name of the optimizer in recipes (transformers' OptimizerNames). */
+/** In how many bits the moments are stored, by the name of the optimizer in recipes (transformers' OptimizerNames). */
 export const momentBits = {
   adamw_torch: 32,
   adamw_torch_fused: 32,
@@ -19,9 +19,9 @@ export interface AdamWOptions {
   readonly beta1: number;
   readonly beta2: number;
   readonly eps: number;
-  /** By the name of a parameter; those without one do not decay. */
+  /** The weight decay of each parameter, by its name; a parameter that is not listed does not decay. */
   readonly weightDecay: ReadonlyMap<string, number>;
-  /** Of a moment; 32 where not given. */
+  /** Bits of a moment; 32 where not given. */
   readonly bits?: 8 | 32;
 }
 
@@ -35,7 +35,7 @@ export interface Moments {
   readonly bits: 8 | 32;
 }
 
-/** Smaller parameters keep their moments in f32: bitsandbytes' min_8bit_size. */
+/** Parameters with fewer numbers have their moments in f32: bitsandbytes' min_8bit_size. */
 const min8BitSize = 4096;
 const momentsInBlock = 256;
 const wordsOfBlock = 65;
@@ -56,7 +56,7 @@ export function absmaxOf(bytes: Uint8Array): Uint8Array {
  * Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, as torch.optim.AdamW computes it.
  *
  * In 8 bits it is bitsandbytes' AdamW8bit (Dettmers et al. 2022, arXiv:2110.02861): 2 bytes of moments for a number instead of 8. Unlike
- * Hugging Face's Trainer, which leaves embeddings in f32, all large parameters are kept so.
+ * Hugging Face's Trainer, which leaves embeddings in f32, all large parameters have their moments in 8 bits.
  */
 export class AdamW {
   readonly moments: ReadonlyMap<string, Moments>;
@@ -77,7 +77,7 @@ export class AdamW {
     this.#flaws = first && unscoped(() => Tensor.zeros(first.value.device, [1]));
   }
 
-  /** One step along the gradients that have added up, each times `gradScale`; then drops them. */
+  /** Takes one step along the accumulated gradients, each times `gradScale`, and then frees them. */
   update(lr: number, gradScale: number): void {
     this.step++;
     const { beta1, beta2, eps, weightDecay } = this.#options;

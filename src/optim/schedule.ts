@@ -1,4 +1,4 @@
-/** How the learning rate goes: names as in transformers. */
+/** How the learning rate changes over the steps; names as in transformers. */
 export const scheduleNames = ["linear", "cosine", "constant", "constant_with_warmup"] as const;
 export type ScheduleName = (typeof scheduleNames)[number];
 

@@ -32,10 +32,13 @@ export interface ToolCall {
 /** What a model may call: `{"type": "function", "function": {"name", "description", "parameters"}}`, as OpenAI's API has it. */
 export type Tool = Readonly<Record<string, unknown>>;
 
-/** A message as a template may see it: content that is null, or no content at all, are what some write tool calls for. */
+/**
+ * A message as a template may see it: some templates write tool calls only for a message whose content is null, others for one
+ * without content.
+ */
 export type TemplateMessage = Omit<Message, "content"> & { readonly content?: string | null };
 
-/** What is said, in order, and what could have been called. */
+/** The messages in order, and the tools that the assistant could have called. */
 export interface Dialogue {
   readonly messages: readonly Message[];
   readonly tools?: readonly Tool[];
@@ -48,8 +51,8 @@ export interface TemplateDialogue extends Omit<Dialogue, "messages"> {
 const maxTemplateChars = 2 ** 20; // the longest in use, with tools and images, have about 20,000
 
 /**
- * What a template may take: steps of evaluation, and characters that a text of its has. Those in use take 50 to 500 steps a message, some as many
- * again for each message before it.
+ * Limits for a template: steps of evaluation, and characters of any text that it makes. Templates in use take 50 to 500 steps a
+ * message, and some take that again for each message before it.
  */
 function budgetOf(dialogue: TemplateDialogue): { steps: number; chars: number } {
   const chars = charsIn(dialogue);
@@ -75,7 +78,7 @@ export function chatTimeLimitMs(messages: readonly TemplateMessage[]): number {
  */
 export class ChatTemplate {
   readonly source: string;
-  /** For messages: where the template comes from. */
+  /** Where the template comes from, as error messages name it. */
   readonly origin: string;
   readonly #body: readonly Statement[];
   readonly #roles: RoleTokens;

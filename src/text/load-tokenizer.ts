@@ -50,7 +50,7 @@ export async function loadTokenizerFolder(folder: string): Promise<Tokenizer> {
   return new Tokenizer({ ...parts, stopIds: [...parts.stopIds, ...knownEndIds(parts.json)] });
 }
 
-/** The tokenizer.json behind a tokenizer, with what its companions add to it. */
+/** The tokenizer.json that a tokenizer was read from, with what its companion files add to it. */
 export function tokenizerJsonOf(tokenizer: Tokenizer, where: string): TokenizerJson {
   const parsed = (name: string) => {
     const contents = tokenizer.files().find((file) => file.name === name)?.contents;

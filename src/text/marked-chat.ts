@@ -1,13 +1,13 @@
 import type { TemplateDialogue, TemplateMessage, Tool, ToolCall } from "./chat-template.js";
 import { strip } from "./jinja/methods.js";
 
-/** A text of a chat that a rendering has to hold. */
+/** A text of a chat that must be found again in the rendering. */
 export interface Part {
   /** Index of the message; undefined for a tool that is offered. */
   readonly message: number | undefined;
   readonly kind: "content" | "thoughts" | "call" | "tool";
   readonly text: string;
-  /** Names and numbers of a call's arguments have no marks: templates write them otherwise than texts. */
+  /** Names and numbers of a call's arguments get no marks: templates do not write them as they write texts. */
   readonly isUnmarked?: true;
 }
 

@@ -18,7 +18,7 @@ export interface RenderedConversation {
   readonly supervised: Uint8Array;
   /** Whether the last supervised turn ends with a token at which generation stops; if not, the model cannot learn to stop. */
   readonly endsTurn: boolean;
-  /** What the template leaves out of the chat or writes otherwise than it stands there: sentences that hold for many rows. */
+  /** Sentences for the user: what of the chat the template leaves out or rewrites. The same sentence may come from many rows. */
   readonly remarks: readonly string[];
 }
 
@@ -36,7 +36,7 @@ export interface SupervisionOptions {
  * Ids are those of transformers' apply_chat_template(tokenize=True), with three differences. Text that looks like a control token
  * inside a chat stays plain text. A token never reaches across the beginning of an assistant turn, as it cannot when the
  * model generates: the ids up to a turn are exactly what `renderPrompt` gives for the messages before it. And thoughts of the last answer
- * are kept where a template would cut them out.
+ * stay where a template would cut them out.
  *
  * Throws DataError when there is nothing to supervise, when the template has no place for tools, calls or thoughts, or when it rewrites the
  * assistant's words so that they cannot be found in its output; ModelError when the template refuses the messages.

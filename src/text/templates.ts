@@ -23,7 +23,7 @@ export interface TemplateFormat {
   readonly assistant: string;
   readonly tool?: string;
   readonly defaultSystem?: string;
-  /** The system message stands inside the first user message (Llama 2, Mistral, Gemma). */
+  /** Whether the system message is written inside the first user message (Llama 2, Mistral, Gemma). */
   readonly systemInUser?: boolean;
   /** What stands before an answer that holds no thoughts of its own. Formats without it have no place for thoughts beside the answer. */
   readonly noThoughts?: string;
@@ -355,7 +355,7 @@ function promptNotices(template: ChatTemplate, tokenizer: Tokenizer): string[] {
   return [`The chat template writes its generation prompt whether it is asked to or not: chats end with ${JSON.stringify(end)}.`];
 }
 
-/** Control-looking tokens of a format, such as `<|…|>`, that the model has not. */
+/** Tokens of a format that look like control tokens, such as `<|…|>`, but are not in the model's vocabulary. */
 function missingTokens(format: TemplateFormat, tokenizer: Tokenizer): string[] {
   const text = [format.system, format.user, format.header, format.assistant].join("");
   return [...new Set(text.match(/<\|[a-z_]+\|>|<(?:start|end)_of_turn>/g) ?? [])].filter(

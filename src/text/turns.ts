@@ -6,7 +6,7 @@ import type { Piece } from "./tokenizer/tokenizer.js";
 /** Positions in a text. */
 export type Span = readonly [from: number, to: number];
 
-/** A chat that is written, and all that is known of it. */
+/** A rendered chat with what is needed to find its turns. */
 export interface Rendering {
   readonly template: ChatTemplate;
   readonly dialogue: TemplateDialogue;

@@ -21,7 +21,7 @@ export interface AttentionOptions {
   readonly causal?: boolean;
   /** How many of the last keys a query sees; 0, the default, for all. */
   readonly window?: number;
-  /** The chance with which a probability is dropped in training, and the others divided by what is left of 1. Default 0. */
+  /** The chance p that a probability is dropped in training; the others are divided by 1 − p. Default 0. */
   readonly dropout?: number;
 }
 

@@ -20,7 +20,7 @@ type ChunkWork = (logits: Tensor, targets: Int32Array, start: number) => void;
  * hidden (S, C) f32, W (V, C) of any type, targets (S). Throws ShapeError in the name of `op`.
  */
 export class ChunkedLogits {
-  /** Every tensor that may need a gradient, and those of them that backward reads and somebody must keep. */
+  /** Every tensor that may need a gradient; and those among them that backward reads, which must stay in memory for it. */
   readonly inputs: readonly Tensor[];
   readonly saved: readonly Tensor[];
   readonly #hidden: Tensor;
@@ -54,8 +54,8 @@ export class ChunkedLogits {
   }
 
   /**
-   * Makes scale · logits chunk by chunk, for `work`. With `grads`, what `work` leaves in their place is their gradient, but for the factor
-   * `seed`, and goes on to the inputs.
+   * Makes scale · logits chunk by chunk and hands each chunk to `work`. With `grads`, `work` overwrites the chunk with its
+   * gradient, without the factor `seed`, and that gradient goes on to the inputs.
    */
   inChunks(
     work: ChunkWork,

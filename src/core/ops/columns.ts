@@ -4,7 +4,8 @@ import { record } from "../tape.js";
 import { checkFloat, Tensor } from "../tensor.js";
 
 /**
- * Cuts every row into parts of the given widths: what one fused product has made for several. x (T, Σ widths) f32 → (T, width) for each.
+ * Cuts every row into parts of the given widths, such as the q, k and v that one product has computed together. x (T, Σ widths)
+ * f32 → (T, width) for each.
  * Throws ShapeError.
  */
 export function splitColumns(x: Tensor, widths: readonly number[]): Tensor[] {

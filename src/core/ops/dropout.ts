@@ -2,8 +2,9 @@ import { dropoutRng, record } from "../tape.js";
 import { checkFloat, Tensor } from "../tensor.js";
 
 /**
- * y = x / (1 − p) where a coin with chance 1 − p keeps it, else 0 (Srivastava et al. 2014, in the inverted form of PyTorch). Outside
- * training, and for p = 0, y is x. The mask is never stored: it is drawn again from its seed. x f32 → y of the same shape.
+ * y = x / (1 − p) with chance 1 − p, else 0, for each element by itself (Srivastava et al. 2014, in the inverted form of
+ * PyTorch). Outside training, and for p = 0, y is x. The mask is never stored: it is drawn again from its seed. x f32 → y of the
+ * same shape.
  */
 export function dropout(x: Tensor, p: number): Tensor {
   const rng = dropoutRng();

@@ -4,10 +4,12 @@ import { Tensor } from "../tensor.js";
 import { ChunkedLogits, type LogitsUpdate } from "./chunked-logits.js";
 
 /**
- * log softmax((hidden Wᵀ + updates) / temperature)[target] of each row: what a model says of tokens that stand already. Preference and RL
- * losses are functions of these numbers. Logits are made in chunks of rows, in forward and again in backward, and are never whole in memory;
- * a loss that is the sum of these, negated, is cheaper as `linearCrossEntropy`, which makes them once.
- * hidden (S, C) f32, weight (V, C) of any type, targets (S) → (S). Throws ShapeError; ConfigError unless the temperature is above 0.
+ * log softmax((hidden Wᵀ + updates) / temperature)[target] of each row: how likely the model finds tokens that are given.
+ * Preference and RL losses are functions of these numbers. Logits are made in chunks of rows, in forward and again in backward,
+ * and are never whole in memory; a loss that is the sum of these, negated, is cheaper as `linearCrossEntropy`, which makes them
+ * once.
+ * hidden (S, C) f32, weight (V, C) of any type, targets (S) → (S). Throws ShapeError; ConfigError unless the temperature is above
+ * 0.
  */
 export function tokenLogProbs(
   hidden: Tensor,

@@ -74,7 +74,7 @@ function namespace(entries: readonly (readonly [Value, Value])[]): Namespace {
   return new Namespace(attributes);
 }
 
-/** Throws TemplateError for names that the sandbox keeps for itself. */
+/** Throws TemplateError for names that the sandbox does not let a template use. */
 export function attributeName(name: string): string {
   if (!name.startsWith("_")) return name;
   throw new TemplateError(`Chat templates cannot store underscore-prefixed attributes on a namespace, but got '${name}'.`);
