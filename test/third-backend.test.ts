@@ -1,6 +1,6 @@
 /** Backends written here, put into the list by one line: recipe, docs, recording, states, resume and failure work, and nothing else is touched. */
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
 import { z } from "zod";
@@ -142,6 +142,7 @@ test("its run is recorded, seen from outside, kept from being overwritten, and r
 
 test("which checkpoint is good is also its own word", async () => {
   const folder = makeFolder();
+  const out = join(folder, "out");
   await run(settingsIn(folder, { backend: "canned" }));
   const picky = defineBackend({
     ...canned,
@@ -150,15 +151,38 @@ test("which checkpoint is good is also its own word", async () => {
       if (!path.endsWith("-1")) throw new CheckpointError(`${path}: too new`);
     },
   });
-  const { recipe } = checkRecipe(settingsIn(folder, { backend: "picky", resume_from_checkpoint: true }), {
-    ...methods,
-    backends: [...list, picky],
-  });
-  const events: RecordedEvent[] = [];
-  for await (const event of runRecipe(recipe, { signal: new AbortController().signal }, [...list, picky])) events.push(event);
+  const resume = async (from: unknown) => {
+    const settings = settingsIn(folder, { backend: "picky", resume_from_checkpoint: from });
+    const { recipe } = checkRecipe(settings, { ...methods, backends: [...list, picky] });
+    const events: RecordedEvent[] = [];
+    for await (const event of runRecipe(recipe, { signal: new AbortController().signal }, [...list, picky])) events.push(event);
+    return events;
+  };
+  await assert.rejects(resume(join(out, "checkpoint-2")), /checkpoint-2: too new/);
+  assert.equal((await readRun(out))!.state, "failed");
+  const events = await resume(true);
   const start = events.find((event) => event.type === "start");
   assert.equal(start?.resumedFromStep, 1);
   assert.equal(events.filter((event) => event.type === "notice" && event.message.includes("too new")).length, 2);
+});
+
+test("a run that nobody listens to any longer is interrupted; one whose files cannot be finished has failed", async () => {
+  const left = makeFolder();
+  const { recipe } = checkRecipe(settingsIn(left, { backend: "canned" }), methods);
+  for await (const event of runRecipe(recipe, { signal: new AbortController().signal }, list)) if (event.type === "step") break;
+  const status = (await readRun(join(left, "out")))!;
+  assert.deepEqual([status.state, status.step, status.process?.isAlive], ["interrupted", 1, false]);
+
+  const folder = makeFolder();
+  const state = join(folder, "out/trainer_state.json");
+  const { events, error } = await run(settingsIn(folder, { backend: "canned" }), (event) => {
+    if (event.type !== "end") return;
+    rmSync(state);
+    mkdirSync(state);
+  });
+  assert.ok(error instanceof CheckpointError, String(error));
+  assert.deepEqual(eventsIn(join(folder, "out")), events);
+  assert.equal((await readRun(join(folder, "out")))!.state, "failed");
 });
 
 for (const [fails, code, message, step] of [
