@@ -4,8 +4,9 @@ import type { RunEvent } from "../runs/events.js";
 import type { Executor, RunContext } from "../runs/run.js";
 
 /**
- * Who executes a recipe: the third axis, beside tuner and objective. A recipe is data, and a run is a stream of events; lock, folder, recording and
- * the choice of the checkpoint to go on from are around it (src/runs/). Nobody asks which backend it is.
+ * What executes a recipe: the third thing that a recipe chooses, beside tuner and objective. A backend gets a recipe and yields
+ * events; `src/runs/` locks and writes the folder, records the events and chooses the checkpoint to go on from. No other code
+ * asks which backend it is.
  */
 export interface Backend<Config = unknown> extends Executor {
   /** Value of `backend` in a recipe. */
@@ -19,7 +20,7 @@ export interface Backend<Config = unknown> extends Executor {
   run(recipe: Recipe, context: RunContext<Config>): AsyncIterable<RunEvent>;
 }
 
-/** Keeps the type of settings while the list forgets it. */
+/** Checks a backend against the type of its own settings, which the list of all backends does not know. */
 export function defineBackend<Config>(backend: Backend<Config>): Backend<Config> {
   return backend;
 }

@@ -52,7 +52,7 @@ Examples:
     });
 };
 
-/** Folders by name, each written NAME=FOLDER; a folder alone is called by its own name. */
+/** The adapters of the command line, folders by name. Each is written NAME=FOLDER, or FOLDER alone, which is then its name. */
 function adaptersOf(flags: readonly string[]): string | ReadonlyMap<string, string> | undefined {
   if (flags.length <= 1 && !flags.some((flag) => named.test(flag))) return flags[0];
   const folders = new Map<string, string>();

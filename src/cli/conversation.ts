@@ -25,7 +25,10 @@ export async function converse(chat: Chat, options: ConversationOptions, io: Io)
 class Conversation {
   #messages: Message[] = [];
   #answering: AbortController | undefined;
-  /** Of the next answer: the same question twice may be answered twice, and a whole conversation can be repeated. */
+  /**
+   * The next answer's seed. It counts up, so that a question asked twice may get two answers, and starts at 0, so that a
+   * conversation can be repeated.
+   */
   #seed = 0;
   readonly #chat: Chat;
   readonly #options: ReplyOptions;
@@ -47,7 +50,10 @@ class Conversation {
     return this.#chat.adapters.length === 0 ? help : `${help}\n${adapterHelp}`;
   }
 
-  /** Does what a command between two turns says. Returns what to say of it; undefined if the line is none. Throws ConfigError. */
+  /**
+   * Carries out a line that is a command (/reset, /adapter …) and returns what to print; undefined if the line is no command.
+   * Throws ConfigError.
+   */
   obey(line: string): string | undefined {
     const [command, name] = line.trim().split(/\s+/, 2);
     switch (command) {
@@ -110,7 +116,7 @@ async function answerLines(conversation: Conversation, { stdin, stderr, env }: I
 
 async function talk(conversation: Conversation, { stdin, stdout, env }: Io): Promise<void> {
   const style = styleFor(stdout, env);
-  // Keys pressed during an answer are kept for the next turn, but not shown in the middle of it.
+  // Keys pressed during an answer go into the next turn's line, but are not shown in the middle of the answer.
   const output = new Writable({
     write(chunk, encoding, done) {
       if (conversation.isAnswering) done();
@@ -145,7 +151,7 @@ async function talk(conversation: Conversation, { stdin, stdout, env }: Io): Pro
   readline.close();
   stdout.write("\n");
 
-  /** A conversation that grew too long, for instance, or an adapter that is not there is no reason to leave. */
+  /** Prints attune's own errors and stays in the chat: a conversation that grew too long, for instance, or an unknown adapter. */
   async function obeyOrAnswer(line: string): Promise<void> {
     try {
       const said = conversation.obey(line) ?? (line.trim().startsWith("/") ? conversation.help : undefined);

@@ -3,7 +3,10 @@ import type { AddCommand } from "./command.js";
 import { choiceFor, numberFor } from "./options.js";
 import { escapeControls, hasColours, hasUnicode, styleFor } from "./terminal.js";
 
-/** `attune data preview FILE`: rows as the model will see them, and what training would say of the data. Without colours, what is learnt stands in brackets. */
+/**
+ * `attune data preview FILE`: rows as the model will see them, and the warnings that training would give for the data. The part
+ * that is learned is green, or in brackets where there are no colours.
+ */
 export const data: AddCommand = (program, { io: { stdout, env }, parts }) => {
   const group = program
     .command("data")

@@ -90,7 +90,7 @@ function engine(env: Env): Finding[] {
   ];
 }
 
-/** What a container may use counts, not what the machine has. */
+/** In a container, its limit counts and not the machine's memory. */
 function memory(env: Env): Finding[] {
   const limit = process.constrainedMemory();
   const total = limit > 0 && limit < totalmem() ? limit : totalmem();
@@ -160,7 +160,7 @@ async function disk(): Promise<Finding[]> {
     if (free === undefined) continue;
     const finding = {
       name: "disk",
-      value: `${formatBytes(free)} free ${purpose === "here" ? "in this folder" : "where models are kept"}`,
+      value: `${formatBytes(free)} free ${purpose === "here" ? "in this folder" : "where models are stored"}`,
     };
     findings.push(free < 1e9 ? { ...finding, advice: "A small model and its run take about 1 GB; free some space." } : finding);
   }

@@ -78,7 +78,7 @@ export class ProgressBar {
     this.#draw(doneBytes === totalBytes, (width) => text.slice(0, width));
   }
 
-  /** `render` gets one column less than there is: a full line wraps on some terminals. */
+  /** `render` gets the terminal's width less one column, because a full line wraps on some terminals. */
   #draw(isLast: boolean, render: (width: number) => string): void {
     if (!this.#isLive) return;
     if (!isLast && performance.now() - this.#drawnAtMs < 50) return; // more would only flicker
@@ -98,7 +98,7 @@ export class ProgressBar {
     this.#output.write(`${clear}${line}\n${again}`);
   }
 
-  /** Leaves the bar as it stands and goes on below it. */
+  /** Leaves the bar as it is on the screen; what is printed next comes below it. */
   end(): void {
     if (this.#line !== "") this.#output.write("\n");
     this.#line = "";

@@ -31,7 +31,7 @@ export class TrainingView {
   readonly #losses: CurvePoint[] = [];
   /** Moving average of the loss, and the weight of the steps in it so far. */
   #average = { sum: 0, weight: 0 };
-  /** Steps since the last line. */
+  /** Steps that no printed line has told of yet. */
   #pending: StepEvent[] = [];
 
   constructor(recipe: Recipe, io: Io) {

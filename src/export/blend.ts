@@ -11,7 +11,7 @@ export interface Weighted {
   readonly factor: number;
 }
 
-/** Keeps the share `density` of the values that is largest in magnitude, and makes the others 0. */
+/** Sets to 0 all values but the share `density` that is largest in magnitude. */
 export function keepLargest(values: Float32Array, density: number): Float32Array {
   const kept = Math.floor(density * values.length);
   if (kept === values.length) return values;
@@ -21,7 +21,7 @@ export function keepLargest(values: Float32Array, density: number): Float32Array
   return sparse;
 }
 
-/** Keeps each value with chance `density`, and makes up for the others: the expectation stays. */
+/** Sets each value to 0 with chance 1 − density and divides the others by `density`, so that the expectation stays. */
 export function drop(values: Float32Array, density: number, rng: Rng): Float32Array {
   return density === 1 ? values : values.map((value) => (rng.float() < density ? value / density : 0));
 }

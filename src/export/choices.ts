@@ -1,4 +1,7 @@
-/** What can be asked of an export; apart from the rest, so that the help of the command line need not load an engine. */
+/**
+ * The choices that an export offers. They have a file of their own so that `attune --help` can list them without loading the
+ * engine.
+ */
 
 /** Where a model can leave to: a Hugging Face folder, a GGUF file, a GGUF file of the LoRA adapter alone, or a folder for Ollama. */
 export const exportTargets = ["hf", "gguf", "gguf-lora", "ollama"] as const;

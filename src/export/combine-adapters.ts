@@ -30,11 +30,11 @@ export interface CombineOptions {
   readonly method: CombinationMethod;
   /** Of svd; the largest of the adapters' where not given. */
   readonly rank?: number;
-  /** Share of the values that ties and dare keep; 1, which is all, where not given. */
+  /** The share of the values that ties and dare leave in; the others become 0. Default 1: all. */
   readonly density?: number;
-  /** How ties elects signs: by the sum of the values, or by their number. */
+  /** How ties chooses the sign at each place: by the sum of the values, or by their number. */
   readonly majoritySign?: "total" | "frequency";
-  /** Of what dare keeps. */
+  /** Seed of dare's random choice of values. */
   readonly seed?: number;
 }
 
@@ -76,7 +76,7 @@ export async function combineAdapters(
   await saveAdapter(output, config, [...sources, ...whole.sources]);
 }
 
-/** An opened adapter. */
+/** One of the adapters, opened. */
 interface Part {
   readonly files: AdapterFiles;
   readonly config: LoraConfig;
@@ -142,7 +142,7 @@ async function combineChanges(path: string, changes: readonly Change[], rank: nu
   return { ...changes[0]!, a, b, scale: 1 };
 }
 
-/** Exactly the sum of all changes, with zeros where that has a lower rank. */
+/** Exactly the sum of all changes: their factors side by side, filled up with zeros to the rank. */
 function sideBySide(changes: readonly Change[], rank = changes.reduce((total, change) => total + change.rank, 0)): Change {
   const { inFeatures, outFeatures } = changes[0]!;
   const a = new Float32Array(rank * inFeatures);
@@ -201,7 +201,7 @@ function floatSource(name: string, values: Float32Array, shape: readonly number[
   return { name, dtype: "f32", shape, data: () => new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
 }
 
-/** Modules that an adapter brings whole go along if only one has any. Throws ConfigError. */
+/** Takes over the modules that an adapter holds whole, if only one adapter has any. Throws ConfigError. */
 async function wholeTensors(parts: readonly Part[]): Promise<{ modules: readonly string[] | null; sources: TensorSource[] }> {
   const owners = parts.filter(({ config }) => config.additional_target !== null);
   if (owners.length > 1)

@@ -63,8 +63,9 @@ export interface ExportReport {
 }
 
 /**
- * The largest change of a logit, of 25 million, that rounding to a type explains, a few times over: more means that something went wrong. Measured
- * with SmolLM2-135M, whose logits reach about 30: Q8_0 changes one by 1.6, Q4_0 by 25, Q4_K_M by 8.
+ * How much a logit may change by rounding to a type before an export is refused: a few times the largest change among 25 million
+ * logits, measured with SmolLM2-135M. Its logits reach about 30; Q8_0 changes one by up to 1.6, Q4_0 by 25, Q4_K_M by 8. More
+ * means that something went wrong.
  */
 export const defaultMaxDrift: Readonly<Record<NumberType, number>> = {
   f32: 0.02,
@@ -155,7 +156,7 @@ async function adapterOn(model: CausalLM, adapter: string): Promise<Tuning> {
   );
 }
 
-/** What a written model says to whoever opens it. */
+/** What the written model computes when it is opened again. */
 async function measureWritten(path: string, probes: readonly Int32Array[], heldOut: readonly Example[]): Promise<Measurement> {
   const model = await opened(await settleTying(await openModel(path)));
   try {
@@ -197,8 +198,8 @@ async function chatFormat(
 }
 
 /**
- * How the run that made an adapter stored its base, told by the recipe beside it: a change that was learnt on a base in 4 bits belongs into that
- * base, expanded.
+ * How the run that made an adapter stored its base, read from the recipe beside the adapter. An adapter that was trained on a
+ * base in 4 bits is merged into that base, expanded.
  */
 async function storedInTraining(adapter: string, onNotice: (message: string) => void) {
   if (!(await namesIn(adapter)).includes("recipe.yaml")) return undefined;

@@ -13,7 +13,7 @@ export function isPlain(type: NumberType): type is "f32" | "f16" | "bf16" {
   return type === "f32" || type === "f16" || type === "bf16";
 }
 
-/** What llama.cpp's mixtures of types look at. */
+/** What llama.cpp's choice of types within one file depends on. */
 export interface Mixture {
   readonly type: NumberType;
   readonly layers: number;

@@ -26,7 +26,7 @@ export interface ClassifierOptions {
   readonly signal?: AbortSignal;
 }
 
-/** What a classifier says of a text, as transformers' text-classification pipeline does. */
+/** A text's class and scores, as transformers' text-classification pipeline computes them. */
 export interface Classification {
   /** The class with the largest score. */
   readonly label: string;
@@ -39,7 +39,7 @@ export interface Classification {
 
 const textsAtOnce = 16;
 
-/** A loaded model that tells which class a text belongs to, which it reads as in its training. */
+/** A loaded model that tells which class a text belongs to. Texts are tokenized as in its training. */
 export class Classifier {
   readonly classes: readonly string[];
   readonly #base: SharedBase;

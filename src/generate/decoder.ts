@@ -47,7 +47,7 @@ export interface FailedRequest {
 export type StepResult = DecodedToken | FailedRequest;
 
 /** A request that waits or runs. */
-interface Task {
+interface Entry {
   readonly request: Request;
   readonly held: Held;
   readonly rng: Rng;
@@ -65,7 +65,7 @@ interface Task {
   slot: number;
 }
 
-/** More tokens for which a request has room at least, when it gets room. */
+/** When a request gets rows of the cache, it gets them for at least so many more tokens. */
 const roomAhead = 256;
 
 /**
@@ -80,8 +80,8 @@ export class Decoder {
   readonly #base: SharedBase;
   readonly #slotCount: number;
   #slots: Slots | null = null;
-  /** All that wait or run, in the order in which they came. */
-  readonly #tasks = new Map<Request, Task>();
+  /** Every request that waits or runs, in the order in which they came. */
+  readonly #entries = new Map<Request, Entry>();
   readonly #arrivals = new Map<Request, StepResult[]>();
   #stepping: Promise<StepResult[]> | null = null;
 
@@ -91,7 +91,7 @@ export class Decoder {
   }
 
   get isIdle(): boolean {
-    return this.#tasks.size === 0;
+    return this.#entries.size === 0;
   }
 
   /**
@@ -99,7 +99,7 @@ export class Decoder {
    * the model is none that generates.
    */
   add(request: Request): void {
-    if (this.#tasks.has(request)) throw new ConfigError("the request is being decoded already");
+    if (this.#entries.has(request)) throw new ConfigError("the request is being decoded already");
     const { prompt, adapter = null, maxNewTokens, sampling, seed } = request;
     const held = this.#base.hold(adapter);
     try {
@@ -111,7 +111,7 @@ export class Decoder {
       });
       if (prompt.length >= positions)
         throw new ConfigError(`the prompt has ${prompt.length} tokens, and ${positions} fit with the answer: shorten it`);
-      this.#tasks.set(request, {
+      this.#entries.set(request, {
         ...{ request, held, virtual, rng: new Rng(seed), answer: [], slot: -1, pending: prompt, reusedTokens: 0 },
         limit: Math.min(prompt.length + maxNewTokens, positions),
         seen: sampling.repetitionPenalty === 1 ? null : new Set(prompt),
@@ -122,10 +122,10 @@ export class Decoder {
     }
   }
 
-  /** Takes a request out, finished or not. */
+  /** Cancels a request, whether it waits or runs. */
   cancel(request: Request): void {
-    const task = this.#tasks.get(request);
-    if (task !== undefined) this.#end(task);
+    const entry = this.#entries.get(request);
+    if (entry !== undefined) this.#end(entry);
   }
 
   /**
@@ -168,7 +168,7 @@ export class Decoder {
 
   /** Ends all requests and frees the cache. */
   dispose(): void {
-    for (const request of [...this.#tasks.keys()]) this.cancel(request);
+    for (const request of [...this.#entries.keys()]) this.cancel(request);
     this.#arrivals.clear();
     this.#slots?.cache.dispose();
     this.#slots = null;
@@ -178,12 +178,12 @@ export class Decoder {
     if (this.#slots === null) return [];
     this.#admit(this.#slots);
     const failed = this.#reserve(this.#slots);
-    const passes = new Map<unknown, Task[]>();
-    for (const task of this.#tasks.values()) {
-      if (task.slot < 0) continue;
-      const { adapter } = task.held;
-      if (passes.has(adapter)) passes.get(adapter)!.push(task);
-      else passes.set(adapter, [task]);
+    const passes = new Map<unknown, Entry[]>();
+    for (const entry of this.#entries.values()) {
+      if (entry.slot < 0) continue;
+      const { adapter } = entry.held;
+      if (passes.has(adapter)) passes.get(adapter)!.push(entry);
+      else passes.set(adapter, [entry]);
     }
     const decoded = await Promise.all([...passes.values()].map((batch) => this.#pass(batch, this.#slots!)));
     const results = [...failed, ...decoded.flat()];
@@ -193,47 +193,47 @@ export class Decoder {
 
   /** Gives slots to those that wait. */
   #admit(slots: Slots): void {
-    const newcomers: Task[] = [];
-    for (const task of this.#tasks.values()) {
-      if (task.slot >= 0) continue;
-      const { prompt } = task.request;
-      const { adapter } = task.held;
+    const newcomers: Entry[] = [];
+    for (const entry of this.#entries.values()) {
+      if (entry.slot >= 0) continue;
+      const { prompt } = entry.request;
+      const { adapter } = entry.held;
       const match = slots.find(prompt, adapter);
       const beside = newcomers
         .filter(({ held }) => held.adapter === adapter)
         .map(({ request }) => sharedPrefix(prompt, request.prompt));
-      // What one of this step is about to compute is there in the next.
+      // If a newcomer of this step computes half or more of what a prompt still needs, the prompt waits a step and finds it there.
       if (2 * (Math.max(0, ...beside) - match.length) >= prompt.length - match.length) continue;
-      const slot = slots.take(match, adapter, task.virtual);
+      const slot = slots.take(match, adapter, entry.virtual);
       if (slot === null) return;
-      Object.assign(task, { slot, reusedTokens: match.length, pending: prompt.subarray(match.length) });
-      newcomers.push(task);
+      Object.assign(entry, { slot, reusedTokens: match.length, pending: prompt.subarray(match.length) });
+      newcomers.push(entry);
     }
   }
 
   /** Gets rows of the cache for the next tokens of all that run; those fail for which there are none. */
   #reserve(slots: Slots): FailedRequest[] {
-    const running = [...this.#tasks.values()].filter(({ slot }) => slot >= 0);
+    const running = [...this.#entries.values()].filter(({ slot }) => slot >= 0);
     const wanted = new Map<number, number>();
     for (const { slot, limit, request, answer } of running) {
       const tokens = request.prompt.length + answer.length;
       if (tokens > slots.cache.capacityOf(slot)) wanted.set(slot, Math.min(limit, tokens + Math.max(roomAhead, tokens)));
     }
     const failed = slots.reserve(wanted);
-    return running.filter(({ slot }) => failed.has(slot)).map((task) => this.#fail(task, failed.get(task.slot)));
+    return running.filter(({ slot }) => failed.has(slot)).map((entry) => this.#fail(entry, failed.get(entry.slot)));
   }
 
   /** One forward pass. If it fails, each request is tried alone, so that only those fail that cannot be served. */
-  async #pass(batch: readonly Task[], slots: Slots): Promise<StepResult[]> {
+  async #pass(batch: readonly Entry[], slots: Slots): Promise<StepResult[]> {
     let logits: Tensor;
     try {
       logits = forward(batch, slots);
     } catch (error) {
       for (const { slot } of batch) slots.rollBack(slot);
       if (batch.length === 1) return [this.#fail(batch[0]!, error)];
-      return (await Promise.all(batch.map((task) => this.#pass([task], slots)))).flat();
+      return (await Promise.all(batch.map((entry) => this.#pass([entry], slots)))).flat();
     }
-    const isRunning = (task: Task) => this.#tasks.get(task.request) === task; // not cancelled meanwhile
+    const isRunning = (entry: Entry) => this.#entries.get(entry.request) === entry; // not cancelled meanwhile
     try {
       const draws = batch.map(
         ({ request: { sampling, logProbs }, rng, seen }): Draw => ({
@@ -244,54 +244,54 @@ export class Decoder {
         }),
       );
       const samples = await sampleRows(logits, draws, Math.max(...batch.map(({ request }) => request.logProbs?.top ?? 0)));
-      return batch.flatMap((task, i) => (isRunning(task) ? [this.#take(task, samples[i]!)] : []));
+      return batch.flatMap((entry, i) => (isRunning(entry) ? [this.#take(entry, samples[i]!)] : []));
     } catch (error) {
-      return batch.filter(isRunning).map((task) => this.#fail(task, error));
+      return batch.filter(isRunning).map((entry) => this.#fail(entry, error));
     } finally {
       logits.dispose();
     }
   }
 
-  #take(task: Task, sample: Sample | DivergedError): StepResult {
-    if (sample instanceof DivergedError) return this.#fail(task, sample);
+  #take(entry: Entry, sample: Sample | DivergedError): StepResult {
+    if (sample instanceof DivergedError) return this.#fail(entry, sample);
     const { id, logProb, top } = sample;
-    const { request, answer, reusedTokens, limit, seen } = task;
+    const { request, answer, reusedTokens, limit, seen } = entry;
     const isStop = request.stopIds.has(id);
     let hasEnded = isStop;
     if (!isStop) {
       answer.push(id);
       seen?.add(id);
-      task.pending = Int32Array.of(id);
+      entry.pending = Int32Array.of(id);
       try {
         hasEnded = request.stop?.(answer) === true;
       } catch (error) {
-        return this.#fail(task, error);
+        return this.#fail(entry, error);
       }
     }
     const isFull = answer.length >= request.maxNewTokens || request.prompt.length + answer.length > limit;
     const finished = hasEnded ? "stop" : isFull ? "length" : null;
-    if (finished !== null) this.#end(task);
+    if (finished !== null) this.#end(entry);
     const logProbs = request.logProbs && { logProb, ...(request.logProbs.top && { top: top.slice(0, request.logProbs.top) }) };
     return { request, id, isStop, finished, reusedTokens, ...logProbs };
   }
 
-  #fail(task: Task, error: unknown): FailedRequest {
-    const { slot, request } = task;
-    this.#end(task);
+  #fail(entry: Entry, error: unknown): FailedRequest {
+    const { slot, request } = entry;
+    this.#end(entry);
     if (slot >= 0) this.#slots?.empty(slot);
     return { request, error };
   }
 
-  #end(task: Task): void {
-    this.#tasks.delete(task.request);
-    task.held.release();
-    if (task.slot >= 0) this.#slots?.release(task.slot);
-    task.slot = -1;
+  #end(entry: Entry): void {
+    this.#entries.delete(entry.request);
+    entry.held.release();
+    if (entry.slot >= 0) this.#slots?.release(entry.slot);
+    entry.slot = -1;
   }
 }
 
 /** Logits (rows, V) after the last pending token of each request. They have one adapter. */
-function forward(batch: readonly Task[], slots: Slots): Tensor {
+function forward(batch: readonly Entry[], slots: Slots): Tensor {
   const logits = batch[0]!.held.with((model) =>
     scope(() => {
       const tokens = continueSequences(

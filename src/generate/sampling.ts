@@ -1,7 +1,7 @@
 import { scope, Tensor } from "../core/tensor.js";
 import { DivergedError } from "../errors.js";
 
-/** How a token is drawn from what the model says of each. Order as in transformers: repetition penalty, temperature, top-k, top-p. */
+/** How the next token is drawn from the logits. Steps in transformers' order: repetition penalty, temperature, top-k, top-p. */
 export interface SamplingOptions {
   /** 0 takes the most likely token; above, logits are divided by it. */
   readonly temperature: number;
@@ -15,14 +15,14 @@ export interface SamplingOptions {
 
 export const greedy: SamplingOptions = { temperature: 0, topP: 1, topK: 0, repetitionPenalty: 1 };
 
-/** What one row of logits is drawn by. */
+/** How to draw from one row of logits. */
 export interface Draw {
   readonly sampling: SamplingOptions;
   /** In [0, 1): chooses among the chances, laid one behind the other from the likeliest token on. */
   readonly uniform: number;
   /** Tokens that the repetition penalty is for, each once. */
   readonly seen: Iterable<number>;
-  /** T of the log-probabilities; null where none are wanted. */
+  /** The temperature of the log-probabilities; null where none are wanted. */
   readonly logProbTemperature: number | null;
 }
 
@@ -69,7 +69,7 @@ export async function sampleRows(logits: Tensor, draws: readonly Draw[], top: nu
   }
 }
 
-/** Throws DivergedError for what a model says that is no number. */
+/** Throws DivergedError for a logit that is not finite. */
 export function requireFinite(logit: number): void {
   if (!Number.isFinite(logit)) throw divergedAt(logit);
 }

@@ -5,9 +5,9 @@ interface Slot {
   /** Tokens whose keys and values it holds, and under which adapter. */
   tokens: number[];
   adapter: unknown;
-  /** When it was last used: counts uses of all slots. */
+  /** When it was last used, on a clock that ticks with every use of any slot. */
   usedAt: number;
-  /** What it is to hold of another slot as soon as it has rows for it. */
+  /** The slot, and how much of it, to copy here as soon as this one has rows. */
   copy: { readonly from: number; readonly length: number } | null;
 }
 
@@ -17,7 +17,10 @@ export interface Match {
   readonly length: number;
 }
 
-/** Tokens that free slots keep together at most, lest old conversations fill the memory; the latest one may have more. */
+/**
+ * How many tokens all free slots together may hold, so that old conversations do not fill the memory; the latest one may exceed
+ * it alone.
+ */
 const keptTokens = 8192;
 
 /**
@@ -96,7 +99,7 @@ export class Slots {
     this.cache.truncate(index, this.#slots[index]!.tokens.length);
   }
 
-  /** Gives a slot back, with what it holds. */
+  /** Makes a slot free. What it holds stays for the next prompt that begins in the same way. */
   release(index: number): void {
     this.#slots[index]!.isTaken = false;
     const kept = [...this.#free()].filter((each) => this.#slots[each]!.tokens.length > 0);

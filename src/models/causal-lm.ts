@@ -30,7 +30,7 @@ export abstract class CausalLM extends LanguageModel {
   }
 
   override reasonToLeave(name: string): string | null {
-    return name === "lm_head.weight" && this.isClassifier ? "an output projection, which a classifier has not" : null;
+    return name === "lm_head.weight" && this.isClassifier ? "an output projection, which a classifier does not use" : null;
   }
 
   /** Whether the output projection is the embedding's table as well; of a model without adapters. */

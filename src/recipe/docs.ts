@@ -17,7 +17,7 @@ export function recipeDocs(methods: Methods): string {
     const keys = Object.keys(shape).map((key) => [key, properties[key]!] as const);
     return `### ${title}\n\n${table(Object.fromEntries(keys))}`;
   });
-  /** A setting that several methods share stands where it comes first, and again where its default is another. */
+  /** A setting that several methods share is listed with the first of them, and again with those where its default is another. */
   const ofMethods = (key: string, all: readonly Method[]) => {
     const shown = new Map<string, { owner: string; text: string }>();
     return all.map(({ name, config }) => {

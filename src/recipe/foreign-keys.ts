@@ -1,5 +1,5 @@
 /**
- * Settings of other trainers that recipes bring along. Nothing here is obeyed under its own name: an alias is renamed, an unneeded
+ * Settings of other trainers that recipes bring along. None of them is read under its own name: an alias is renamed, an unneeded
  * setting is explained and dropped, and one that would change the result is refused, so that no recipe is quietly run otherwise than
  * it says.
  *
@@ -40,13 +40,13 @@ export const aliases: Readonly<Record<string, string>> = {
 export const unneeded: Readonly<Record<string, string>> = {
   pissa_convert: "what was learnt from PiSSA's start is always saved as an ordinary LoRA",
   trust_remote_code: "attune never runs code from a model's repository, and the models it supports do not need any",
-  cache_dir: "models are kept where HF_HOME says, shared with Python",
+  cache_dir: "models are stored where HF_HOME says, shared with Python",
   hf_hub_token: "a recipe is no place for a secret, and it is copied beside the run; set HF_TOKEN instead",
   ms_hub_token: "attune does not use ModelScope",
   om_hub_token: "attune does not use Modelers",
-  overwrite_cache: "no dataset cache is kept",
-  tokenized_path: "no dataset cache is kept: tokenizing takes seconds",
-  dataset_prepared_path: "no dataset cache is kept: tokenizing takes seconds",
+  overwrite_cache: "there is no dataset cache",
+  tokenized_path: "there is no dataset cache: tokenizing takes seconds",
+  dataset_prepared_path: "there is no dataset cache: tokenizing takes seconds",
   remove_unused_columns: "columns that are not read are named and left: docs/data.md",
   do_eval: "held-out data (`val_size` or `eval_dataset`) is evaluated when `eval_strategy` says",
   eval_on_each_dataset: "held-out data is evaluated as one",
@@ -70,7 +70,7 @@ export const unneeded: Readonly<Record<string, string>> = {
   lora_target_linear: "`lora_target: all` is the default",
 };
 
-/** A setting that is not there yet: refused unless its value asks for what attune does anyway. */
+/** A setting that attune does not support yet: refused, unless its value asks for what attune does anyway. */
 export interface MissingKey {
   /** Values that change nothing; `false` and `0` where not given. */
   readonly harmless?: readonly unknown[];

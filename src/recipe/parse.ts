@@ -112,7 +112,7 @@ function readSettings({ text, file }: RecipeSource): Setting[] {
   }
 }
 
-/** The parser recurses, and at the end of its stack the whole process dies; the lexer does not. */
+/** Nesting is counted by the lexer first: the parser recurses, and a stack overflow in it would end the whole process. */
 function nestsDeeply(text: string): boolean {
   const maxDepth = 32;
   let brackets = 0;
@@ -167,7 +167,7 @@ function scalar(raw: string): unknown {
   return isPlainText || isBlock || value === undefined ? raw : value;
 }
 
-/** Undefined where aliases multiply. */
+/** The value of a document; undefined where its aliases multiply beyond bounds. */
 function contentsOf(document: ReturnType<typeof parseDocument>): unknown {
   try {
     return document.toJS();
@@ -390,7 +390,7 @@ function relate(
   return { eval_strategy: evalStrategy, eval_steps: recipe.eval_steps ?? recipe.logging_steps, packing, neat_packing: packing };
 }
 
-/** Whether any text, or a list, may be right for a setting. */
+/** Whether a setting takes free text or a list. */
 function takes(type: "string" | "array", schema: KeySchema): boolean {
   const isOpen = schema.enum === undefined && schema.const === undefined;
   return (schema.type === type && isOpen) || (schema.anyOf?.some((choice) => takes(type, choice)) ?? false);

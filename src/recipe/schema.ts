@@ -23,7 +23,7 @@ const wordList = z
 
 const count = z.int().min(1);
 
-/** Nobody lives to see more of them. */
+/** A limit far above any use: counts stay exact, and loops end. */
 export const maxSteps = 1e8;
 
 const model = {
@@ -166,7 +166,7 @@ export interface Methods {
   readonly backends: readonly Method[];
 }
 
-/** The setting that chooses, and what it chooses from. */
+/** A setting that chooses a method, and the list that it chooses from. */
 export function axesOf({ tuners, objectives, backends }: Methods) {
   return { finetuning_type: tuners, stage: objectives, backend: backends };
 }

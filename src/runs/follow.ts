@@ -64,7 +64,7 @@ class GrowingFile {
   }
 }
 
-/** Null if there is no such file. Nothing but a file is opened: a pipe would keep its reader waiting. */
+/** Null if there is no such file. A pipe is not opened: its reader would wait for ever. */
 async function openFile(path: string) {
   try {
     return (await stat(path)).isFile() ? await open(path, "r") : null;

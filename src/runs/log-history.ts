@@ -112,7 +112,7 @@ class Mean {
     this.#count++;
   }
 
-  /** Of what was added since it was last taken. */
+  /** A mean of what was added since it was last taken. */
   take(): number {
     const mean = this.#sum / this.#count;
     [this.#sum, this.#count] = [0, 0];

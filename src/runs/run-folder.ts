@@ -96,7 +96,7 @@ export class RunFolder {
     this.#isFlushed = true;
   }
 
-  /** Needed also after a run that failed: what can still be written is. */
+  /** Closes the files. Called after a failed run too: what can still be written then is written. */
   async close(): Promise<void> {
     await this.flush().catch(() => {}); // whoever has to know has called it before
     await Promise.allSettled([this.#events.close(), this.#log?.close()]);
@@ -203,7 +203,7 @@ export class RunFolder {
   }
 }
 
-/** What stays of an earlier run: nothing of it after that step. */
+/** The events of an earlier run up to a step. */
 async function* eventsUpTo(path: string, step: number): AsyncGenerator<RecordedEvent> {
   if (step === 0) return;
   let between: RecordedEvent[] = [];

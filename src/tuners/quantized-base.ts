@@ -26,7 +26,7 @@ export interface Quantization {
   readonly double_quantization: boolean;
 }
 
-/** The type in which a quantized base is kept; null where it is not to be quantized. */
+/** The type in which the base is stored in memory; null where it is not to be quantized. */
 export function quantizedType({ quantization_bit, quantization_type, double_quantization }: Quantization): DType | null {
   if (quantization_bit === null) return null;
   return double_quantization ? quantization_type : `${quantization_type}_f32`;
@@ -34,13 +34,14 @@ export function quantizedType({ quantization_bit, quantization_type, double_quan
 
 export interface QuantizedBaseOptions {
   readonly isWhole?: (path: string) => boolean;
-  /** Makes the weight that is kept, for the caller to dispose; `rounded` where not given. */
+  /** Makes the weight that is stored, for the caller to dispose; `rounded` where not given. */
   readonly quantize?: (w: Tensor, type: DType, name: string) => Tensor;
 }
 
 /**
- * Quantizes every Linear but the heads, and but those that `isWhole` wants as they are: QLoRA's base (Dettmers et al. 2023, arXiv:2305.14314 §3).
- * What cannot be quantized, or is already, is kept with a notice.
+ * Quantizes every Linear but the output projection, a classifier's head, and those that `isWhole` picks, which train whole:
+ * QLoRA's base (Dettmers et al. 2023, arXiv:2305.14314 §3). A weight that cannot be quantized, or is already, stays as it is, and
+ * a notice says so.
  */
 export function quantizedBase(
   model: LanguageModel,

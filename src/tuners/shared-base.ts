@@ -10,10 +10,10 @@ import { trainModules } from "./train-whole.js";
 import { type OpenedAdapter, openAdapter, placeAdapter, placeTuned, readInto, type WeightFiles } from "./tuned-files.js";
 import type { Tuning } from "./tuner.js";
 
-/** What can stand in a place of a model. */
+/** What a place of a model can hold. */
 type Part = Module | Parameter | null;
 
-/** A place of the base where something else may stand. */
+/** A place of the base whose content can be replaced. */
 interface Place {
   readonly owner: Record<string, unknown>;
   readonly name: string;
@@ -28,11 +28,11 @@ interface Change extends Place {
 interface Sitting {
   readonly changes: readonly Change[];
   readonly headModules: readonly string[];
-  /** How many have laid hold of it. */
+  /** How many hold it: it is freed only when nobody does. */
   holders: number;
 }
 
-/** An adapter, or the base alone, that stays as it is until it is released, whatever becomes of its name. */
+/** An adapter, or the base alone, that stays in memory until it is released, even if its name is removed meanwhile. */
 export interface Held {
   /** The same for all that hold the same adapter. */
   readonly adapter: unknown;
@@ -53,19 +53,19 @@ export interface AddOptions {
 }
 
 /**
- * A loaded base and what sits on it: adapters and heads of any methods, trainable or loaded, under names. Each is kept as what it puts into places
- * of the model. `with` puts one there for as long as a piece of work takes, by moving references and no weights; outside of it, and with null, the
- * model is bit by bit the base, as if nothing had ever been added.
+ * A loaded base and what sits on it: adapters and heads of any methods, trainable or loaded, under names. Each is stored as what
+ * it puts into places of the model. `with` puts one there for as long as a piece of work takes, by moving references and no
+ * weights; outside of it, and with null, the model is bit by bit the base, as if nothing had ever been added.
  */
 export class SharedBase {
   readonly #model: LanguageModel;
   readonly #sittings = new Map<string, Sitting>();
   readonly #loading = new Set<string>();
-  /** Without a name, but still held. */
+  /** Removed from the names, but still held by somebody. */
   readonly #removed = new Set<Sitting>();
   readonly #bare: Sitting;
   #current: Sitting;
-  /** Under which name the weights of the base itself train, if they do. */
+  /** The name of the method that trains the base's own weights, if one does. */
   #changedBy: string | null = null;
 
   /** Takes over the model: nobody else may replace parts of it, or dispose it. */
@@ -88,9 +88,9 @@ export class SharedBase {
   }
 
   /**
-   * Puts a method on the base, to be trained, and perhaps a head. Returns the parameters that `weights` belong in, for `readInto`. Throws ConfigError if the name is taken, the settings match nothing in the model,
-   * the base has a head already, or weights of the base train in their places beside another; ModelError if
-   * `weights` do not fit.
+   * Puts a method on the base to train it, with a head if one is given. Returns the parameters that `weights` belong in, for
+   * `readInto`. Throws ConfigError if the name is taken, the settings match nothing in the model, the base has a head already, or
+   * weights of the base train in their places beside another; ModelError if `weights` do not fit.
    */
   add(name: string, tuning: Tuning, { rng, head, keepsBase = false, weights }: AddOptions): ReadonlyMap<string, Parameter> {
     this.#checkFree(name);

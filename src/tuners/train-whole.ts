@@ -30,7 +30,7 @@ export function trainCopies(model: LanguageModel, isWanted: (path: string) => bo
   });
 }
 
-/** Puts copies in the places of parameters, for an adapter to bring their values: saved with what trains although they do not. */
+/** Puts copies in the places of parameters whose values an adapter brings. They do not train, but are saved with what does. */
 export function saveCopies(model: LanguageModel, isWanted: (path: string) => boolean): void {
   replaceByCopies(model, isWanted, (copy) => {
     copy.isSaved = true;

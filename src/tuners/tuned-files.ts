@@ -20,7 +20,9 @@ import type { Parameter } from "../nn/module.js";
 import { parametersBelow, saveCopies, trainModules } from "./train-whole.js";
 import type { AdapterReader, Tuner, Tuning } from "./tuner.js";
 
-/** What trains, where the adapter holds only what it makes: attune's own file beside the adapter's. */
+/**
+ * attune's own file beside an adapter that holds only computed tensors: the parameters that train, so that training can go on.
+ */
 export const trainingWeightsName = "training_weights.safetensors";
 
 /** What was trained, ready to be written; it holds tensors, and is disposed when that is done. */
@@ -113,7 +115,7 @@ export async function settingsOfAdapter(folder: string, tuners: readonly Tuner[]
   return { tuner, config: reader.fromJson(json, tensors) };
 }
 
-/** An adapter on disk, understood but in no model yet. */
+/** An adapter on disk whose settings are read, before it is put on a model. */
 export interface OpenedAdapter {
   readonly tuner: Tuner;
   readonly config: unknown;
@@ -121,7 +123,7 @@ export interface OpenedAdapter {
   readonly files: AdapterFiles;
 }
 
-/** Reads what an adapter is; its weights are left where they are. Throws ModelError. */
+/** Reads an adapter's method and settings, but not its weights. Throws ModelError. */
 export async function openAdapter(folder: string, tuners: readonly Tuner[]): Promise<OpenedAdapter> {
   const { tuner, reader } = await recognise(folder, tuners);
   const files = await reader.library.open(folder);
@@ -144,7 +146,10 @@ export function placeAdapter(model: LanguageModel, { tuning, files }: OpenedAdap
   return parameters;
 }
 
-/** With the change of an embedding or an output projection PEFT saves the weight itself, and takes that for the base's when it loads. */
+/**
+ * Beside the LoRA of an embedding or an output projection PEFT saves the base's weight itself, and on loading takes it for the
+ * base's.
+ */
 function placeBaseLayers(model: LanguageModel, { tensors }: WeightFiles): void {
   saveCopies(model, (path) => path.endsWith(".base_layer.weight") && tensors.has(path));
 }
@@ -169,7 +174,7 @@ async function recognise(folder: string, tuners: readonly Tuner[]) {
 
 const shown = (type: unknown) => (typeof type === "string" ? type.slice(0, 100) : "unknown");
 
-/** The weights that train, where they lie beside the adapter; else the adapter. */
+/** The file to go on training from: the parameters beside the adapter where there are such, else the adapter's own tensors. */
 async function openForTraining(folder: string, { library }: Pick<AdapterReader<unknown>, "library">): Promise<WeightFiles> {
   const path = join(folder, trainingWeightsName);
   if (!(await namesIn(folder)).includes(trainingWeightsName)) return library.open(folder);

@@ -14,7 +14,10 @@ export interface Tuner<Config = unknown> {
   readonly summary: string;
   /** Settings under LLaMA-Factory's key names: flags, YAML checks, UI forms and docs are made from it. */
   readonly config: z.ZodType<Config>;
-  /** Settings that belong to a run and not to an adapter: training that goes on from an adapter takes them from the recipe. */
+  /**
+   * Settings that an adapter's file does not say, as they concern only its training: a run that goes on from an adapter takes
+   * them from the recipe.
+   */
   readonly ofRun?: readonly string[];
   /** The method with these settings. Throws ConfigError for settings that cannot be combined. */
   bind(config: Config): Tuning;
@@ -25,25 +28,27 @@ export interface Tuner<Config = unknown> {
 /** A method with its settings. What trains is what has `requiresGrad` after `apply`; saving, resuming and counting need no more than that. */
 export interface Tuning {
   /**
-   * How matrices of the base are stored if not as they are read. Called before they are, with a model that has no weights yet; `notify` gets what
-   * the user should know.
+   * Says how matrices of the base are stored; absent if as they are read. Called before they are read, with a model that has no
+   * weights yet; `notify` gets what the user should know.
    */
   storing?(model: LanguageModel, notify: (message: string) => void): StoreWeight;
   /**
-   * Whether what was learnt belongs to the base as `storing` stores it, and is merged into that, rather than into the one that the files hold.
-   * Not given: the latter.
+   * Whether the adapter is merged into the base as `storing` stores it (quantized, then expanded), on which it was trained.
+   * Absent: into the base that the files hold.
    */
   readonly mergesIntoStored?: boolean;
-  /** Whether weights of the base train in their places, so that the base as it was is gone. */
+  /** Whether the base's own weights change, so that the model as it was before training is gone. */
   readonly changesBase?: boolean;
   /** Changes a loaded model in place. Throws ConfigError if the settings match nothing in it. */
   apply(model: LanguageModel, rng: Rng): void;
   /**
-   * Gives what `apply` made a better start than chance, when training begins anew; not when weights are loaded into it. Must leave alone what
-   * the adapter does not hold. Throws ConfigError.
+   * Gives the parameters that `apply` made first values better than random ones. Called when training begins, but not when
+   * weights are loaded instead. Must not change what the adapter's file does not hold. Throws ConfigError.
    */
   initialize?(model: LanguageModel, start: Start): void;
-  /** Turns the change into ordinary weights. Absent where that is impossible: that absence is the flag. */
+  /**
+   * Turns the change into ordinary weights of the model. Absent where that is impossible; shared code asks whether it is there.
+   */
   merge?(model: LanguageModel): void;
   /**
    * Where all that a method does to a Linear is to add s · x Aᵀ Bᵀ, with factors saved as lora_A and lora_B: s of the layer at a path. Such an adapter
@@ -54,7 +59,7 @@ export interface Tuning {
   readonly adapter?: AdapterWriter;
 }
 
-/** What a start can be made from. */
+/** What `initialize` can use. */
 export interface Start {
   readonly rng: Rng;
   /** Tokens of a plain text. */
@@ -74,19 +79,20 @@ export interface AdapterReader<Config> {
   fromJson(json: AdapterConfig, tensors: ReadonlyMap<string, TensorEntry>): Config;
 }
 
-/** How an adapter is written. What leaves is what trains unless `computed` says otherwise. */
+/** How an adapter is written. Its tensors are the parameters that train, unless `computed` gives others. */
 export interface AdapterWriter {
   readonly library: AdapterLibrary;
   /** The method's part of adapter_config.json. */
   toJson(model: LanguageModel, origin: AdapterOrigin): AdapterConfig;
   /**
-   * For a method whose parameters only make what the model uses: what they make, as it leaves, disposed by the caller. The parameters are then
-   * saved beside it, so that training can go on. Null if, with the settings at hand, what trains is what the model uses.
+   * For a method whose parameters compute what the model uses (an encoder that makes virtual tokens): the computed tensors, which
+   * are saved as the adapter; the caller disposes them. The parameters are then saved beside it, so that training can go on. Null
+   * if, with these settings, the model uses the parameters directly.
    */
   computed?(model: LanguageModel): ReadonlyMap<string, Tensor> | null;
 }
 
-/** Keeps the type of `config` while the list forgets it. */
+/** Checks a tuner against the type of its own settings, which the list of all tuners does not know. */
 export function defineTuner<Config>(tuner: Tuner<Config>): Tuner<Config> {
   return tuner;
 }

@@ -3,7 +3,7 @@ import { ConfigError } from "../errors.js";
 import type { LanguageModel } from "../models/language-model.js";
 import type { Start } from "./tuner.js";
 
-/** What the tuners have in common that put virtual tokens before every sequence, under PEFT's names. */
+/** Settings that all tuners share which put virtual tokens before every sequence. Names are PEFT's. */
 export const virtualTokenSettings = {
   num_virtual_tokens: z.int().min(1).default(20).describe("virtual tokens before every sequence, as in PEFT's guides"),
   prompt_tuning_init: z
@@ -28,7 +28,7 @@ export const virtualTokenSettings = {
 const Settings = z.object(virtualTokenSettings);
 export type VirtualTokenSettings = z.output<typeof Settings>;
 
-/** Adds an issue for a start that an encoder would lose, or that lacks its text. */
+/** Adds an issue if virtual tokens are to start as a text that is not given, or that an encoder would replace. */
 export function checkStart(hasEncoder: boolean, settings: VirtualTokenSettings, context: z.RefinementCtx): void {
   const { prompt_tuning_init: start, prompt_tuning_init_text: text } = settings;
   if (start !== "RANDOM" && hasEncoder)

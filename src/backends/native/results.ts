@@ -3,7 +3,7 @@ import type { MachineFacts, RunResults } from "../../runs/events.js";
 import type { Progress } from "../../train/loop.js";
 import { peakMemoryBytes } from "../../train/peak-memory.js";
 
-/** How many weights train, of how many. */
+/** How many weights train, and how many there are. */
 export function countParameters(model: LanguageModel): { trainable: number; all: number } {
   let [trainable, all] = [0, 0];
   for (const [, parameter] of model.namedParameters()) {
@@ -22,7 +22,7 @@ export interface Circumstances {
   readonly secondsToFirstStep: number;
 }
 
-/** What a run tells at its end. */
+/** The results that the `end` event carries. */
 export function resultsOf(progress: Progress, { counts, machine, flopsPerToken, secondsToFirstStep }: Circumstances): RunResults {
   const seconds = progress.elapsedMs / 1000;
   return {
