@@ -10,7 +10,9 @@ export function peakMemoryBytes(): number {
   return highest;
 }
 
-/** Linux counts pages for each CPU apart and sums them roughly: what it tells can fall again by a little. */
+/**
+ * The highest value so far: Linux counts pages on each CPU and sums them only roughly, so that its own peak can fall a little.
+ */
 let highest = 0;
 
 /** Empty where /proc is not mounted. */

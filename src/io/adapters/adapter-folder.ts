@@ -6,11 +6,11 @@ import { readJsonObject } from "../hf-folder.js";
 import type { TensorEntry } from "../model-files.js";
 import type { TensorSource } from "../safetensors.js";
 
-/** Adapters as other programs keep them: a folder with `adapter_config.json` and weights beside it. */
+/** Adapters as other programs store them: a folder with `adapter_config.json` and weights beside it. */
 
 export const adapterConfigName = "adapter_config.json";
 
-/** adapter_config.json as it stands: what its keys mean is known to the method that made it. */
+/** adapter_config.json as read. Only the method that it belongs to knows what its keys mean. */
 export type AdapterConfig = Readonly<Record<string, unknown>>;
 
 /** An opened adapter: every size is checked, no values are read. */
@@ -35,7 +35,10 @@ export interface AdapterOrigin {
   readonly modulesToSave?: readonly string[];
 }
 
-/** How a library lays adapters down in a folder; it translates between the library's names of tensors and attune's. */
+/**
+ * How a library stores adapters in a folder: reads and writes them, and translates between the library's names of tensors and
+ * attune's.
+ */
 export interface AdapterLibrary {
   /** Throws ModelError that names the file. */
   open(path: string): Promise<AdapterFiles>;
@@ -79,7 +82,7 @@ const codeKeys = ["auto_mapping", "megatron_core", "megatron_config", "tokenizer
 /** Values that mean "not used" in keys that are not understood; and two keys whose unused value is something else. */
 const unusedValues: Readonly<Record<string, unknown>> = { megatron_core: "megatron.core", qalora_group_size: 16 };
 
-/** Whether a value says "not used" to whoever does not understand its key. */
+/** Whether a value of a key that is not understood says that it is not used. */
 export function isUnused(key: string, value: unknown): boolean {
   if (value === null || value === false || value === "") return true;
   if (typeof value === "object") return Object.keys(value).length === 0;

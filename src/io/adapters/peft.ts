@@ -75,7 +75,7 @@ function withoutAdapterName(name: string): { name: string; adapter: string | nul
   return { name: name.replace(/\.lora_magnitude_vector\.weight$/, ".lora_magnitude_vector"), adapter: null };
 }
 
-/** The modules that an adapter brings whole. Throws ModelError. */
+/** The modules whose whole weights an adapter holds. Throws ModelError. */
 export function modulesToSaveOf({ modules_to_save: names }: AdapterConfig): readonly string[] {
   if (names === undefined || names === null) return [];
   if (Array.isArray(names) && names.every((name): name is string => typeof name === "string")) return names;
@@ -96,7 +96,7 @@ const commonKeys = new Set([
 
 /**
  * Checks an untrusted adapter config against the keys that a method understands. Other keys may be there as long as they say "not used";
- * `meanings` says of some what they would make an adapter do. Throws ModelError that names the key.
+ * `meanings` says, for error messages, what some of them do. Throws ModelError that names the key.
  */
 export function checkAdapterConfig<Known extends z.ZodObject>(
   where: string,

@@ -5,7 +5,7 @@ import type { GgufMetadata, GgufValue } from "./writer.js";
 
 type Config = Readonly<Record<string, unknown>>;
 
-/** The shape of a model and its rotary positions, as GGUF keeps them. */
+/** The shape of a model and its rotary positions, as GGUF stores them. */
 export interface GgufShape {
   /** `general.architecture`, which is also the first part of the other keys. */
   readonly architecture: string;

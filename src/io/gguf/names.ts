@@ -1,5 +1,5 @@
 /**
- * How GGUF files name architectures and tensors, and in which order they keep the rows of queries and keys.
+ * How GGUF files name architectures and tensors, and in which order they store the rows of queries and keys.
  * Source: llama.cpp's convert_hf_to_gguf.py and gguf-py/gguf/tensor_mapping.py.
  */
 

@@ -177,7 +177,7 @@ async function lookUp(connection: HubConnection, name: HubName): Promise<{ commi
   }
 }
 
-/** What a hub says about a file decides names and sizes on this disk, so it is checked. */
+/** Checks what a hub says about a file, as names and sizes on this disk follow from it. */
 function checkedFile(name: HubName, file: RemoteFile): RemoteFile {
   const isHash = /^(?:[0-9a-f]{40}|[0-9a-f]{64})$/.test(file.hash);
   if (isHash && Number.isSafeInteger(file.bytes) && file.bytes >= 0) return file;
@@ -291,8 +291,8 @@ async function waitForLock(connection: HubConnection, path: string, onNotice: Hu
 const maxFruitlessAttempts = 5;
 
 /**
- * Continues the partial file until it has its full size, over as many connections as it takes while they bring something: a thousandth of the
- * file or 64 KiB, and not in drips.
+ * Continues the partial file until it has its full size. When a connection breaks, another one is opened, as long as each brings
+ * enough (a thousandth of the file or 64 KiB) and none is too slow.
  */
 async function fillPartial(
   connection: HubConnection,

@@ -144,7 +144,7 @@ function unreachable({ endpoint }: HubConnection, error: unknown): ModelUnavaila
   );
 }
 
-/** The shortest thing that says why a request failed: fetch hides it as the cause of "fetch failed". */
+/** Why a request failed, in a few words: fetch itself only says "fetch failed" and puts the reason into `cause`. */
 export function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const cause: unknown = error.cause ?? error;
