@@ -10,7 +10,7 @@ const engine = loadEngine();
 const work = trainingWork(values, fastestCompute(engine.info()));
 const { stepSeconds, tokens, peakBytes, cost } = await timeTraining(engine, work);
 const seconds = median(stepSeconds.slice(1)); // the first one fills the caches of the allocator
-const flopsPerSecond = (cost.flops * work.accumulate) / seconds;
+const flopsPerSecond = cost.flops / seconds;
 const limits = await measureLimits(engine, work.compute);
 console.log(
   JSON.stringify({
@@ -19,7 +19,7 @@ console.log(
     first_step_s: stepSeconds[0],
     tokens_per_second: tokens / seconds,
     peak_rss_gb: peakBytes / 1e9,
-    gflop_per_token: cost.flops / (work.rows * work.tokens) / 1e9,
+    gflop_per_token: cost.flops / tokens / 1e9,
     gflop_per_second: flopsPerSecond / 1e9,
     share: flopsPerSecond / limits.flops,
   }),

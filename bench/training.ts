@@ -1,19 +1,18 @@
-import { estimateStep, type StepWork } from "../src/advise/estimate.js";
+import { estimateStep } from "../src/advise/estimate.js";
 import { Rng } from "../src/core/rng.js";
 import type { Cost } from "../src/core/symbolic.js";
 import type { Example } from "../src/data/example.js";
 import type { ComputeType, NativeEngine } from "../src/engine/kernels.js";
 import { ConfigError } from "../src/errors.js";
 import { resolveModel } from "../src/io/resolve.js";
-import { loadModel } from "../src/models/load.js";
 import { nextToken } from "../src/objectives/next-token.js";
-import { AdamW } from "../src/optim/adamw.js";
-import type { Parts } from "../src/train/assemble.js";
+import { assemble, type Parts, trainedName } from "../src/train/assemble.js";
 import { noProgress, train } from "../src/train/loop.js";
 import { peakMemoryBytes } from "../src/train/peak-memory.js";
 import { StepPlan } from "../src/train/step-plan.js";
 import { tuners } from "../src/tuners/index.js";
-import { saveTuned } from "../src/tuners/tuned-files.js";
+import { collectTuned, writeTuned } from "../src/tuners/tuned-files.js";
+import type { Start } from "../src/tuners/tuner.js";
 
 export interface TrainingWork {
   readonly model: string;
@@ -77,7 +76,7 @@ export interface TrainingTimes {
   readonly tokens: number;
   /** Peak resident set of the process. */
   readonly peakBytes: number;
-  /** Of a micro-batch with an update, as the symbolic device counts it. */
+  /** Of an optimizer step, as the symbolic device counts it. */
   readonly cost: Cost;
 }
 
@@ -88,19 +87,18 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
     throw new ConfigError(`--method: expected one of ${tuners.map(({ name }) => name).join(", ")}, got ${work.method}`);
   const { compute, gradientCheckpointing, steps, momentBits } = work;
   const tuning = tuner.bind(tuner.config.parse({}));
-  const files = await resolveModel(work.model);
-  const model = await loadModel({ kernels: engine, compute }, files, undefined, (unread) =>
-    tuning.storing?.(unread, (message) => console.error(message)),
-  );
-  model.gradientCheckpointing = gradientCheckpointing;
-  tuning.apply(model, new Rng(0));
-  const rows = randomExamples(work.rows, work.tokens, model.shape.vocabSize);
-  const parameters = model.trainableParameters();
-  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map(), bits: momentBits });
+  const parts: Parts = {
+    ...{ files: await resolveModel(work.model), tuning, seed: 0, gradientCheckpointing, disableDropout: false },
+    optimizer: { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits: momentBits },
+    onNotice: (message) => console.error(message),
+  };
+  const start: Start = { rng: new Rng(0), encode: () => new Int32Array() };
+  const trainee = await assemble({ kernels: engine, compute }, parts, { weightsFrom: null, start, hasNewHead: false });
+  const rows = randomExamples(work.rows, work.tokens, trainee.base.shape.vocabSize);
   const oneBatch = rows.map((_, i) => i);
   const microBatches = Array.from({ length: work.accumulate }, () => oneBatch);
   const events = train({
-    ...{ model, task: nextToken, trainRows: rows, evalRows: [], optimizer, parameters, progress: noProgress() },
+    ...{ trainee, task: nextToken, trainRows: rows, evalRows: [], progress: noProgress() },
     plan: new StepPlan(() => microBatches, { accumulationSteps: work.accumulate, epochs: 1, maxSteps: steps }),
     settings: {
       ...{ learningRate: 2e-4, schedule: "constant", warmupSteps: 0, maxGradNorm: 1, seed: 0 },
@@ -116,16 +114,17 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
     stepSeconds.push(event.tokens / event.tokensPerSecond);
     afterStep();
   }
-  optimizer.dispose();
-  if (work.saveTo !== null) await saveTuned(work.saveTo, model, tuning, { name: work.model, config: files.config });
+  if (work.saveTo !== null) {
+    const origin = { name: work.model, config: parts.files.config };
+    await writeTuned(
+      work.saveTo,
+      trainee.base.with(trainedName, (model) => collectTuned(model, tuning, origin)),
+    );
+  }
   const peakBytes = peakMemoryBytes();
-  model.dispose();
-  const parts: Parts = {
-    ...{ files, tuning, seed: 0, gradientCheckpointing, disableDropout: false },
-    optimizer: { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits: momentBits },
-  };
-  const stepWork: StepWork = { parts, task: nextToken, rows, compute };
-  return { stepSeconds, tokens: work.rows * work.tokens * work.accumulate, peakBytes, cost: estimateStep(stepWork) };
+  trainee.dispose();
+  const cost = await estimateStep({ parts, task: nextToken, rows, accumulationSteps: work.accumulate, evalRows: [], compute });
+  return { stepSeconds, tokens: work.rows * work.tokens * work.accumulate, peakBytes, cost };
 }
 
 function randomExamples(count: number, length: number, vocabSize: number): Example[] {

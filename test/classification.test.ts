@@ -26,6 +26,7 @@ import { applyAdapter, loadTuned, saveTuned } from "../src/tuners/tuned-files.js
 import { assertClose } from "./support/assert-close.js";
 import { bases, classifierFolder, classifierOn, examplesOf, readReference } from "./support/classifiers.js";
 import { device, engine } from "./support/gradient-check.js";
+import { lossOf } from "./support/loss-of.js";
 import { partsOf } from "./support/parts.js";
 import { assertEstimatedPeak } from "./support/step-peak.js";
 import { readTensorFile } from "./support/tensors.js";
@@ -57,7 +58,7 @@ for (const isa of engine.info().tiers)
       );
 
       full.bind({}).apply(model, new Rng(0));
-      const loss = differentiate(() => task.loss(model, task.collate(examples)));
+      const loss = differentiate(() => lossOf(task, model, task.collate(examples)));
       assert.ok(Math.abs((await loss.item()) - reference.loss) < 1e-4);
       loss.dispose();
       const parameters = model.trainableParameters();
@@ -99,7 +100,7 @@ test("a checkpoint without pooler gets a new one, which trains with the head und
   trainModules(model, model.headModules);
   const trained = [...model.trainableParameters().keys()].sort();
   assert.deepEqual(trained, ["bert.pooler.dense.bias", "bert.pooler.dense.weight", "classifier.bias", "classifier.weight"]);
-  differentiate(() => task.loss(model, task.collate(examples))).dispose();
+  differentiate(() => lossOf(task, model, task.collate(examples))).dispose();
   for (const [name, { value }] of model.trainableParameters()) assert.ok(value.grad !== null, name);
   model.dispose();
   await assert.rejects(loadModel(device, { ...files, tensors }), ModelError, "without an Rng nothing begins anew");
@@ -188,7 +189,7 @@ for (const [family, folder] of Object.entries(bases))
       );
       assert.ok(events.at(-1)!.loss < 0.6 * events[0]!.loss, `the loss goes from ${events[0]!.loss} to ${events.at(-1)!.loss}`);
 
-      differentiate(() => task.loss(model, task.collate(examples))).dispose();
+      differentiate(() => lossOf(task, model, task.collate(examples))).dispose();
       for (const [name, { value, requiresGrad }] of model.namedParameters())
         assert.equal(value.grad !== null, requiresGrad, name);
       assert.ok(model.trainableParameters().has(`${head}.weight`));
@@ -223,6 +224,6 @@ for (const tuner of tuners)
       const { model, task, files } = await classifierOn(bases.bert!, examples, compute);
       tuning.apply(model, new Rng(0));
       trainModules(model, model.headModules);
-      const work = { parts: partsOf(files, tuning), task, rows: examples, compute };
+      const work = { parts: partsOf(files, tuning), task, rows: examples, evalRows: examples, compute };
       await assertEstimatedPeak(model, work, before);
     });

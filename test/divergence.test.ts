@@ -11,8 +11,7 @@ import { newestCompleteCheckpoint, publishFolder } from "../src/io/checkpoint.js
 import type { CausalLM } from "../src/models/causal-lm.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import type { Task } from "../src/objectives/objective.js";
-import { AdamW } from "../src/optim/adamw.js";
-import { weightDecays } from "../src/optim/weight-decay.js";
+import type { AdamW } from "../src/optim/adamw.js";
 import { checkFinite } from "../src/train/checkpoint.js";
 import { noProgress, train } from "../src/train/loop.js";
 import { StepPlan } from "../src/train/step-plan.js";
@@ -21,6 +20,7 @@ import { engine } from "./support/gradient-check.js";
 import { poisonFile } from "./support/poison-file.js";
 import { collect, makeFolder, tinyRecipe, trace } from "./support/run.js";
 import { exampleOf, loadTinyLlama, reference, tinyLlama } from "./support/tiny-llama.js";
+import { traineeOf } from "./support/trainee.js";
 
 const rows = reference.sequences.map((sequence, i) => exampleOf(sequence, `row ${i}`));
 
@@ -34,14 +34,13 @@ async function poisoned(method: string, settings: object, bits: 8 | 32, poison: 
   const tuner = tuners.find(({ name }) => name === method)!;
   const { model } = await loadTinyLlama("tied");
   tuner.bind(tuner.config.parse(settings)).apply(model, new Rng(1));
-  const parameters = model.trainableParameters();
-  const weightDecay = weightDecays(model, 0.01);
-  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay, bits });
+  const trainee = traineeOf(model, { weightDecay: 0.01, bits });
+  const { optimizer } = trainee;
   const progress = noProgress();
   const saved: number[] = [];
   try {
     for await (const event of train({
-      ...{ model, task: nextToken as Task, trainRows: rows, evalRows: [], optimizer, parameters, progress },
+      ...{ trainee, task: nextToken as Task, trainRows: rows, evalRows: [], progress },
       plan: new StepPlan(() => [[0], [1], [0], [1]], { accumulationSteps: 1, epochs: 1, maxSteps: 0 }),
       settings: {
         ...{ learningRate: 1e-3, schedule: "constant", warmupSteps: 0, maxGradNorm: 0, seed: 1 },
@@ -55,7 +54,7 @@ async function poisoned(method: string, settings: object, bits: 8 | 32, poison: 
   } catch (error) {
     return { saved, error: error as AttuneError };
   } finally {
-    optimizer.dispose();
+    trainee.dispose();
     model.dispose();
   }
 }

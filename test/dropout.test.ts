@@ -18,6 +18,7 @@ import type { Task } from "../src/objectives/objective.js";
 import { full } from "../src/tuners/full/full.js";
 import { bases, classifierFolder, examplesOf, readReference } from "./support/classifiers.js";
 import { device, engine } from "./support/gradient-check.js";
+import { lossOf } from "./support/loss-of.js";
 import { partsOf } from "./support/parts.js";
 import { collect, hashOf, makeFolder, tinyRecipe, trace } from "./support/run.js";
 import { assertEstimatedPeak } from "./support/step-peak.js";
@@ -55,10 +56,10 @@ async function load(family: string, chances: Readonly<Record<string, number>>): 
 
 const meanLoss = async ({ model, task, rows }: Work, rng: Rng | null): Promise<number> => {
   const batch = task.collate(rows);
-  const loss = rng === null ? scope(() => task.loss(model, batch)) : differentiate(() => task.loss(model, batch), rng);
+  const loss = rng === null ? scope(() => lossOf(task, model, batch)) : differentiate(() => lossOf(task, model, batch), rng);
   const value = await loss.item();
   loss.dispose();
-  return value / batch.count;
+  return value / batch.counts.loss!;
 };
 
 for (const [family, key] of cases)
@@ -107,7 +108,7 @@ for (const family of families)
       const { model, files, task, rows } = await load(family, Object.fromEntries(keysOf(family).map((key) => [key, 0.1])));
       model.gradientCheckpointing = gradientCheckpointing;
       const parts = partsOf(files, full.bind({}), { gradientCheckpointing });
-      const work = { parts, task, rows, compute: "f32" } as const;
+      const work = { parts, task, rows, evalRows: rows, compute: "f32" } as const;
       await assertEstimatedPeak(model, work, before);
     });
 

@@ -28,6 +28,7 @@ import { saveTuned } from "../src/tuners/tuned-files.js";
 import { assertClose } from "./support/assert-close.js";
 import { families, familyFolder, readLogits, readReference, referenced } from "./support/families.js";
 import { device, engine } from "./support/gradient-check.js";
+import { lossOf } from "./support/loss-of.js";
 import { exampleOf, logitsOf, reference, sequences } from "./support/tiny-llama.js";
 
 /** Logits at the last 16 rows of each sequence. */
@@ -59,12 +60,12 @@ for (const isa of engine.info().tiers)
 
       full.bind({}).apply(model, new Rng(0));
       const batch = nextToken.collate(reference.sequences.map((sequence) => exampleOf(sequence)));
-      const loss = differentiate(() => nextToken.loss(model, batch));
-      assert.ok(Math.abs((await loss.item()) / batch.count - expected.loss) < 1e-5);
+      const loss = differentiate(() => lossOf(nextToken, model, batch));
+      assert.ok(Math.abs((await loss.item()) / batch.counts.loss! - expected.loss) < 1e-5);
       const parameters = model.trainableParameters();
       assert.deepEqual([...parameters.keys()].sort(), Object.keys(expected.gradients).sort());
       for (const [key, { value, isStoredTransposed }] of parameters) {
-        const gradient = (await storedValues(value.grad!, isStoredTransposed)).map((g) => g / batch.count);
+        const gradient = (await storedValues(value.grad!, isStoredTransposed)).map((g) => g / batch.counts.loss!);
         const told = [
           Math.hypot(...gradient),
           gradient.reduce((sum, g, i) => sum + g * Math.cos(i), 0),
@@ -102,7 +103,7 @@ for (const { name, load } of referenced) {
       const { model } = await load();
       model.gradientCheckpointing = gradientCheckpointing;
       full.bind({}).apply(model, new Rng(0));
-      differentiate(() => nextToken.loss(model, batch)).dispose();
+      differentiate(() => lossOf(nextToken, model, batch)).dispose();
       const values: Float32Array[] = [];
       for (const [, { value }] of model.namedParameters()) values.push(await value.grad!.read());
       model.dispose();

@@ -12,6 +12,7 @@ import { tuners } from "../src/tuners/index.js";
 import { applyAdapter } from "../src/tuners/tuned-files.js";
 import { assertClose } from "./support/assert-close.js";
 import { engine } from "./support/gradient-check.js";
+import { lossOf } from "./support/loss-of.js";
 import {
   exampleOf,
   loadTinyLlama,
@@ -38,15 +39,15 @@ for (const isa of engine.info().tiers)
 
       full.bind({}).apply(model, new Rng(0));
       const batch = nextToken.collate(reference.sequences.map((sequence) => exampleOf(sequence)));
-      const loss = differentiate(() => nextToken.loss(model, batch));
-      assert.ok(Math.abs((await loss.item()) / batch.count - reference.loss[name]) < 1e-5);
+      const loss = differentiate(() => lossOf(nextToken, model, batch));
+      assert.ok(Math.abs((await loss.item()) / batch.counts.loss! - reference.loss[name]) < 1e-5);
       const gradients =
         name === "tied" ? ["gradients-tied.safetensors"] : ["gradients-untied-1.safetensors", "gradients-untied-2.safetensors"];
       const expected = await readTensors(...gradients);
       const parameters = model.trainableParameters();
       assert.deepEqual([...parameters.keys()].sort(), [...expected.keys()].sort());
       for (const [key, parameter] of parameters) {
-        const actual = (await parameter.value.grad!.read()).map((g) => g / batch.count);
+        const actual = (await parameter.value.grad!.read()).map((g) => g / batch.counts.loss!);
         const size = Math.hypot(...expected.get(key)!);
         const distance = Math.hypot(...actual.map((g, i) => g - expected.get(key)![i]!));
         assert.ok(distance <= 1e-4 * size, `gradient of ${key}: relative distance ${distance / size}`);
@@ -61,7 +62,7 @@ for (const isa of engine.info().tiers)
       const { model } = await loadTinyLlama("untied", {}, compute);
       full.bind({}).apply(model, new Rng(0));
       const loss = differentiate(() =>
-        nextToken.loss(model, nextToken.collate(reference.sequences.map((sequence) => exampleOf(sequence)))),
+        lossOf(nextToken, model, nextToken.collate(reference.sequences.map((sequence) => exampleOf(sequence)))),
       );
       const value = await loss.item();
       const gradients = new Map<string, Float32Array>();

@@ -16,6 +16,7 @@ import { tuners } from "../src/tuners/index.js";
 import { SharedBase } from "../src/tuners/shared-base.js";
 import { applyAdapter, saveTuned } from "../src/tuners/tuned-files.js";
 import { engine } from "./support/gradient-check.js";
+import { lossOf } from "./support/loss-of.js";
 import { poisonFile } from "./support/poison-file.js";
 import { exampleOf, loadTinyLlama, reference, tinyLlama } from "./support/tiny-llama.js";
 
@@ -204,7 +205,7 @@ for (const gradientCheckpointing of [false, true])
       const loss = differentiate(() =>
         shared.with("policy", (model) => {
           if (ask) reference = unscoped(() => shared.with(null, logitsNow));
-          return nextToken.loss(model, nextTokens);
+          return lossOf(nextToken, model, nextTokens);
         }),
       );
       loss.dispose();
@@ -266,7 +267,7 @@ for (const name of ["full", "freeze"])
       const shared = new SharedBase(model);
       shared.add("default", bound(name), { rng: new Rng(1), keepsBase });
       const parameters = shared.parametersOf("default");
-      const loss = differentiate(() => shared.with("default", (model) => nextToken.loss(model, nextTokens)));
+      const loss = differentiate(() => shared.with("default", (model) => lossOf(nextToken, model, nextTokens)));
       loss.dispose();
       const names = [...parameters.keys()];
       for (const { value } of parameters.values()) engine.scale(value.grad!.id, value.id, -0.1, value.size, true);

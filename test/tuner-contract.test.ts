@@ -9,9 +9,8 @@ import type { CausalLM } from "../src/models/causal-lm.js";
 import type { StoreWeight } from "../src/models/load.js";
 import { continueSequences, packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
-import { AdamW } from "../src/optim/adamw.js";
-import { weightDecays } from "../src/optim/weight-decay.js";
 import type { StepEvent } from "../src/runs/events.js";
+import type { Trainee } from "../src/train/assemble.js";
 import { loadCheckpoint, saveCheckpoint } from "../src/train/checkpoint.js";
 import { noProgress, type Progress, train } from "../src/train/loop.js";
 import { StepPlan } from "../src/train/step-plan.js";
@@ -22,7 +21,9 @@ import type { Tuner } from "../src/tuners/tuner.js";
 import { assertClose } from "./support/assert-close.js";
 import { type Family, families, llama } from "./support/families.js";
 import { engine } from "./support/gradient-check.js";
+import { lossOf } from "./support/loss-of.js";
 import { exampleOf, logitsOf, reference, runReference, sequences } from "./support/tiny-llama.js";
+import { traineeOf } from "./support/trainee.js";
 
 /** A tuner with settings, and how far step 0 may be from the base model: 0 where the promise is the same bits. */
 interface Promised {
@@ -122,17 +123,15 @@ const plan = new StepPlan(() => Array.from({ length: 2 * totalSteps }, (_, i) =>
   maxSteps: 0,
 });
 /** Trains up to step `until`, and returns what each step gave. */
-async function trainUntil(until: number, model: CausalLM, optimizer: AdamW, progress: Progress): Promise<number[][]> {
+async function trainUntil(until: number, trainee: Trainee, progress: Progress): Promise<number[][]> {
   const stop = new AbortController();
   const steps: StepEvent[] = [];
   for await (const event of train({
-    model,
+    trainee,
     task: nextToken,
     trainRows: rows,
     evalRows: [],
     plan,
-    optimizer,
-    parameters: model.trainableParameters(),
     settings: {
       learningRate: 1e-2,
       schedule: "cosine",
@@ -150,9 +149,6 @@ async function trainUntil(until: number, model: CausalLM, optimizer: AdamW, prog
     if (event.type === "step" && steps.push(event) && progress.step === until) stop.abort();
   return steps.map(({ loss, gradNorm }) => [loss, gradNorm]);
 }
-
-const optimizerOf = (model: CausalLM) =>
-  new AdamW(model.trainableParameters(), { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: weightDecays(model, 0.01) });
 
 const temporaryFolder = () => mkdtemp(join(tmpdir(), "attune-tuned-"));
 
@@ -216,7 +212,7 @@ for (const {
     const [first, last] = [mean(events.slice(0, 5)), mean(events.slice(-5))];
     assert.ok(last < fallsTo * first, `from ${first} to ${last}`);
     const batch = nextToken.collate([exampleOf(reference.sequences[0]!)]);
-    differentiate(() => nextToken.loss(model, batch)).dispose();
+    differentiate(() => lossOf(nextToken, model, batch)).dispose();
     for (const [path, parameter] of model.namedParameters())
       assert.equal(parameter.value.grad !== null, parameter.requiresGrad, path);
     model.dispose();
@@ -300,9 +296,9 @@ for (const {
     const run = async (gradientCheckpointing: boolean) => {
       const { model } = await prepared();
       model.gradientCheckpointing = gradientCheckpointing;
-      const optimizer = optimizerOf(model);
-      const losses = await trainUntil(3, model, optimizer, noProgress());
-      optimizer.dispose();
+      const trainee = traineeOf(model, { weightDecay: 0.01 });
+      const losses = await trainUntil(3, trainee, noProgress());
+      trainee.dispose();
       model.dispose();
       return losses;
     };
@@ -311,19 +307,20 @@ for (const {
 
   test(`${name}: a resumed run equals an uninterrupted one, bit by bit`, async () => {
     const { model, files, tuning } = await prepared();
-    const [optimizer, progress] = [optimizerOf(model), noProgress()];
-    await trainUntil(3, model, optimizer, progress);
+    const [trainee, progress] = [traineeOf(model, { weightDecay: 0.01 }), noProgress()];
+    const { optimizer } = trainee;
+    await trainUntil(3, trainee, progress);
     const checkpoint = join(await temporaryFolder(), "checkpoint-3");
     const writeModel = (path: string) => saveTuned(path, model, tuning, { name: "tiny", config: files.config });
     await saveCheckpoint(checkpoint, { writeModel, optimizer, progress, work: "work", startedAt: new Date(0) });
-    const rest = await trainUntil(totalSteps, model, optimizer, progress);
+    const rest = await trainUntil(totalSteps, trainee, progress);
 
     const { model: resumed } = await prepared();
     await loadTuned(checkpoint, resumed, tuning);
-    const [itsOptimizer, itsProgress] = [optimizerOf(resumed), noProgress()];
-    await loadCheckpoint(checkpoint, itsOptimizer, itsProgress, "work");
-    assert.deepEqual(await trainUntil(totalSteps, resumed, itsOptimizer, itsProgress), rest);
+    const [itsTrainee, itsProgress] = [traineeOf(resumed, { weightDecay: 0.01 }), noProgress()];
+    await loadCheckpoint(checkpoint, itsTrainee.optimizer, itsProgress, "work");
+    assert.deepEqual(await trainUntil(totalSteps, itsTrainee, itsProgress), rest);
     assert.deepEqual(await logitsOf(resumed), await logitsOf(model));
-    for (const part of [model, optimizer, resumed, itsOptimizer]) part.dispose();
+    for (const part of [model, trainee, resumed, itsTrainee]) part.dispose();
   });
 }

@@ -18,6 +18,7 @@ import { prefixTuning } from "../src/tuners/prefix-tuning/prefix-tuning.js";
 import { loadTuned, saveTuned, settingsOfAdapter, trainingWeightsName } from "../src/tuners/tuned-files.js";
 import { assertClose } from "./support/assert-close.js";
 import { families } from "./support/families.js";
+import { lossOf } from "./support/loss-of.js";
 import { collect, makeFolder, tinyRecipe } from "./support/run.js";
 import { exampleOf, loadTinyLlama, logitsOf, reference, sequences } from "./support/tiny-llama.js";
 
@@ -37,13 +38,13 @@ for (const { tuner, settings } of variants)
     const { model } = await loadTinyLlama("tied");
     tuner.bind(tuner.config.parse({ num_virtual_tokens: 3, ...settings }) as never).apply(model, new Rng(3));
     const batch = nextToken.collate(reference.sequences.map((sequence) => exampleOf(sequence)));
-    const lossOf = async () => {
-      const loss = scope(() => nextToken.loss(model, batch));
+    const lossAt = async () => {
+      const loss = scope(() => lossOf(nextToken, model, batch));
       const value = await loss.item();
       loss.dispose();
       return value;
     };
-    differentiate(() => nextToken.loss(model, batch)).dispose();
+    differentiate(() => lossOf(nextToken, model, batch)).dispose();
     const rng = new Rng(4);
     for (const [name, { value }] of model.trainableParameters()) {
       const gradient = await value.grad!.read();
@@ -57,7 +58,7 @@ for (const { tuner, settings } of variants)
           0,
           before.map((x, i) => x + distance * direction[i]!),
         );
-        return lossOf();
+        return lossAt();
       };
       const actual = ((await at(step)) - (await at(-step))) / (2 * step);
       await at(0);

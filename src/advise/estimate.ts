@@ -1,35 +1,75 @@
-import { Rng } from "../core/rng.js";
-import { type Cost, SymbolicDevice } from "../core/symbolic.js";
-import { differentiate } from "../core/tape.js";
+import { type Cost, type KernelCost, SymbolicDevice } from "../core/symbolic.js";
 import type { Row } from "../data/example.js";
 import type { ComputeType } from "../engine/kernels.js";
-import type { Task } from "../objectives/objective.js";
-import { gradientSquares } from "../optim/clip.js";
+import { evaluate } from "../evaluate/evaluate.js";
+import type { Batch, Task } from "../objectives/objective.js";
+import { momentBits } from "../optim/adamw.js";
 import { type Parts, sketch, trainedName } from "../train/assemble.js";
+import { runStep } from "../train/step.js";
 
-export interface StepWork {
+export interface StepWork<R extends Row = Row, B extends Batch = Batch> {
   /** What the model that trains is put together from. */
   readonly parts: Parts;
-  readonly task: Task;
-  /** The rows of the micro-batch with the most tokens. */
-  readonly rows: readonly Row[];
+  readonly task: Task<R, B>;
+  /** The rows of the micro-batch with the most tokens, and how many micro-batches a step has. */
+  readonly rows: readonly R[];
+  readonly accumulationSteps: number;
+  /** The rows of the held-out batch with the most tokens; none where nothing is evaluated. */
+  readonly evalRows: readonly R[];
   readonly compute: ComputeType;
 }
 
+/** What work costs whose every micro-batch is the largest. */
+export interface StepCost extends Cost {
+  /** Tokens of a whole step, to which FLOPs and bytes moved belong. */
+  readonly tokens: number;
+}
+
 /**
- * What one training step costs, found by running it on shapes: the same code as the real step, so it cannot drift from it. `peakBytes`
- * holds weights, gradients, optimizer state and activations at the highest point, loading included.
+ * What training costs, found by taking a step on shapes: `runStep` and `evaluate` themselves, so it cannot drift from them. `peakBytes`
+ * holds weights, gradients, optimizer state and activations at the highest point, loading and evaluation included; the rest is of the step alone.
  */
-export function estimateStep({ parts, task, rows, compute }: StepWork): Cost {
-  const device = new SymbolicDevice(compute);
-  const { base, parameters, optimizer } = sketch(device, parts);
-  const { peakBytes: loadingPeak } = device.cost;
+export async function estimateStep<R extends Row, B extends Batch>(work: StepWork<R, B>): Promise<StepCost> {
+  const { task, rows, accumulationSteps, evalRows } = work;
+  const device = new SymbolicDevice(work.compute);
+  const trainee = sketch(device, work.parts);
+  const peaks = [device.cost];
+  const take = async (microBatches: number): Promise<Cost> => {
+    device.reset();
+    await runStep(trainee, task, Array<readonly R[]>(microBatches).fill(rows), anyStep);
+    peaks.push(device.cost);
+    return device.cost;
+  };
+  let cost = await take(1);
+  // From the second micro-batch on, gradients stand already: each of these is like the second.
+  if (accumulationSteps > 1) cost = extrapolated(cost, await take(2), accumulationSteps);
   device.reset();
-  const batch = task.collate(rows);
-  differentiate(() => base.with(trainedName, (model) => task.loss(model, batch)), new Rng(0)).dispose();
-  gradientSquares(parameters.values()).dispose();
-  optimizer.update(1e-4, 1);
-  return { ...device.cost, peakBytes: Math.max(loadingPeak, device.cost.peakBytes) };
+  if (evalRows.length > 0) await evaluate(trainee.base, trainedName, task, evalRows, { batchSize: evalRows.length });
+  peaks.push(device.cost);
+  return {
+    ...cost,
+    tokens: accumulationSteps * rows.reduce((sum, { tokens }) => sum + tokens, 0),
+    peakBytes: Math.max(...peaks.map(({ peakBytes }) => peakBytes)),
+    residentBytes: Math.max(...peaks.map(({ residentBytes }) => residentBytes)),
+  };
+}
+
+/** Neither dropout nor rates change what a step costs. */
+const anyStep = { step: 0, seed: 0, learningRate: 1e-4, peakLearningRate: 1e-4, maxGradNorm: 1 };
+
+/** The cost of so many micro-batches, from those of one and of two. */
+function extrapolated(one: Cost, two: Cost, count: number): Cost {
+  const line = (a: number, b: number) => a + (count - 1) * (b - a);
+  const byKernel = [...two.byKernel].map(([name, b]): [string, KernelCost] => {
+    const { flops, bytesMoved } = one.byKernel.get(name) ?? { flops: 0, bytesMoved: 0 };
+    return [name, { flops: line(flops, b.flops), bytesMoved: line(bytesMoved, b.bytesMoved) }];
+  });
+  return {
+    ...two,
+    flops: line(one.flops, two.flops),
+    bytesMoved: line(one.bytesMoved, two.bytesMoved),
+    byKernel: new Map(byKernel),
+  };
 }
 
 /**
@@ -40,54 +80,76 @@ export const overheadBytes = 128 * 2 ** 20;
 
 /** A change of settings that would lower the need for memory. */
 export interface Remedy {
+  /** As a recipe would say it. */
   readonly change: string;
   readonly peakBytes: number;
 }
 
-/** How the rows of a micro-batch came together. */
+/** What decides which rows come together. */
 export interface BatchShape {
+  /** Rows of a micro-batch; or, packed, bins of `cutoffLen` tokens, which rows fill. */
   readonly batchSize: number;
-  /** Rows fill `batchSize` bins of cutoff_len; otherwise there are `batchSize` rows. */
   readonly isPacked: boolean;
+  readonly cutoffLen: number;
 }
 
-/** The smallest change, in the order of what it costs the user, that brings the need below `availableBytes`; undefined if none does. */
-export function smallestRemedy(work: StepWork, { batchSize, isPacked }: BatchShape, availableBytes: number): Remedy | undefined {
-  const halved = isPacked ? "cutoff_len" : "per_device_train_batch_size";
-  const half = rowsOfShare(work.rows, 1 / 2);
-  const one = rowsOfShare(work.rows, 1 / batchSize);
-  const quarter = isPacked ? rowsOfShare(one, 1 / 4) : one.map((row) => work.task.shorten(row, Math.ceil(row.tokens / 4)));
-  const checkpointed: StepWork = { ...work, parts: { ...work.parts, gradientCheckpointing: true } };
-  const choices: [change: string, changed: StepWork][] = [
-    ["gradient_checkpointing=true", checkpointed],
-    [`half the ${halved}, twice the gradient_accumulation_steps`, { ...work, rows: half }],
-    [`gradient_checkpointing=true and half the ${halved}`, { ...checkpointed, rows: half }],
-    ["gradient_checkpointing=true and per_device_train_batch_size=1", { ...checkpointed, rows: one }],
-    [
-      "gradient_checkpointing=true, per_device_train_batch_size=1 and optim=adamw_8bit",
-      { ...checkpointed, rows: one, parts: { ...checkpointed.parts, optimizer: { ...work.parts.optimizer, bits: 8 } } },
-    ],
-    [
-      "gradient_checkpointing=true, per_device_train_batch_size=1 and a quarter of cutoff_len",
-      { ...checkpointed, rows: quarter },
-    ],
+/** The batches that need the most memory. */
+export type LargestBatches = Pick<StepWork, "rows" | "evalRows">;
+
+/**
+ * The smallest change, in the order of what it costs the user, that brings the need below `availableBytes`; undefined if none does. Where batches
+ * become smaller, a step takes more of them, so that it trains on as many rows. `batchesOf` says which batches another shape brings about.
+ */
+export async function smallestRemedy(
+  work: StepWork,
+  shape: BatchShape,
+  batchesOf: (shape: BatchShape) => LargestBatches,
+  availableBytes: number,
+): Promise<Remedy | undefined> {
+  const { batchSize, isPacked } = shape;
+  const longest = isPacked ? shape.cutoffLen : work.rows.reduce((most, { tokens }) => Math.max(most, tokens), 0);
+  const checkpointing: Changes = { gradient_checkpointing: true };
+  const half = { per_device_train_batch_size: Math.ceil(batchSize / 2) };
+  const least: Changes = { ...checkpointing, per_device_train_batch_size: 1 };
+  const choices: Changes[] = [
+    checkpointing,
+    ...(batchSize > 1 ? [half, { ...checkpointing, ...half }] : []),
+    least,
+    { ...least, optim: "adamw_8bit" },
+    { ...least, cutoff_len: Math.ceil(longest / 2) },
+    { ...least, cutoff_len: Math.ceil(longest / 4) },
   ];
-  for (const [change, changed] of choices) {
-    const { peakBytes } = estimateStep(changed);
-    if (peakBytes <= availableBytes) return { change, peakBytes };
+  for (const choice of choices) {
+    const { per_device_train_batch_size: size = batchSize, cutoff_len: cutoffLen = shape.cutoffLen } = choice;
+    const accumulationSteps = work.accumulationSteps * Math.ceil(batchSize / size);
+    const { peakBytes } = await estimateStep({
+      ...{ ...work, ...batchesOf({ ...shape, batchSize: size, cutoffLen }), accumulationSteps },
+      parts: changed(work.parts, choice),
+    });
+    if (peakBytes > availableBytes) continue;
+    const told = { ...choice, ...(size < batchSize && { gradient_accumulation_steps: accumulationSteps }) };
+    return { change: inWords(told), peakBytes };
   }
   return undefined;
 }
 
-/** The first rows that hold at least `share` of all tokens. */
-function rowsOfShare(rows: readonly Row[], share: number): Row[] {
-  const wanted = share * rows.reduce((sum, row) => sum + row.tokens, 0);
-  const taken: Row[] = [];
-  let tokens = 0;
-  for (const row of rows) {
-    if (tokens >= wanted) break;
-    taken.push(row);
-    tokens += row.tokens;
-  }
-  return taken;
+/** Settings of a recipe that differ from the user's. */
+interface Changes {
+  readonly gradient_checkpointing?: true;
+  readonly per_device_train_batch_size?: number;
+  readonly optim?: "adamw_8bit";
+  readonly cutoff_len?: number;
 }
+
+function changed({ gradientCheckpointing, optimizer, ...parts }: Parts, { gradient_checkpointing, optim }: Changes): Parts {
+  return {
+    ...parts,
+    gradientCheckpointing: gradient_checkpointing ?? gradientCheckpointing,
+    optimizer: optim === undefined ? optimizer : { ...optimizer, bits: momentBits[optim] },
+  };
+}
+
+const inWords = (changes: object) =>
+  Object.entries(changes)
+    .map(([key, value]) => `${key}=${value}`)
+    .join(", ");

@@ -1,9 +1,11 @@
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Example } from "../data/example.js";
+import { evaluate } from "../evaluate/evaluate.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { packSequences } from "../models/token-batch.js";
 import { nextToken } from "../objectives/next-token.js";
 import { type ChatFormat, renderPrompt } from "../text/supervised.js";
+import { SharedBase } from "../tuners/shared-base.js";
 
 /** What a model says, to be held against what it says after a change. */
 export interface Measurement {
@@ -91,17 +93,12 @@ export async function measure(model: CausalLM, probes: readonly Int32Array[], he
     logits.set(await taken(scope(() => model.logits(packSequences([ids]), rows))), at);
     at += ids.length * vocabSize;
   }
-  return { logits, loss: heldOut.length === 0 ? null : await meanLoss(model, heldOut) };
+  return { logits, loss: heldOut.length === 0 ? null : await heldOutLoss(model, heldOut) };
 }
 
-async function meanLoss(model: CausalLM, rows: readonly Example[]): Promise<number> {
-  let [sum, count] = [0, 0];
-  for (const row of rows) {
-    const batch = nextToken.collate([row]);
-    sum += (await taken(scope(() => nextToken.loss(model, batch))))[0]!;
-    count += batch.count;
-  }
-  return sum / count;
+async function heldOutLoss(model: CausalLM, rows: readonly Example[]): Promise<number> {
+  const { loss } = (await evaluate(new SharedBase(model), null, nextToken, rows, { batchSize: 1 }))!; // nobody can end it
+  return loss;
 }
 
 async function taken(tensor: Tensor): Promise<Float32Array> {

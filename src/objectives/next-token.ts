@@ -35,13 +35,13 @@ export const nextToken: Task<Example, NextTokenBatch> = {
       rows: Int32Array.from(rows),
       targets: Int32Array.from(targets),
       tokens: start,
-      count,
+      counts: { loss: count },
       supervisedTokens: count,
     };
   },
 
-  loss(model, { input, rows, targets }) {
+  terms(model, { input, rows, targets }) {
     const { lm_head } = asCausalLM(model, "predicting tokens");
-    return lm_head.crossEntropy(gatherRows(model.hidden(input), rows), targets);
+    return { loss: { sum: lm_head.crossEntropy(gatherRows(model.hidden(input), rows), targets) } };
   },
 };

@@ -1,10 +1,12 @@
 import type { z } from "zod";
+import type { Rng } from "../core/rng.js";
 import type { Tensor } from "../core/tensor.js";
 import type { DatasetOptions, TokenizeOptions } from "../data/dataset.js";
 import type { Row } from "../data/example.js";
 import type { LanguageModel } from "../models/language-model.js";
 import type { ChatFormat } from "../text/supervised.js";
 import type { TextFile, Tokenizer } from "../text/tokenizer/tokenizer.js";
+import type { SharedBase } from "../tuners/shared-base.js";
 
 /**
  * What is minimised, as a recipe names it: how data becomes examples, and the task that they make. Knows nothing of tuners, and nobody asks
@@ -53,15 +55,51 @@ export interface DataSource {
 export interface Batch {
   /** Tokens that go through the model, none of them padding. */
   readonly tokens: number;
-  /** What the loss sums over: supervised tokens, rows, or pairs. */
-  readonly count: number;
+  /** What each term of the loss sums over, by the term's name: supervised tokens, rows, pairs. */
+  readonly counts: Readonly<Record<string, number>>;
   /** How many of the tokens are supervised; absent where what is learned belongs to whole rows. */
   readonly supervisedTokens?: number;
 }
 
+/** Something to be averaged: the sum of it, and over how many. */
+export interface Total {
+  readonly sum: number;
+  readonly count: number;
+}
+
+/** A part of the loss, summed over a batch and never averaged. */
+export type Term = RecordedTerm | ComputedTerm;
+
+/** A part whose arithmetic is the engine's. */
+export interface RecordedTerm {
+  /** A scalar. */
+  readonly sum: Tensor;
+  /** How much its mean counts; 1 where not given. */
+  readonly weight?: number;
+}
+
+/** A part that is a pure function of numbers which the model gave, such as log-probabilities: its backward begins with what the function says. */
+export interface ComputedTerm {
+  readonly of: Tensor;
+  readonly weight?: number;
+  /** `values` are those of `of`; so is the gradient of the sum, one number for each value. Metrics are averaged over the step. */
+  loss(values: Float32Array): {
+    readonly sum: number;
+    readonly gradient: Float32Array;
+    readonly metrics?: Readonly<Record<string, Total>>;
+  };
+}
+
+/** The numbers of a term. */
+export interface TermValue {
+  readonly sum: number;
+  readonly weight?: number | undefined;
+  readonly metrics?: Readonly<Record<string, Total>> | undefined;
+}
+
 /**
- * An objective with its settings and its data known: all that a training step needs. Only the training loop divides, once a step, by the whole
- * step's count: so accumulated micro-batches equal one batch.
+ * An objective with its settings and its data known: all that a training step needs. What is minimised is Σ over terms of weight · (Σ over the
+ * step's micro-batches of sum) / (Σ of counts). Only `Sums` divides, by what the whole step counts: so accumulated micro-batches equal one batch.
  */
 export interface Task<R extends Row = Row, B extends Batch = Batch> {
   /** config.json of the model that trains, where it is not the base's: one with another head. */
@@ -73,10 +111,38 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
   collate(examples: readonly R[]): B;
   /** The row as it would be with at most so many tokens, for an estimate of memory: it need not make sense. */
   shorten(row: R, tokens: number): R;
-  /** The loss summed over the batch, a scalar. Never a mean. */
-  loss(model: LanguageModel, batch: B): Tensor;
+  /**
+   * What is minimised, by name, each under a count of the batch. `model` has what trains in its places; a reference is `base.with(null, …)`.
+   * Synchronous: work is only queued.
+   */
+  terms(model: LanguageModel, batch: B, base: SharedBase): Readonly<Record<string, Term>>;
+  /** How many optimizer steps are made of one roll-out; 1 where not given. */
+  readonly stepsPerRound?: number;
+  /**
+   * Makes experience of a round's rows: optimizer steps × micro-batches × rows, `stepsPerRound` of the first. Must depend on the weights, the rows
+   * and `at` alone, so that a resumed run makes the same. If `at.signal` fires, what it gives is dropped; it may throw the signal's reason.
+   * Metrics belong to each of the round's steps.
+   */
+  rollOut?(rows: readonly R[], at: RoundStart, base: SharedBase): Promise<Experience<R>>;
   /** A new evaluation, where held-out rows tell more than their loss. */
   evaluation?(): Evaluation<B>;
+}
+
+/** Where a roll-out stands in the run. */
+export interface RoundStart {
+  /** From 0. */
+  readonly round: number;
+  /** Optimizer steps that the weights have behind them. */
+  readonly step: number;
+  /** Its own numbers, which depend on the run's seed and the round alone. */
+  readonly rng: Rng;
+  readonly signal: AbortSignal;
+}
+
+/** What a roll-out gives to train on. */
+export interface Experience<R extends Row = Row> {
+  readonly steps: readonly (readonly (readonly R[])[])[];
+  readonly metrics?: Readonly<Record<string, Total>>;
 }
 
 /** Keeps the types of rows and settings while the list forgets them. */
@@ -86,8 +152,8 @@ export function defineObjective<R extends Row, Config>(objective: Objective<R, C
 
 /** Takes in held-out batches one by one. */
 export interface Evaluation<B extends Batch = Batch> {
-  /** Returns the loss summed over the batch. */
-  add(model: LanguageModel, batch: B): Promise<number>;
+  /** Queues the work on a batch, while the model is what is evaluated; what it returns reads the values of the task's terms. */
+  add(model: LanguageModel, batch: B, base: SharedBase): () => Promise<Readonly<Record<string, TermValue>>>;
   metrics(): Metrics;
 }
 

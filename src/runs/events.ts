@@ -77,7 +77,7 @@ export interface StepEvent {
   readonly step: number;
   readonly totalSteps: number;
   readonly epoch: number;
-  /** Mean over what the step's losses sum over: its supervised tokens, or its rows where labels belong to them. */
+  /** Mean over what the step's losses sum over: its supervised tokens, or its rows where labels belong to them; of several terms, the weighted sum of means. */
   readonly loss: number;
   readonly gradNorm: number;
   readonly learningRate: number;
@@ -85,7 +85,7 @@ export interface StepEvent {
   readonly tokens: number;
   /** Absent where labels belong to whole rows. */
   readonly supervisedTokens?: number;
-  /** What the objective tells of the step beside its loss. */
+  /** What the objective tells of the step beside its loss: each a mean over the step. */
   readonly metrics?: Metrics;
   readonly tokensPerSecond: number;
   /** Since the run's first step began, without the time between a stop and going on. */

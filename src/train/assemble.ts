@@ -62,8 +62,8 @@ export async function assemble(
   );
   const base = new SharedBase(model);
   try {
-    onBase?.(model);
     settle(model, parts);
+    onBase?.(model);
     const weights = weightsFrom === null ? undefined : await openTuned(weightsFrom, tuning);
     const parameters = base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), ...(weights && { weights }) });
     if (weights !== undefined) await readInto(parameters, weights);

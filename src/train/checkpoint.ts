@@ -44,6 +44,7 @@ const TrainingState = z.strictObject({
     elapsedMs: z.number(),
     evalLoss: z.number().nullable(),
     metrics: MetricsSchema.nullable(),
+    isEvaluationDue: z.boolean().default(false),
   }),
 });
 

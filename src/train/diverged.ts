@@ -1,9 +1,11 @@
 import type { Row } from "../data/example.js";
 import { DivergedError } from "../errors.js";
 import { firstBroken, isFiniteTensor } from "../models/finite.js";
-import type { LanguageModel } from "../models/language-model.js";
 import type { Parameter } from "../nn/module.js";
+import type { TermValue } from "../objectives/objective.js";
 import type { AdamW } from "../optim/adamw.js";
+import type { SharedBase } from "../tuners/shared-base.js";
+import { trainedName } from "./assemble.js";
 
 /** What to tell when a number is no longer finite: at which step, where, and what to do. Nothing of that step has been saved. */
 
@@ -17,15 +19,20 @@ interface Now {
   readonly learningRate: number;
 }
 
-/** A loss of `rows`; `what` says which: `step 5: the loss`. */
+/** A loss of `rows`, null if each of its terms is finite; `which` says when it was taken: `step 5: the loss`. */
 export async function lossDiverged(
-  what: string,
-  model: LanguageModel,
+  which: string,
+  values: Readonly<Record<string, TermValue>>,
+  base: SharedBase,
   rows: readonly Row[],
-  loss: number,
   { step, learningRate }: Now,
-): Promise<DivergedError> {
-  const broken = await firstBroken(model.namedParameters());
+): Promise<DivergedError | null> {
+  const terms = Object.entries(values);
+  const flaw = terms.find(([, { sum }]) => !Number.isFinite(sum));
+  if (flaw === undefined) return null;
+  const [name, { sum: loss }] = flaw;
+  const what = terms.length > 1 ? `${which} (${name})` : which;
+  const broken = await firstBroken(base.with(trainedName, (model) => [...model.namedParameters()]));
   if (broken !== null)
     return new DivergedError(
       `${what} is ${loss}, for the weight ${broken} holds a number that is not finite. ` +

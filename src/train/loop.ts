@@ -1,17 +1,15 @@
 import { performance } from "node:perf_hooks";
 import { Rng } from "../core/rng.js";
-import { differentiate } from "../core/tape.js";
-import { scope, type Tensor } from "../core/tensor.js";
 import type { Row } from "../data/example.js";
-import type { LanguageModel } from "../models/language-model.js";
-import type { Parameter } from "../nn/module.js";
-import type { Batch, Metrics, Task } from "../objectives/objective.js";
-import type { AdamW } from "../optim/adamw.js";
-import { clipFactor, gradientSquares } from "../optim/clip.js";
+import { type Evaluated, evaluate } from "../evaluate/evaluate.js";
+import type { Metrics, Task } from "../objectives/objective.js";
+import { Sums } from "../objectives/sums.js";
 import { type ScheduleName, scheduleFactor } from "../optim/schedule.js";
 import type { CheckpointEvent, EvalEvent, StepEvent } from "../runs/events.js";
-import { gradientDiverged, lossDiverged, updateDiverged } from "./diverged.js";
+import { type Trainee, trainedName } from "./assemble.js";
+import { lossDiverged } from "./diverged.js";
 import { peakMemoryBytes } from "./peak-memory.js";
+import { runStep, type StepResult } from "./step.js";
 import type { StepPlan } from "./step-plan.js";
 
 export interface TrainSettings {
@@ -20,7 +18,10 @@ export interface TrainSettings {
   readonly warmupSteps: number;
   readonly maxGradNorm: number;
   readonly seed: number;
-  /** Evaluate, and save, after every so many steps; 0 for never. Where it evaluates at all, it does so at the end too. */
+  /**
+   * Evaluate, and save, after every so many steps; 0 for never. Where it evaluates at all, it does so at the end too. In rounds of several steps:
+   * after the round in which such a step lies.
+   */
   readonly evalSteps: number;
   readonly saveSteps: number;
   /** Rows of an evaluation batch. */
@@ -43,6 +44,8 @@ export interface Progress {
   evalLoss: number | null;
   /** What the last evaluation told beside the loss. */
   metrics: Metrics | null;
+  /** The step that was done last is to be evaluated, and the run was stopped before it was. */
+  isEvaluationDue: boolean;
 }
 
 export const noProgress = (): Progress => ({
@@ -56,158 +59,155 @@ export const noProgress = (): Progress => ({
   elapsedMs: 0,
   evalLoss: null,
   metrics: null,
+  isEvaluationDue: false,
 });
 
 export interface TrainWork {
-  readonly model: LanguageModel;
+  readonly trainee: Trainee;
   readonly task: Task;
   readonly trainRows: readonly Row[];
   readonly evalRows: readonly Row[];
   readonly plan: StepPlan;
-  readonly optimizer: AdamW;
-  readonly parameters: ReadonlyMap<string, Parameter>;
   readonly settings: TrainSettings;
   readonly progress: Progress;
   /** Writes a checkpoint and returns its path. */
   readonly save: () => Promise<string>;
-  /** Ends the run after the step that is under way. */
+  /** Ends the run after the round that is under way, or before it if that has not come to its first step. */
   readonly signal: AbortSignal;
 }
 
 export type LoopEvent = StepEvent | EvalEvent | CheckpointEvent;
 
+/** Whether a run was stopped with work left to do. */
+export function isUnfinished({ step, isEvaluationDue }: Progress, { totalSteps }: StepPlan): boolean {
+  return step < totalSteps || isEvaluationDue;
+}
+
 /**
- * The one training loop. Accumulates micro-batches, divides once by the count of the whole step, clips, updates; evaluates and saves on the
- * way. `progress` is kept current. Nothing random depends on what ran before a step, so a resumed run equals an uninterrupted one.
- * Throws DivergedError if a loss or a gradient is not finite, before the weights change; or if a weight or a moment is not after an update.
+ * The one training loop, in rounds: a task may first make experience of the round's rows; then come the round's optimizer steps, one where the
+ * task says nothing else; between rounds it evaluates and saves. `progress` is kept current. Nothing random depends on what ran before a round, so
+ * a resumed run equals an uninterrupted one. Throws DivergedError as `runStep` does, and if a held-out loss is not finite.
  */
 export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
-  const { plan, settings, progress, signal } = work;
+  const { trainee, task, plan, settings, progress, signal } = work;
   const loopStartedMs = performance.now();
   const startedMs = loopStartedMs - progress.elapsedMs;
   const firstStep = progress.step;
-  while (progress.step < plan.totalSteps && !signal.aborted) {
-    const stepStartedMs = performance.now();
-    const window = plan.at(progress.step);
-    const learningRate =
-      settings.learningRate * scheduleFactor(settings.schedule, progress.step, settings.warmupSteps, plan.totalSteps);
-    const result = await optimizerStep(work, window.microBatches, learningRate);
+  const evaluates = work.evalRows.length > 0 && settings.evalSteps > 0;
+  progress.isEvaluationDue &&= evaluates;
 
-    const nowMs = performance.now();
-    progress.step++;
-    progress.epoch = window.epochAfter;
-    progress.lossSum += result.loss;
-    progress.tokens += result.tokens;
-    if (result.supervisedTokens !== null) progress.supervisedTokens = (progress.supervisedTokens ?? 0) + result.supervisedTokens;
-    progress.rows += window.microBatches.reduce((sum, rows) => sum + rows.length, 0);
-    progress.stepMs += nowMs - stepStartedMs;
-    progress.elapsedMs = nowMs - startedMs;
+  const evaluateIfDue = async function* (): AsyncGenerator<EvalEvent> {
+    const evaluated = progress.isEvaluationDue ? await evaluateHeldOut(work) : null;
+    if (evaluated === null) return;
+    progress.isEvaluationDue = false;
+    progress.evalLoss = evaluated.loss;
+    progress.metrics = evaluated.metrics;
+    progress.elapsedMs = performance.now() - startedMs;
     yield {
-      type: "step",
+      type: "eval",
       step: progress.step,
-      totalSteps: plan.totalSteps,
       epoch: progress.epoch,
-      loss: result.loss,
-      gradNorm: result.gradNorm,
-      learningRate,
-      tokens: result.tokens,
-      ...(result.supervisedTokens !== null && { supervisedTokens: result.supervisedTokens }),
-      tokensPerSecond: (1000 * result.tokens) / (nowMs - stepStartedMs),
+      evalLoss: evaluated.loss,
+      ...(evaluated.metrics !== null && { metrics: evaluated.metrics }),
       elapsedMs: progress.elapsedMs,
-      remainingMs: ((plan.totalSteps - progress.step) * (nowMs - loopStartedMs)) / (progress.step - firstStep),
-      peakMemoryBytes: peakMemoryBytes(),
     };
+  };
 
-    const isLast = progress.step === plan.totalSteps;
-    const isEvaluated = work.evalRows.length > 0 && settings.evalSteps > 0;
-    if (isEvaluated && (isLast || isDue(progress.step, settings.evalSteps))) {
-      const { loss, metrics } = await evaluate(work);
-      progress.evalLoss = loss;
-      progress.metrics = metrics;
-      progress.elapsedMs = performance.now() - startedMs;
-      yield {
-        type: "eval",
+  yield* evaluateIfDue();
+  while (progress.step < plan.totalSteps && !signal.aborted) {
+    const round = await nextRound(work);
+    if (round === null) break;
+    const before = progress.step;
+    for (const { microBatches, epochAfter } of round.steps) {
+      const stepStartedMs = performance.now();
+      const learningRate =
+        settings.learningRate * scheduleFactor(settings.schedule, progress.step, settings.warmupSteps, plan.totalSteps);
+      const result = await runStep(trainee, task, microBatches, {
         step: progress.step,
+        seed: settings.seed,
+        learningRate,
+        peakLearningRate: settings.learningRate,
+        maxGradNorm: settings.maxGradNorm,
+      });
+
+      const nowMs = performance.now();
+      progress.step++;
+      progress.epoch = epochAfter;
+      progress.lossSum += result.loss;
+      progress.tokens += result.tokens;
+      if (result.supervisedTokens !== null)
+        progress.supervisedTokens = (progress.supervisedTokens ?? 0) + result.supervisedTokens;
+      progress.rows += microBatches.reduce((sum, rows) => sum + rows.length, 0);
+      progress.stepMs += nowMs - stepStartedMs;
+      progress.elapsedMs = nowMs - startedMs;
+      const metrics = allMetrics(result, round.metrics);
+      yield {
+        type: "step",
+        step: progress.step,
+        totalSteps: plan.totalSteps,
         epoch: progress.epoch,
-        evalLoss: loss,
+        loss: result.loss,
+        gradNorm: result.gradNorm,
+        learningRate,
+        tokens: result.tokens,
+        ...(result.supervisedTokens !== null && { supervisedTokens: result.supervisedTokens }),
         ...(metrics !== null && { metrics }),
+        tokensPerSecond: (1000 * result.tokens) / (nowMs - stepStartedMs),
         elapsedMs: progress.elapsedMs,
+        remainingMs: ((plan.totalSteps - progress.step) * (nowMs - loopStartedMs)) / (progress.step - firstStep),
+        peakMemoryBytes: peakMemoryBytes(),
       };
     }
-    if (!isLast && !signal.aborted && isDue(progress.step, settings.saveSteps))
+
+    const isLast = progress.step === plan.totalSteps;
+    const isDue = (every: number) => every > 0 && Math.floor(progress.step / every) > Math.floor(before / every);
+    progress.isEvaluationDue = evaluates && (isLast || isDue(settings.evalSteps));
+    yield* evaluateIfDue();
+    if (!isLast && !signal.aborted && isDue(settings.saveSteps))
       yield { type: "checkpoint", step: progress.step, path: await work.save() };
   }
 }
 
-const isDue = (step: number, every: number) => every > 0 && step % every === 0;
-
-interface StepResult {
-  /** Mean over what the step's losses sum over. */
-  readonly loss: number;
-  readonly gradNorm: number;
-  readonly tokens: number;
-  readonly supervisedTokens: number | null;
+interface Round {
+  readonly steps: readonly { readonly microBatches: readonly (readonly Row[])[]; readonly epochAfter: number }[];
+  /** Of the experience, if the task made any. */
+  readonly metrics: Metrics | null;
 }
 
-async function optimizerStep(
-  work: TrainWork,
-  microBatches: readonly (readonly number[])[],
-  learningRate: number,
-): Promise<StepResult> {
-  const { model, task, trainRows, parameters, optimizer, settings, progress } = work;
-  const batches = microBatches.map((rows) => task.collate(rows.map((row) => trainRows[row]!)));
-  const count = batches.reduce((sum, batch) => sum + batch.count, 0);
-  const tokens = batches.reduce((sum, batch) => sum + batch.tokens, 0);
-  const supervisedTokens = batches.reduce<number | null>(
-    (sum, batch) => (batch.supervisedTokens === undefined ? sum : (sum ?? 0) + batch.supervisedTokens),
-    null,
-  );
+/** The optimizer steps of the round that begins now; null if the run was stopped while the task made experience, which is then dropped. */
+async function nextRound({ trainee, task, trainRows, plan, settings, progress, signal }: TrainWork): Promise<Round | null> {
+  const { microBatches, epochsAfter } = plan.at(progress.step);
+  const rows = microBatches.map((batch) => batch.map((row) => trainRows[row]!));
+  if (task.rollOut === undefined) return { steps: [{ microBatches: rows, epochAfter: epochsAfter[0]! }], metrics: null };
 
-  const now = { step: progress.step, learningRate: settings.learningRate };
-  const sums: number[] = [];
-  for (const [micro, batch] of batches.entries()) {
-    const rng = Rng.for(settings.seed, `dropout/${progress.step}/${micro}`);
-    const loss = differentiate(() => task.loss(model, batch), rng);
-    sums.push(await takeItem(loss));
-    if (!Number.isFinite(sums.at(-1))) {
-      model.zeroGrad();
-      const rows = microBatches[micro]!.map((row) => trainRows[row]!);
-      throw await lossDiverged(`step ${progress.step + 1}: the loss`, model, rows, sums.at(-1)!, now);
-    }
-  }
-  const loss = sums.reduce((sum, value) => sum + value, 0) / count;
-  const gradNorm = Math.sqrt(await takeItem(gradientSquares(parameters.values()))) / count;
-  if (!Number.isFinite(gradNorm)) {
-    const error = await gradientDiverged(parameters, loss, now);
-    model.zeroGrad();
+  const round = progress.step / epochsAfter.length;
+  const at = { round, step: progress.step, rng: Rng.for(settings.seed, `rollOut/${round}`), signal };
+  try {
+    const { steps, metrics = {} } = await task.rollOut(rows.flat(), at, trainee.base);
+    if (signal.aborted) return null;
+    if (steps.length !== epochsAfter.length)
+      throw new RangeError(`rollOut gave ${steps.length} optimizer steps, and stepsPerRound is ${epochsAfter.length}`);
+    const sums = new Sums();
+    sums.addMetrics(metrics);
+    return { steps: steps.map((step, i) => ({ microBatches: step, epochAfter: epochsAfter[i]! })), metrics: sums.metrics };
+  } catch (error) {
+    if (signal.aborted && error === signal.reason) return null;
     throw error;
   }
-  optimizer.update(learningRate, clipFactor(gradNorm, settings.maxGradNorm) / count);
-  if ((await optimizer.flaws()) > 0) throw await updateDiverged(parameters, optimizer, now);
-  return { loss, gradNorm, tokens, supervisedTokens };
 }
 
-/** Mean loss over the held-out rows, and what else the task tells of them. */
-async function evaluate(work: TrainWork): Promise<{ loss: number; metrics: Metrics | null }> {
-  const { model, task, evalRows, settings, progress } = work;
+function allMetrics(step: StepResult, round: Metrics | null): Metrics | null {
+  return step.metrics === null && round === null ? null : { ...round, ...step.metrics };
+}
+
+function evaluateHeldOut({ trainee, task, evalRows, settings, progress, signal }: TrainWork): Promise<Evaluated | null> {
   const now = { step: progress.step, learningRate: settings.learningRate };
-  const evaluation = task.evaluation?.();
-  let sum = 0;
-  let count = 0;
-  for (let start = 0; start < evalRows.length; start += settings.evalBatchSize) {
-    const rows = evalRows.slice(start, start + settings.evalBatchSize);
-    const batch: Batch = task.collate(rows);
-    const loss = evaluation ? await evaluation.add(model, batch) : await takeItem(scope(() => task.loss(model, batch)));
-    if (!Number.isFinite(loss))
-      throw await lossDiverged(`after step ${progress.step}: the held-out loss`, model, rows, loss, now);
-    sum += loss;
-    count += batch.count;
-  }
-  return { loss: sum / count, metrics: evaluation?.metrics() ?? null };
-}
-
-async function takeItem(scalar: Tensor): Promise<number> {
-  const value = await scalar.item();
-  scalar.dispose();
-  return value;
+  return evaluate(trainee.base, trainedName, task, evalRows, {
+    batchSize: settings.evalBatchSize,
+    signal,
+    async onBatch(values, rows) {
+      const error = await lossDiverged(`after step ${progress.step}: the held-out loss`, values, trainee.base, rows, now);
+      if (error !== null) throw error;
+    },
+  });
 }

@@ -13,8 +13,8 @@ test("micro-batches go in groups, the last of an epoch as it comes", () => {
     [[[0], [1, 2]], [[3]], [[10], [11, 12]], [[13]]],
   );
   assert.deepEqual(
-    steps.map(({ epochAfter }) => epochAfter),
-    [0.5, 1, 1.5, 2],
+    steps.map(({ epochsAfter }) => epochsAfter),
+    [[0.5], [1], [1.5], [2]],
   );
   assert.deepEqual(plan.at(1).microBatches, [[3]], "any step may be asked for at any time");
 });
@@ -32,6 +32,16 @@ test("part of an epoch is rounded up; max_steps overrides epochs; many epochs co
     6_666_670,
   );
   assert.equal(planned, 2);
+});
+
+test("in rounds, a group of micro-batches is what several steps are made of, and the last round is finished", () => {
+  const rounds = { accumulationSteps: 2, stepsPerRound: 3 };
+  const plan = new StepPlan(epoch, { ...rounds, epochs: 2, maxSteps: 0 });
+  assert.deepEqual([plan.stepsPerEpoch, plan.totalSteps], [6, 12]);
+  assert.deepEqual(plan.at(3), { microBatches: [[3]], epochsAfter: [4 / 6, 5 / 6, 1] });
+  assert.deepEqual(plan.at(6), { microBatches: [[10], [11, 12]], epochsAfter: [7 / 6, 8 / 6, 9 / 6] });
+  assert.equal(new StepPlan(epoch, { ...rounds, epochs: 1, maxSteps: 4 }).totalSteps, 6);
+  assert.equal(new StepPlan(epoch, { ...rounds, epochs: 1.1, maxSteps: 0 }).totalSteps, 9);
 });
 
 test("an epoch without rows is refused", () => {

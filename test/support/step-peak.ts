@@ -1,29 +1,34 @@
 import assert from "node:assert/strict";
 import { estimateStep, type StepWork } from "../../src/advise/estimate.js";
-import { Rng } from "../../src/core/rng.js";
-import { differentiate } from "../../src/core/tape.js";
+import { evaluate } from "../../src/evaluate/evaluate.js";
 import type { LanguageModel } from "../../src/models/language-model.js";
-import { AdamW } from "../../src/optim/adamw.js";
-import { gradientSquares } from "../../src/optim/clip.js";
+import { trainedName } from "../../src/train/assemble.js";
+import { runStep } from "../../src/train/step.js";
 import { engine } from "./gradient-check.js";
+import { traineeOf } from "./trainee.js";
+
+const settings = { step: 0, seed: 0, learningRate: 1e-4, peakLearningRate: 1e-4, maxGradNorm: 1 };
 
 /**
- * Takes one step of `work` on its model, tuned already, and holds the estimate to the engine's peak, byte by byte. `liveBefore` is what the engine
- * held before the model was loaded. Disposes the model.
+ * Takes steps of 1, 2 and 4 micro-batches of `work` on its model, tuned already, and evaluates; each time, the estimate must be the engine's peak, byte by
+ * byte. `liveBefore` is what the engine held before the model was loaded. Disposes the model.
  */
-export async function assertEstimatedPeak(model: LanguageModel, work: StepWork, liveBefore: number): Promise<void> {
-  const { task, rows, parts } = work;
-  const { bits = 32 } = parts.optimizer;
-  const parameters = model.trainableParameters();
-  const optimizer = new AdamW(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: new Map(), bits });
-  const batch = task.collate(rows);
-  engine.resetPeak();
-  differentiate(() => task.loss(model, batch), new Rng(0)).dispose();
-  gradientSquares(parameters.values()).dispose();
-  optimizer.update(1e-4, 1);
-  await engine.sync();
-  const measured = engine.stats().peakLiveBytes - liveBefore;
-  assert.equal(estimateStep(work).peakBytes, measured);
-  optimizer.dispose();
+export async function assertEstimatedPeak(
+  model: LanguageModel,
+  work: Omit<StepWork, "accumulationSteps">,
+  liveBefore: number,
+): Promise<void> {
+  const { task, rows, evalRows, parts } = work;
+  const trainee = traineeOf(model, { bits: parts.optimizer.bits ?? 32 });
+  for (const accumulationSteps of [1, 2, 4]) {
+    engine.resetPeak();
+    await runStep(trainee, task, Array<typeof rows>(accumulationSteps).fill(rows), settings);
+    await evaluate(trainee.base, trainedName, task, evalRows, { batchSize: evalRows.length });
+    await engine.sync();
+    const measured = engine.stats().peakLiveBytes - liveBefore;
+    const { peakBytes } = await estimateStep({ ...work, accumulationSteps });
+    assert.equal(peakBytes, measured, `${accumulationSteps} micro-batches`);
+  }
+  trainee.dispose();
   model.dispose();
 }

@@ -3,11 +3,10 @@ import type { Row } from "../../src/data/example.js";
 import type { LanguageModel } from "../../src/models/language-model.js";
 import { nextToken } from "../../src/objectives/next-token.js";
 import type { Task } from "../../src/objectives/objective.js";
-import { AdamW } from "../../src/optim/adamw.js";
-import { weightDecays } from "../../src/optim/weight-decay.js";
 import type { StepEvent } from "../../src/runs/events.js";
 import { noProgress, train } from "../../src/train/loop.js";
 import { StepPlan } from "../../src/train/step-plan.js";
+import { traineeOf } from "./trainee.js";
 
 export interface StepSettings {
   readonly learning_rate: number;
@@ -26,22 +25,14 @@ export async function trainSteps(
   { learning_rate, schedule, warmup_steps, weight_decay, max_grad_norm }: StepSettings,
   task: Task = nextToken,
 ): Promise<StepEvent[]> {
-  const parameters = model.trainableParameters();
-  const optimizer = new AdamW(parameters, {
-    beta1: 0.9,
-    beta2: 0.999,
-    eps: 1e-8,
-    weightDecay: weightDecays(model, weight_decay),
-  });
+  const trainee = traineeOf(model, { weightDecay: weight_decay });
   const steps: StepEvent[] = [];
   for await (const event of train({
-    model,
+    trainee,
     task,
     trainRows: rows,
     evalRows: [],
     plan: new StepPlan(() => microBatches, { accumulationSteps, epochs: 1, maxSteps: 0 }),
-    optimizer,
-    parameters,
     settings: {
       learningRate: learning_rate,
       schedule,
@@ -57,6 +48,6 @@ export async function trainSteps(
     signal: new AbortController().signal,
   }))
     if (event.type === "step") steps.push(event);
-  optimizer.dispose();
+  trainee.dispose();
   return steps;
 }

@@ -1,22 +1,26 @@
-import { type BatchShape, estimateStep, overheadBytes, type StepWork, smallestRemedy } from "../../advise/estimate.js";
+import { estimateStep, type LargestBatches, overheadBytes, type StepWork, smallestRemedy } from "../../advise/estimate.js";
 import { availableMemoryBytes } from "../../advise/memory.js";
 import { DoesNotFitError } from "../../errors.js";
+import type { RunData } from "./run-data.js";
 
 /** What a run will need of the machine. */
 export interface Fit {
   readonly predictedPeakBytes: number;
   readonly availableBytes: number;
-  /** Of the largest micro-batch, forward, backward and update. */
-  readonly flops: number;
+  /** Forward, backward and update. */
+  readonly flopsPerToken: number;
 }
 
+type Work = Omit<StepWork, keyof LargestBatches>;
+
 /** Throws DoesNotFitError, with the smallest change that fits, if the largest step would need more memory than there is. */
-export function checkMemory({ batchSize, isPacked, ...work }: StepWork & BatchShape): Fit {
-  const { flops, peakBytes } = estimateStep(work);
+export async function checkMemory(work: Work, { shape, largestBatches }: RunData): Promise<Fit> {
+  const largest = { ...work, ...largestBatches(shape) };
+  const { flops, tokens, peakBytes } = await estimateStep(largest);
   const availableBytes = availableMemoryBytes();
   const neededBytes = peakBytes + overheadBytes;
   if (neededBytes > availableBytes) {
-    const remedy = smallestRemedy(work, { batchSize, isPacked }, availableBytes - overheadBytes);
+    const remedy = await smallestRemedy(largest, shape, largestBatches, availableBytes - overheadBytes);
     const inWords = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`);
     throw new DoesNotFitError(
       `this run needs about ${inWords(neededBytes)} of memory, and ${inWords(availableBytes)} are available. ` +
@@ -25,5 +29,5 @@ export function checkMemory({ batchSize, isPacked, ...work }: StepWork & BatchSh
           : `The smallest change that fits: ${remedy.change} (about ${inWords(remedy.peakBytes + overheadBytes)})`),
     );
   }
-  return { flops, availableBytes, predictedPeakBytes: process.memoryUsage.rss() + neededBytes };
+  return { flopsPerToken: flops / tokens, availableBytes, predictedPeakBytes: process.memoryUsage.rss() + neededBytes };
 }

@@ -13,9 +13,9 @@ import type { Recipe } from "../../recipe/schema.js";
 import { during } from "../../runs/during.js";
 import type { RunEvent } from "../../runs/events.js";
 import type { RunContext } from "../../runs/run.js";
-import type { Parts } from "../../train/assemble.js";
+import { assemble, type Parts, type Trainee, trainedName } from "../../train/assemble.js";
 import { checkFinite, loadCheckpoint, startOfRun } from "../../train/checkpoint.js";
-import { noProgress, type TrainSettings, train } from "../../train/loop.js";
+import { isUnfinished, noProgress, type TrainSettings, train } from "../../train/loop.js";
 import type { StepPlan } from "../../train/step-plan.js";
 import { tuners } from "../../tuners/index.js";
 import { settingsOfAdapter } from "../../tuners/tuned-files.js";
@@ -26,7 +26,6 @@ import { checkMemory } from "./fit.js";
 import { Output } from "./output.js";
 import { countParameters, resultsOf } from "./results.js";
 import { prepareData, type RunData } from "./run-data.js";
-import { loadTrainee, type Trainee } from "./trainee.js";
 import { unneeded } from "./unneeded.js";
 
 const NativeConfig = z.strictObject({
@@ -62,7 +61,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   const data = yield* during<RunEvent, RunData>((emit) =>
     prepareData({ recipe, objective, files: base, maxTokens, now: startedAt, warn: (message) => emit(warning(message)) }),
   );
-  const { task, trainRows, evalRows, plan, largestBatch } = data;
+  const { task, trainRows, evalRows, plan } = data;
   const files = { ...base, config: task.modelConfig ?? base.config };
   const parts = partsOf(recipe, files, tuning);
 
@@ -70,12 +69,12 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   if (config.threads !== null) engine.setThreads(config.threads);
   const compute = config.compute_dtype === "auto" ? fastestCompute(engine.info()) : config.compute_dtype;
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
-  const batchSize = recipe.per_device_train_batch_size;
-  const { flops, ...fit } = checkMemory({ parts, task, rows: largestBatch, compute, batchSize, isPacked: data.isPacked });
+  const accumulationSteps = recipe.gradient_accumulation_steps;
+  const { flopsPerToken, ...fit } = await checkMemory({ parts, task, accumulationSteps, compute }, data);
 
   const trainee = yield* during<RunEvent, Trainee>((emit) => {
     const tell = (message: string) => emit(info(message));
-    return loadTrainee(
+    return assemble(
       { kernels: engine, compute },
       { ...parts, onNotice: tell },
       {
@@ -87,12 +86,12 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
     );
   });
   try {
-    const { model, parameters, optimizer } = trainee;
+    const { base: shared, optimizer } = trainee;
     const output = new Output(recipe, trainee, { files, tuning, data, startedAt, trainerState });
     const progress = noProgress();
     if (resumeFrom !== null) await loadCheckpoint(resumeFrom, optimizer, progress, data.identity);
     const resumedFromStep = progress.step;
-    const counts = countParameters(model);
+    const counts = shared.with(trainedName, countParameters);
     yield {
       type: "start",
       trainRows: trainRows.length,
@@ -108,16 +107,15 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
     let secondsToFirstStep = 0;
     const settings = settingsOf(recipe, plan);
     const save = () => output.saveCheckpoint(progress);
-    const work = { model, task, trainRows, evalRows, plan, optimizer, parameters, settings, progress, save, signal };
+    const work = { trainee, task, trainRows, evalRows, plan, settings, progress, save, signal };
     for await (const event of train(work)) {
       if (event.type === "step" && secondsToFirstStep === 0) secondsToFirstStep = performance.now() / 1000;
       yield event;
     }
 
-    const interrupted = progress.step < plan.totalSteps;
+    const interrupted = isUnfinished(progress, plan);
     if (interrupted && progress.step > resumedFromStep) yield { type: "checkpoint", step: progress.step, path: await save() };
     await output.writeModel(recipe.output_dir, progress);
-    const flopsPerToken = flops / largestBatch.reduce((sum, { tokens }) => sum + tokens, 0);
     yield { type: "end", interrupted, results: resultsOf(progress, { counts, machine, flopsPerToken, secondsToFirstStep }) };
   } finally {
     trainee.dispose(); // however the run ends

@@ -4,13 +4,13 @@ import { writeFileAtomic } from "../../io/disk.js";
 import type { ModelFiles } from "../../io/model-files.js";
 import { squares } from "../../optim/clip.js";
 import type { Recipe } from "../../recipe/schema.js";
+import { type Trainee, trainedName } from "../../train/assemble.js";
 import { saveCheckpoint } from "../../train/checkpoint.js";
 import { weightsRanAway } from "../../train/diverged.js";
 import type { Progress } from "../../train/loop.js";
-import { saveTuned } from "../../tuners/tuned-files.js";
+import { collectTuned, writeTuned } from "../../tuners/tuned-files.js";
 import type { Tuning } from "../../tuners/tuner.js";
 import type { RunData } from "./run-data.js";
-import type { Trainee } from "./trainee.js";
 
 /** What belongs to what is saved, beside the weights. */
 interface Origin {
@@ -38,18 +38,21 @@ export class Output {
 
   /** Writes what others load, and what they need beside it. Throws DivergedError if the weights have run away, NoSpaceError. */
   async writeModel(path: string, { step }: Progress): Promise<void> {
-    const { model, parameters } = this.#trainee;
+    const { base, parameters } = this.#trainee;
     const { files, tuning, data } = this.#origin;
     const size = squares([...parameters.values()].map(({ value }) => value));
     const isSane = size === null || Number.isFinite(await size.item());
     size?.dispose();
     if (!isSane) throw weightsRanAway({ step, learningRate: this.#recipe.learning_rate });
-    await saveTuned(path, model, tuning, {
-      name: this.#recipe.model_name_or_path,
-      config: files.config,
-      taskType: model.head === null ? "CAUSAL_LM" : "SEQ_CLS",
-      modulesToSave: model.headModules,
-    });
+    const tuned = base.with(trainedName, (model) =>
+      collectTuned(model, tuning, {
+        name: this.#recipe.model_name_or_path,
+        config: files.config,
+        taskType: model.head === null ? "CAUSAL_LM" : "SEQ_CLS",
+        modulesToSave: model.headModules,
+      }),
+    );
+    await writeTuned(path, tuned);
     for (const { name, contents } of data.files) await writeFileAtomic(join(path, name), contents);
   }
 

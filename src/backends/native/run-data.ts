@@ -1,4 +1,5 @@
 import { createHash, type Hash } from "node:crypto";
+import type { BatchShape, LargestBatches } from "../../advise/estimate.js";
 import { BatchPlan } from "../../data/batches.js";
 import { splitHoldout } from "../../data/dataset.js";
 import type { Row } from "../../data/example.js";
@@ -19,9 +20,9 @@ export interface RunData {
   readonly trainRows: readonly Row[];
   readonly evalRows: readonly Row[];
   readonly plan: StepPlan;
-  /** The micro-batch that needs the most memory, and whether it is made of full sequences. */
-  readonly largestBatch: readonly Row[];
-  readonly isPacked: boolean;
+  /** How rows come together, and which batches then need the most memory, as they would in another shape. */
+  readonly shape: BatchShape;
+  readonly largestBatches: (shape: BatchShape) => LargestBatches;
   /** What has to lie beside the result: the tokenizer, with the chat template if one was used, and what the task adds. */
   readonly files: readonly TextFile[];
   /** Hash of rows, their order and what a step is made of. */
@@ -84,16 +85,14 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
   if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
   const task = objective.task(trainRows, recipe.objective, { base: files.config, heldOut: evalRows, warn });
 
-  const isPacked = recipe.packing || objective.packs === true;
-  const shape = { batchSize: recipe.per_device_train_batch_size, packing: isPacked, cutoffLen, seed: recipe.seed };
-  const batches = new BatchPlan(
-    trainRows.map(({ tokens }) => tokens),
-    shape,
-  );
+  const { per_device_train_batch_size: batchSize, seed } = recipe;
+  const shape = { batchSize, isPacked: recipe.packing || objective.packs === true, cutoffLen };
+  const batches = batchPlan(trainRows, shape, seed);
   const plan = new StepPlan((epoch) => batches.epoch(epoch), {
     accumulationSteps: recipe.gradient_accumulation_steps,
     epochs: recipe.num_train_epochs,
     maxSteps: recipe.max_steps,
+    stepsPerRound: task.stepsPerRound,
   });
 
   const { totalSteps, stepsPerEpoch } = plan;
@@ -112,7 +111,8 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
   const identity = createHash("sha256");
   for (const row of trainRows) addToHash(identity, row);
   const { stage, finetuning_type, gradient_accumulation_steps: accumulation } = recipe;
-  const meaning = { ...shape, accumulation, tuner: recipe.tuner, objective: recipe.objective, stage };
+  const { isPacked: packing } = shape;
+  const meaning = { batchSize, packing, cutoffLen, seed, accumulation, tuner: recipe.tuner, objective: recipe.objective, stage };
   identity.update(JSON.stringify([meaning, finetuning_type, task.identity, files.fingerprint]));
   return {
     tokenizer,
@@ -120,8 +120,11 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     trainRows,
     evalRows,
     plan,
-    largestBatch: largestBatch(trainRows, shape.batchSize, isPacked ? batches : null),
-    isPacked,
+    shape,
+    largestBatches: (shape) => ({
+      rows: largestBatch(shortened(task, trainRows, shape), shape, seed),
+      evalRows: recipe.eval_strategy === "no" ? [] : largestInOrder(shortened(task, evalRows, shape), shape),
+    }),
     files: [...filesOf(tokenizer, template), ...(task.files ?? [])],
     identity: identity.digest("hex"),
   };
@@ -145,13 +148,36 @@ function filesOf(tokenizer: Tokenizer, template: ChatTemplate | undefined): Text
   return [...files, { name: "chat_template.jinja", contents: template.source }];
 }
 
+function batchPlan(rows: readonly Row[], { batchSize, isPacked, cutoffLen }: BatchShape, seed: number): BatchPlan {
+  const lengths = rows.map(({ tokens }) => tokens);
+  return new BatchPlan(lengths, { batchSize, packing: isPacked, cutoffLen, seed });
+}
+
+/** Rows as a shorter `cutoff_len` would leave them. */
+function shortened(task: Task, rows: readonly Row[], { cutoffLen }: BatchShape): Row[] {
+  return rows.map((row) => (row.tokens > cutoffLen ? task.shorten(row, cutoffLen) : row));
+}
+
 /**
  * The micro-batch that needs the most memory: the longest rows together, which a shuffle may bring about; or, packed, the fullest bins of an
  * epoch, which all epochs fill alike.
  */
-function largestBatch(rows: readonly Row[], batchSize: number, packed: BatchPlan | null): Row[] {
+function largestBatch(rows: readonly Row[], shape: BatchShape, seed: number): readonly Row[] {
+  if (!shape.isPacked) return [...rows].sort((a, b) => b.tokens - a.tokens).slice(0, shape.batchSize);
+  return largest(
+    batchPlan(rows, shape, seed)
+      .epoch(0)
+      .map((batch) => batch.map((row) => rows[row]!)),
+  );
+}
+
+/** The largest batch of held-out rows, which are taken one after the other. */
+function largestInOrder(rows: readonly Row[], { batchSize }: BatchShape): readonly Row[] {
+  const count = Math.ceil(rows.length / batchSize);
+  return largest(Array.from({ length: count }, (_, i) => rows.slice(i * batchSize, (i + 1) * batchSize)));
+}
+
+function largest(batches: readonly (readonly Row[])[]): readonly Row[] {
   const tokensOf = (batch: readonly Row[]) => batch.reduce((sum, { tokens }) => sum + tokens, 0);
-  if (packed === null) return [...rows].sort((a, b) => b.tokens - a.tokens).slice(0, batchSize);
-  const batches = packed.epoch(0).map((batch) => batch.map((row) => rows[row]!));
-  return batches.reduce((largest, batch) => (tokensOf(batch) > tokensOf(largest) ? batch : largest));
+  return batches.reduce((most, batch) => (tokensOf(batch) > tokensOf(most) ? batch : most), []);
 }

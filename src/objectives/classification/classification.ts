@@ -146,26 +146,30 @@ export function classificationTask(
     collate(examples) {
       const input = packSequences(examples.map(({ ids }) => ids));
       const targets = Int32Array.from(examples, ({ label }) => classes.indexOf(label));
-      return { input, targets, tokens: input.ids.length, count: examples.length };
+      return { input, targets, tokens: input.ids.length, counts: { loss: examples.length } };
     },
 
-    loss: (model, { input, targets }) => crossEntropy(model.classLogits(input), targets),
+    terms: (model, { input, targets }) => ({ loss: { sum: crossEntropy(model.classLogits(input), targets) } }),
 
     evaluation(): Evaluation<ClassificationBatch> {
       const matrix = new ConfusionMatrix(classes);
       return {
-        async add(model, { input, targets }) {
-          const logits = scope(() => model.classLogits(input));
-          const loss = scope(() => crossEntropy(logits, targets));
-          try {
-            const values = await logits.read();
-            for (const [row, target] of targets.entries())
-              matrix.add(target, indexOfLargest(values.subarray(row * classes.length, (row + 1) * classes.length)));
-            return await loss.item();
-          } finally {
-            logits.dispose();
-            loss.dispose();
-          }
+        add(model, { input, targets }) {
+          const { logits, loss } = scope(() => {
+            const logits = model.classLogits(input);
+            return { logits, loss: crossEntropy(logits, targets) };
+          });
+          return async () => {
+            try {
+              const values = await logits.read();
+              for (const [row, target] of targets.entries())
+                matrix.add(target, indexOfLargest(values.subarray(row * classes.length, (row + 1) * classes.length)));
+              return { loss: { sum: await loss.item() } };
+            } finally {
+              logits.dispose();
+              loss.dispose();
+            }
+          };
         },
         metrics: () => matrix.metrics(),
       };

@@ -1,0 +1,64 @@
+import { scope } from "../core/tensor.js";
+import type { Row } from "../data/example.js";
+import type { Batch, Metrics, Task, Term, TermValue } from "../objectives/objective.js";
+import { Sums } from "../objectives/sums.js";
+import type { SharedBase } from "../tuners/shared-base.js";
+
+export interface EvaluateOptions<R extends Row = Row> {
+  /** Rows of a batch. */
+  readonly batchSize: number;
+  /** Ends the evaluation before the next batch. */
+  readonly signal?: AbortSignal;
+  /** Gets the values of each batch's terms; what it throws ends the evaluation. */
+  readonly onBatch?: (values: Readonly<Record<string, TermValue>>, rows: readonly R[]) => Promise<void>;
+}
+
+/** What held-out rows tell of a model. */
+export interface Evaluated {
+  /** The task's loss, averaged over all rows as a training step averages it. */
+  readonly loss: number;
+  /** Null where the task has none. */
+  readonly metrics: Metrics | null;
+}
+
+/** How well what sits on a base under a name, or the base alone (null), does on rows under a task: without dropout and without gradients. Null if `signal` ended it: half an evaluation says nothing. */
+export async function evaluate<R extends Row, B extends Batch>(
+  base: SharedBase,
+  name: string | null,
+  task: Task<R, B>,
+  rows: readonly R[],
+  { batchSize, signal, onBatch }: EvaluateOptions<R>,
+): Promise<Evaluated | null> {
+  const evaluation = task.evaluation?.();
+  const sums = new Sums();
+  for (let start = 0; start < rows.length; start += batchSize) {
+    if (signal?.aborted) return null;
+    const part = rows.slice(start, start + batchSize);
+    const batch = task.collate(part);
+    const read = base.with(
+      name,
+      (model) => evaluation?.add(model, batch, base) ?? readerOf(scope(() => task.terms(model, batch, base))),
+    );
+    const values = await read();
+    await onBatch?.(values, part);
+    sums.add(batch, values);
+  }
+  const metrics = { ...sums.metrics, ...evaluation?.metrics() };
+  return { loss: sums.loss, metrics: Object.keys(metrics).length > 0 ? metrics : null };
+}
+
+/** Reads terms that no tape recorded, and gives their memory back. */
+function readerOf(terms: Readonly<Record<string, Term>>): () => Promise<Readonly<Record<string, TermValue>>> {
+  return async () => {
+    const values: Record<string, TermValue> = {};
+    try {
+      for (const [name, term] of Object.entries(terms)) {
+        const { weight } = term;
+        values[name] = "of" in term ? { ...term.loss(await term.of.read()), weight } : { sum: await term.sum.item(), weight };
+      }
+    } finally {
+      for (const term of Object.values(terms)) ("of" in term ? term.of : term.sum).dispose();
+    }
+    return values;
+  };
+}
