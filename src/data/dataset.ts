@@ -267,7 +267,7 @@ export async function tokenizeDataset(
       if (onOverlong === "error") throw new DataError(`${where}: ${reason}.`);
       const kept = supervised.slice(0, cutoffLen);
       if (onOverlong === "drop" || !kept.includes(1)) {
-        leftOut.push({ where, reason: onOverlong === "drop" ? `${reason}.` : `${reason}; no answer begins in what is kept.` });
+        leftOut.push({ where, reason: onOverlong === "drop" ? `${reason}.` : `${reason}; no answer begins before the cut.` });
         continue;
       }
       truncated++;
@@ -351,7 +351,7 @@ class RowRenderer {
     } catch (error) {
       if (!(error instanceof TooLong)) throw error;
       if (++this.#timeouts === mostTimeouts)
-        throw new DataError(`${row.where}: ${error.message} So it was with ${mostTimeouts} rows.`, { cause: error });
+        throw new DataError(`${row.where}: ${error.message} The same happened with ${mostTimeouts} rows.`, { cause: error });
       return { where: row.where, reason: error.message, cause: error };
     }
   }

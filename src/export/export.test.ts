@@ -346,7 +346,7 @@ test("what cannot be exported is refused with a way out, and nothing is written"
     [
       { to: "gguf", model: base, adapter, maxDrift: 0 },
       "MODEL",
-      /changes by .*, more than the limit of 0\. Nothing was kept.*--max-drift/,
+      /changes by .*, more than the limit of 0\. Nothing was written.*--max-drift/,
     ],
     [
       { to: "gguf-lora", model: base, adapter: variant(t, { use_dora: true }) },
@@ -378,7 +378,7 @@ test("what cannot be exported is refused with a way out, and nothing is written"
   }
   const parent = temporaryFolder(t);
   const failing = { model: base, adapter, to: "gguf", maxDrift: 0, out: join(parent, "out") } as const;
-  await assert.rejects(exportModel(failing), /Nothing was kept/);
+  await assert.rejects(exportModel(failing), /Nothing was written/);
   assert.deepEqual(readdirSync(parent), []);
   const inUse = temporaryFolder(t);
   writeFileSync(join(inUse, "precious.txt"), "");

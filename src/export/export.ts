@@ -151,7 +151,7 @@ async function adapterOn(model: CausalLM, adapter: string): Promise<Tuning> {
   const { tuner, tuning } = await applyAdapter(adapter, model, tuners, new Rng(0));
   if (tuning.merge !== undefined) return tuning;
   throw new ConfigError(
-    `${adapter}: ${tuner.name} cannot be merged: what it learnt are no changes of weights, but parts that other programs do not have. ` +
+    `${adapter}: ${tuner.name} cannot be merged: it adds parts to the model that ordinary weights cannot hold. ` +
       "The adapter's own folder is what PEFT and transformers load.",
   );
 }
@@ -228,7 +228,7 @@ function drifted({ maxLogitDifference, lossBefore, lossAfter }: Drift, type: Num
   const losses = lossBefore === null ? "" : ` (held-out loss ${lossBefore.toFixed(4)} before, ${lossAfter!.toFixed(4)} after)`;
   return new ModelError(
     `The exported model would say something else: merged, rounded to ${type} and opened again, a logit changes by ` +
-      `${maxLogitDifference.toPrecision(3)}${losses}, more than the limit of ${limit}. Nothing was kept. Choose a type with more bits, or raise the limit (--max-drift) if you accept it.`,
+      `${maxLogitDifference.toPrecision(3)}${losses}, more than the limit of ${limit}. Nothing was written. Choose a type with more bits, or raise the limit (--max-drift) if you accept it.`,
   );
 }
 

@@ -300,7 +300,7 @@ export async function readFinite(entry: TensorEntry, shown = entry.name): Promis
   const bad = firstNonFinite(data, entry.dtype);
   if (bad >= 0)
     throw new ModelError(
-      `${entry.file}: tensor ${printable(shown)}: value ${bad} is not a finite number: it is broken, and nothing good can come of it.`,
+      `${entry.file}: tensor ${printable(shown)}: value ${bad} is not a finite number: the weights are damaged, or their training diverged.`,
     );
   return data;
 }

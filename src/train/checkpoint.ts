@@ -108,7 +108,9 @@ export async function checkFinite(path: string, momentBits: 8 | 32): Promise<voi
       const data = await readEntry(entry);
       const isBlocks = name === optimizerName && momentBits === 8 && mayBeBlocks(entry.shape);
       if (firstNonFinite(isBlocks ? absmaxOf(data) : data, entry.dtype) >= 0)
-        throw new CheckpointError(`${entry.file}: ${entry.name} holds a number that is not finite: nothing good can come of it.`);
+        throw new CheckpointError(
+          `${entry.file}: ${entry.name} holds a number that is not finite: training cannot go on from it.`,
+        );
     }
   }
 }

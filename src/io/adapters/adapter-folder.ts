@@ -53,7 +53,7 @@ export function settingsFrom<Settings extends z.ZodType>(schema: Settings, value
   const parsed = schema.safeParse(values);
   if (parsed.success) return parsed.data;
   const { path, message } = parsed.error.issues[0]!;
-  throw new ModelError(`${adapterConfigName} and the weights make no settings: ${shownPath(path)}: ${message}.`);
+  throw new ModelError(`${adapterConfigName} and the weights give no valid settings: ${shownPath(path)}: ${message}.`);
 }
 
 /**
@@ -67,7 +67,7 @@ export function checkSize(
   if (shape?.[axis] === size) return;
   const found = shape === undefined ? "there is none" : `it is [${shape.join(", ")}]`;
   throw new ModelError(
-    `${adapterConfigName}: a tensor is of another shape: ${name} has by ${key} ${size} ${axis === 0 ? "rows" : "columns"}, and ${found}.`,
+    `${adapterConfigName}: a tensor is of another shape: ${name}: by ${key} it should have ${size} ${axis === 0 ? "rows" : "columns"}, but ${found}.`,
   );
 }
 

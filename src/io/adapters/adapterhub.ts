@@ -77,7 +77,7 @@ async function open(path: string): Promise<AdapterFiles> {
     const own = ownName(stored.name, name);
     if (own === undefined)
       throw new ModelError(
-        `${file.path}: tensor ${JSON.stringify(stored.name.slice(0, 200))} is none of a bottleneck adapter ${JSON.stringify(name.slice(0, 100))}.`,
+        `${file.path}: tensor ${JSON.stringify(stored.name.slice(0, 200))} does not belong to the bottleneck adapter ${JSON.stringify(name.slice(0, 100))}.`,
       );
     tensors.set(own, { ...toTensorEntry(stored), name: own });
   }

@@ -151,7 +151,7 @@ test("settings that match nothing, or contradict each other, are told", () => {
       { layers_to_transform: 0, layers_pattern: ["layers", "blocks"] },
       /layers_pattern: .* list of layers that is called "blocks"/,
     ],
-    [{ layers_pattern: "layers" }, /layers_pattern: says what layers_to_transform counts/],
+    [{ layers_pattern: "layers" }, /layers_pattern names the list of modules that layers_to_transform counts in/],
     [
       { rank_pattern: { q_prj: 2 } },
       /rank_pattern: "q_prj" is the name of no adapted layer\. There are: down_proj, .*; a whole path is like model\.layers\.0/,
@@ -429,9 +429,9 @@ test("adapter_config.json: what PEFT writes is understood, what would compute ot
     [{ r: 0 }, /: r: /],
     [
       { r: 4, rank_pattern: {} },
-      /of another shape: a\.q_proj\.lora_A\.weight has by r and rank_pattern 4 rows, and it is \[3, 4\]/,
+      /of another shape: a\.q_proj\.lora_A\.weight: by r and rank_pattern it should have 4 rows, but it is \[3, 4\]/,
     ],
-    [{ r: 1e9, rank_pattern: {} }, /has by r and rank_pattern 1000000000 rows/],
+    [{ r: 1e9, rank_pattern: {} }, /by r and rank_pattern it should have 1000000000 rows/],
     [{ r: { a: 1 } }, /: r: /],
     [{ r: 1e300 }, /: r: /],
     [{ lora_alpha: 1e300 }, /: lora_alpha: /],

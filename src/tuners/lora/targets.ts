@@ -108,7 +108,9 @@ function layerFilter(
   paths: readonly string[],
 ): (path: string) => boolean {
   if (wanted === null && layers_pattern !== null)
-    throw new ConfigError("layers_pattern: says what layers_to_transform counts: set that as well, or leave this out");
+    throw new ConfigError(
+      "layers_pattern names the list of modules that layers_to_transform counts in: set layers_to_transform as well, or leave this out",
+    );
   if (wanted === null) return () => true;
   const lists = layers_pattern === null ? ["[^.]+"] : namesIn(layers_pattern);
   const patterns = lists.map((list) => {
