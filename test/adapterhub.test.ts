@@ -126,7 +126,7 @@ test("refused: another adapter's tensors, no name, a pickle, no weights", async 
   await changed(folder, (json) => {
     json.name = "other";
   });
-  await refused(folder, /none of a bottleneck adapter "other"/);
+  await refused(folder, /does not belong to the bottleneck adapter "other"/);
   await changed(folder, (json) => {
     json.name = null;
   });
