@@ -73,10 +73,10 @@ function extrapolated(one: Cost, two: Cost, count: number): Cost {
 }
 
 /**
- * What a process takes beside tensors and what it had before: packing buffers of the products, slack of the allocator, files read while loading,
- * JavaScript. With this constant, predictions for SmolLM2-135M were within 10 % of the measured peak (docs/benchmarks.md).
+ * What a process takes beside what its engine does and what it had before: JavaScript's heap and code, which grow by 3 to 15 MB while it trains,
+ * and the buffers of pieces between files and engine (docs/benchmarks.md).
  */
-export const overheadBytes = 128 * 2 ** 20;
+export const overheadBytes = 8 * 2 ** 20;
 
 /** A change of settings that would lower the need for memory. */
 export interface Remedy {

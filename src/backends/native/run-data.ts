@@ -87,20 +87,23 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
 
   const { per_device_train_batch_size: batchSize, seed } = recipe;
   const shape = { batchSize, isPacked: recipe.packing || objective.packs === true, cutoffLen };
-  const batches = batchPlan(trainRows, shape, seed);
-  const plan = new StepPlan((epoch) => batches.epoch(epoch), {
-    accumulationSteps: recipe.gradient_accumulation_steps,
-    epochs: recipe.num_train_epochs,
-    maxSteps: recipe.max_steps,
-    stepsPerRound: task.stepsPerRound,
-  });
+  const planFor = (rows: readonly Row[], shape: BatchShape) => {
+    const batches = batchPlan(rows, shape, seed);
+    return new StepPlan((epoch) => batches.epoch(epoch), {
+      accumulationSteps: recipe.gradient_accumulation_steps * Math.ceil(batchSize / shape.batchSize),
+      epochs: recipe.num_train_epochs,
+      maxSteps: recipe.max_steps,
+      stepsPerRound: task.stepsPerRound,
+    });
+  };
+  const plan = planFor(trainRows, shape);
 
   const { totalSteps, stepsPerEpoch } = plan;
   if (totalSteps > maxSteps)
     throw new ConfigError(
       `num_train_epochs: ${recipe.num_train_epochs} make ${totalSteps} steps of ${stepsPerEpoch} an epoch; expected at most ${maxSteps} steps`,
     );
-  const batchCount = batches.epoch(0).length;
+  const batchCount = batchPlan(trainRows, shape, seed).epoch(0).length;
   if (recipe.gradient_accumulation_steps > batchCount)
     warn(
       `gradient_accumulation_steps is ${recipe.gradient_accumulation_steps}, and an epoch has ${batchCount} batches: each step takes them all`,
@@ -121,10 +124,13 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     evalRows,
     plan,
     shape,
-    largestBatches: (shape) => ({
-      rows: largestBatch(shortened(task, trainRows, shape), shape, seed),
-      evalRows: recipe.eval_strategy === "no" ? [] : largestInOrder(shortened(task, evalRows, shape), shape),
-    }),
+    largestBatches(shape) {
+      const rows = shortened(task, trainRows, shape);
+      return {
+        rows: largestBatch(rows, shape, planFor(rows, shape), task.stepsPerRound),
+        evalRows: recipe.eval_strategy === "no" ? [] : largestInOrder(shortened(task, evalRows, shape), shape),
+      };
+    },
     files: [...filesOf(tokenizer, template), ...(task.files ?? [])],
     identity: identity.digest("hex"),
   };
@@ -158,17 +164,25 @@ function shortened(task: Task, rows: readonly Row[], { cutoffLen }: BatchShape):
   return rows.map((row) => (row.tokens > cutoffLen ? task.shorten(row, cutoffLen) : row));
 }
 
+/** Of a longer run, only so many steps are looked at. */
+const maxStepsLookedAt = 10_000;
+
 /**
- * The micro-batch that needs the most memory: the longest rows together, which a shuffle may bring about; or, packed, the fullest bins of an
- * epoch, which all epochs fill alike.
+ * The micro-batch that needs the most memory, of those that the plan brings about; of a long run the longest rows together, which a shuffle may
+ * bring about, or, packed, the fullest bins of its first steps, which all epochs fill alike.
  */
-function largestBatch(rows: readonly Row[], shape: BatchShape, seed: number): readonly Row[] {
-  if (!shape.isPacked) return [...rows].sort((a, b) => b.tokens - a.tokens).slice(0, shape.batchSize);
-  return largest(
-    batchPlan(rows, shape, seed)
-      .epoch(0)
-      .map((batch) => batch.map((row) => rows[row]!)),
-  );
+function largestBatch(
+  rows: readonly Row[],
+  { isPacked, batchSize }: BatchShape,
+  plan: StepPlan,
+  stepsPerRound = 1,
+): readonly Row[] {
+  const isLong = plan.totalSteps > maxStepsLookedAt;
+  if (isLong && !isPacked) return [...rows].sort((a, b) => b.tokens - a.tokens).slice(0, batchSize);
+  const batches: Row[][] = [];
+  for (let step = 0; step < Math.min(plan.totalSteps, maxStepsLookedAt); step += stepsPerRound)
+    batches.push(...plan.at(step).microBatches.map((batch) => batch.map((row) => rows[row]!)));
+  return largest(batches);
 }
 
 /** The largest batch of held-out rows, which are taken one after the other. */
