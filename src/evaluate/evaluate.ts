@@ -1,7 +1,7 @@
-import { scope } from "../core/tensor.js";
+import { owned } from "../core/tensor.js";
 import type { Row } from "../data/example.js";
 import type { Batch, Metrics, Task, Term, TermValue } from "../objectives/objective.js";
-import { Sums } from "../objectives/sums.js";
+import { compute, Sums } from "../objectives/sums.js";
 import type { SharedBase } from "../tuners/shared-base.js";
 
 export interface EvaluateOptions<R extends Row = Row> {
@@ -37,7 +37,7 @@ export async function evaluate<R extends Row, B extends Batch>(
     const batch = task.collate(part);
     const read = base.with(
       name,
-      (model) => evaluation?.add(model, batch, base) ?? readerOf(scope(() => task.terms(model, batch, base))),
+      (model) => evaluation?.add(model, batch, base) ?? readerOf(() => task.terms(model, batch, base)),
     );
     const values = await read();
     await onBatch?.(values, part);
@@ -47,17 +47,18 @@ export async function evaluate<R extends Row, B extends Batch>(
   return { loss: sums.loss, metrics: Object.keys(metrics).length > 0 ? metrics : null };
 }
 
-/** Reads terms that no tape recorded, and gives their memory back. */
-function readerOf(terms: Readonly<Record<string, Term>>): () => Promise<Readonly<Record<string, TermValue>>> {
+/** Queues the work of terms; what it returns reads them, and gives their memory back. */
+function readerOf(body: () => Readonly<Record<string, Term>>): () => Promise<Readonly<Record<string, TermValue>>> {
+  const { result, free } = owned(body);
   return async () => {
     const values: Record<string, TermValue> = {};
     try {
-      for (const [name, term] of Object.entries(terms)) {
+      for (const [name, term] of Object.entries(result)) {
         const { weight } = term;
-        values[name] = "of" in term ? { ...term.loss(await term.of.read()), weight } : { sum: await term.sum.item(), weight };
+        values[name] = "of" in term ? { ...(await compute(term)), weight } : { sum: await term.sum.item(), weight };
       }
     } finally {
-      for (const term of Object.values(terms)) ("of" in term ? term.of : term.sum).dispose();
+      free();
     }
     return values;
   };

@@ -81,9 +81,14 @@ export interface RecordedTerm {
 /** A part that is a pure function of numbers which the model gave, such as log-probabilities: its backward begins with what the function says. */
 export interface ComputedTerm {
   readonly of: Tensor;
+  /** What else is read and not differentiated, such as the log-probabilities of a reference. */
+  readonly given?: readonly Tensor[];
   readonly weight?: number;
-  /** `values` are those of `of`; so is the gradient of the sum, one number for each value. Metrics are averaged over the step. */
-  loss(values: Float32Array): {
+  /** `values` are those of `of`, `given` those of `given`; the gradient of the sum has one number for each value. Metrics are averaged over the step. */
+  loss(
+    values: Float32Array,
+    ...given: Float32Array[]
+  ): {
     readonly sum: number;
     readonly gradient: Float32Array;
     readonly metrics?: Readonly<Record<string, Total>>;
@@ -104,6 +109,8 @@ export interface TermValue {
 export interface Task<R extends Row = Row, B extends Batch = Batch> {
   /** config.json of the model that trains, where it is not the base's: one with another head. */
   readonly modelConfig?: Readonly<Record<string, unknown>>;
+  /** Its terms ask for the base alone: a method that trains weights of the base then trains copies of them, which takes more memory. */
+  readonly usesBase?: boolean;
   /** What a resumed run must find as it was, beside rows and settings. */
   readonly identity?: unknown;
   /** What has to lie beside the result for it to be used, other than the tokenizer. */

@@ -1,4 +1,4 @@
-import type { Batch, Metrics, TermValue, Total } from "./objective.js";
+import type { Batch, ComputedTerm, Metrics, TermValue, Total } from "./objective.js";
 
 /** What batches add up to: the terms of a loss and the metrics, each with its own count. The only place that divides. */
 export class Sums {
@@ -32,6 +32,12 @@ export class Sums {
     const means = [...terms, ...this.#metrics].map(([name, total]) => [name, mean(total)] as const);
     return means.length > 0 ? Object.fromEntries(means) : null;
   }
+}
+
+/** Reads what a term is computed from, and computes it. */
+export async function compute(term: ComputedTerm): Promise<ReturnType<ComputedTerm["loss"]>> {
+  const [values, ...given] = await Promise.all([term.of, ...(term.given ?? [])].map((tensor) => tensor.read()));
+  return term.loss(values!, ...given);
 }
 
 /** What the terms of a step's batches sum over, by name. */

@@ -21,6 +21,8 @@ export interface Parts {
   readonly gradientCheckpointing: boolean;
   /** Whether the base's own dropout is left out. */
   readonly disableDropout: boolean;
+  /** Whether the base must stay as it was beside what trains: `AddOptions.keepsBase`. */
+  readonly keepsBase?: boolean;
   /** `weightDecay` is that of all that trains but biases and norms. */
   readonly optimizer: Omit<AdamWOptions, "weightDecay"> & { readonly weightDecay: number };
   /** Gets what the user should know of how the base is stored. */
@@ -56,7 +58,7 @@ export async function assemble(
   parts: Parts,
   { weightsFrom, start, hasNewHead, onBase }: Beginning,
 ): Promise<Trainee> {
-  const { files, tuning, seed, onNotice = () => {} } = parts;
+  const { files, tuning, seed, keepsBase = false, onNotice = () => {} } = parts;
   const model = await loadModel(device, files, hasNewHead ? Rng.for(seed, "head") : undefined, (unread) =>
     tuning.storing?.(unread, onNotice),
   );
@@ -65,7 +67,7 @@ export async function assemble(
     settle(model, parts);
     onBase?.(model);
     const weights = weightsFrom === null ? undefined : await openTuned(weightsFrom, tuning);
-    const parameters = base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), ...(weights && { weights }) });
+    const parameters = base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), keepsBase, ...(weights && { weights }) });
     if (weights !== undefined) await readInto(parameters, weights);
     else base.with(trainedName, (tuned) => tuning.initialize?.(tuned, start));
     return withOptimizer(base, parts);
@@ -77,7 +79,7 @@ export async function assemble(
 
 /** The same on shapes alone: nothing is read, and what begins from data or from files begins like the rest. */
 export function sketch(device: SymbolicDevice, parts: Parts): Trainee {
-  const { files, tuning, seed } = parts;
+  const { files, tuning, seed, keepsBase = false } = parts;
   const model = buildModel(device, files.config, files.path);
   placeWeights(
     model,
@@ -86,7 +88,7 @@ export function sketch(device: SymbolicDevice, parts: Parts): Trainee {
   );
   settle(model, parts);
   const base = new SharedBase(model);
-  base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner") });
+  base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), keepsBase });
   return withOptimizer(base, parts);
 }
 

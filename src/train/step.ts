@@ -3,7 +3,7 @@ import { forward, type Root } from "../core/tape.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Row } from "../data/example.js";
 import type { Batch, Metrics, Task, Term, TermValue } from "../objectives/objective.js";
-import { countOf, Sums, totalCounts } from "../objectives/sums.js";
+import { compute, countOf, Sums, totalCounts } from "../objectives/sums.js";
 import { clipFactor, gradientSquares } from "../optim/clip.js";
 import { type Trainee, trainedName } from "./assemble.js";
 import { gradientDiverged, lossDiverged, updateDiverged } from "./diverged.js";
@@ -86,7 +86,7 @@ async function accumulate(
         roots.push({ output: term.sum, seed: start });
         continue;
       }
-      const { sum, gradient, metrics } = term.loss(await term.of.read());
+      const { sum, gradient, metrics } = await compute(term);
       roots.push({ output: term.of, seed: gradient.map((g) => start * g) });
       values[name] = { sum, weight: term.weight, metrics };
     }

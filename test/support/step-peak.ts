@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { estimateStep, type StepWork } from "../../src/advise/estimate.js";
+import type { Row } from "../../src/data/example.js";
 import { evaluate } from "../../src/evaluate/evaluate.js";
 import type { LanguageModel } from "../../src/models/language-model.js";
-import { trainedName } from "../../src/train/assemble.js";
+import type { Batch } from "../../src/objectives/objective.js";
+import { type Trainee, trainedName } from "../../src/train/assemble.js";
 import { runStep } from "../../src/train/step.js";
 import { engine } from "./gradient-check.js";
 import { traineeOf } from "./trainee.js";
@@ -18,8 +20,17 @@ export async function assertEstimatedPeak(
   work: Omit<StepWork, "accumulationSteps">,
   liveBefore: number,
 ): Promise<void> {
-  const { task, rows, evalRows, parts } = work;
-  const trainee = traineeOf(model, { bits: parts.optimizer.bits ?? 32 });
+  await assertPeakOf(traineeOf(model, { bits: work.parts.optimizer.bits ?? 32 }), work, liveBefore);
+  model.dispose();
+}
+
+/** The same for what was put together from the parts of `work`. Disposes it. */
+export async function assertPeakOf<R extends Row, B extends Batch>(
+  trainee: Trainee,
+  work: Omit<StepWork<R, B>, "accumulationSteps">,
+  liveBefore: number,
+): Promise<void> {
+  const { task, rows, evalRows } = work;
   for (const accumulationSteps of [1, 2, 4]) {
     engine.resetPeak();
     await runStep(trainee, task, Array<typeof rows>(accumulationSteps).fill(rows), settings);
@@ -30,5 +41,4 @@ export async function assertEstimatedPeak(
     assert.equal(peakBytes, measured, `${accumulationSteps} micro-batches`);
   }
   trainee.dispose();
-  model.dispose();
 }

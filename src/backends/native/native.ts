@@ -63,7 +63,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   );
   const { task, trainRows, evalRows, plan } = data;
   const files = { ...base, config: task.modelConfig ?? base.config };
-  const parts = partsOf(recipe, files, tuning);
+  const parts = { ...partsOf(recipe, files, tuning), keepsBase: task.usesBase === true };
 
   const engine = loadEngine();
   if (config.threads !== null) engine.setThreads(config.threads);
