@@ -69,7 +69,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   if (config.threads !== null) engine.setThreads(config.threads);
   const compute = config.compute_dtype === "auto" ? fastestCompute(engine.info()) : config.compute_dtype;
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
-  const accumulationSteps = recipe.gradient_accumulation_steps;
+  const accumulationSteps = plan.at(0).microBatches.length; // an epoch may have fewer than the recipe asks for
   const { flopsPerToken, ...fit } = await checkMemory({ parts, task, accumulationSteps, compute }, data);
 
   const trainee = yield* during<RunEvent, Trainee>((emit) => {
