@@ -3,6 +3,8 @@ const smallLimit = 2 ** 20;
 const smallSlabBytes = 8 * 2 ** 20;
 const largeSlabBytes = 64 * 2 ** 20;
 const hugePage = 2 * 2 ** 20;
+/** Slabs of more than any machine has are not followed page by page: they are all resident. */
+const mostPages = 2 ** 23;
 
 const roundUp = (bytes: number, unit: number) => Math.ceil(bytes / unit) * unit;
 
@@ -106,7 +108,12 @@ export class BlockMemory {
   #newSlab(wanted: number, isSmall: boolean): Chunk {
     const bytes = isSmall ? smallSlabBytes : Math.max(largeSlabBytes, roundUp(wanted, hugePage));
     this.#releaseEmptySlabs(bytes);
-    const slab: Slab = { number: this.#slabs++, bytes, isSmall, isTouched: new Uint8Array(bytes / hugePage) };
+    const slab: Slab = {
+      number: this.#slabs++,
+      bytes,
+      isSmall,
+      isTouched: new Uint8Array(bytes / hugePage <= mostPages ? bytes / hugePage : 0),
+    };
     this.reserved += bytes;
     return { slab, start: 0, bytes, before: null, after: null, holders: 0 };
   }
@@ -132,6 +139,11 @@ export class BlockMemory {
 
   #touch({ slab: { isTouched }, start, bytes }: Chunk): void {
     const end = Math.ceil((start + bytes) / hugePage);
+    if (isTouched.length === 0) {
+      this.resident += bytes;
+      this.residentPeak = Math.max(this.residentPeak, this.resident);
+      return;
+    }
     for (let page = Math.floor(start / hugePage); page < end; page++) {
       if (isTouched[page] === 1) continue;
       isTouched[page] = 1;

@@ -1,6 +1,7 @@
 import type { Device } from "../core/device.js";
+import { copyOf } from "../core/linalg.js";
 import { Rng } from "../core/rng.js";
-import { Tensor, unscoped } from "../core/tensor.js";
+import { unscoped } from "../core/tensor.js";
 import { ConfigError } from "../errors.js";
 import type { LanguageModel, ModelShape } from "../models/language-model.js";
 import { placeHead } from "../models/load.js";
@@ -300,10 +301,7 @@ function standInForWeights(model: LanguageModel): () => void {
     for (const [base, standIn] of standIns) {
       if (!standIn.requiresGrad) standIn.dispose();
       else if (standIn.value.dtype === base.value.dtype) {
-        const { device, shape, size, dtype } = base.value;
-        const own = unscoped(() => Tensor.empty(device, shape, dtype));
-        device.kernels.copy(base.value.id, own.id, size);
-        standIn.value = own;
+        standIn.value = unscoped(() => copyOf(base.value));
         standIn.requiresGrad = true;
       }
     }
