@@ -49,6 +49,14 @@ function reviewRecipe(folder: string, changes: Readonly<Record<string, unknown>>
 
 const json = (path: string) => JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
 
+test("an adapter that is computed from what trained, as PiSSA's, holds a classifier's head once, and classifies", async () => {
+  const folder = makeFolder();
+  await collect(reviewRecipe(folder, { max_steps: 2, pissa_init: true, pissa_iter: 2 }));
+  const classifier = await Classifier.open({ model: bases.bert!, adapter: join(folder, "out") });
+  assert.equal((await classifier.classify(["1: the tea was bad!"])).length, 1);
+  classifier.close();
+});
+
 test("a classifier run reports accuracy, F1 and every class, in its events and its files", async () => {
   const folder = makeFolder();
   const events = await collect(reviewRecipe(folder, { num_train_epochs: 12 }));

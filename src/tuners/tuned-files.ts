@@ -51,7 +51,7 @@ export function collectTuned(model: LanguageModel, { adapter }: Tuning, origin: 
       },
       dispose: () => {},
     };
-  const whole = sourcesOf(parametersBelow(model, origin.modulesToSave ?? []));
+  const whole = sourcesOf(parametersBelow(model, origin.modulesToSave ?? [])).filter(({ name }) => !made.has(name));
   const leaving = [...[...made].map(([name, tensor]) => sourceOf(name, tensor)), ...whole];
   return {
     async write(folder) {
