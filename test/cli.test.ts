@@ -102,7 +102,7 @@ test("exit codes: 2 for bad input, 5 for what does not fit, each with a word on 
   assert.match(typo.stderr, /lora_rnak.*Did you mean "?lora_rank/);
   assert.equal(attune(["train", join(folder, "missing.yaml")]).status, 2);
 
-  const large = attune(["train", recipe], { env: { ATTUNE_MEMORY: "0.1353" } });
+  const large = attune(["train", recipe], { env: { ATTUNE_MEMORY: "0.0105" } });
   assert.equal(large.status, 5, large.stderr);
   assert.match(large.stderr, /needs about .* are available\. .*gradient_checkpointing=true|smaller or quantized/);
   const told = readFileSync(join(folder, "out/events.jsonl"), "utf8").trim().split("\n");
