@@ -113,6 +113,8 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
   readonly usesBase?: boolean;
   /** What a resumed run must find as it was, beside rows and settings. */
   readonly identity?: unknown;
+  /** What an adapter is trained for, in PEFT's words (TaskType); CAUSAL_LM where not given. */
+  readonly taskType?: string;
   /** What has to lie beside the result for it to be used, other than the tokenizer. */
   readonly files?: readonly TextFile[];
   collate(examples: readonly R[]): B;

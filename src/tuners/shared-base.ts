@@ -98,7 +98,7 @@ export class SharedBase {
     const inPlace = tuning.changesBase === true && !keepsBase;
     if (this.#changedBy !== null || (inPlace && this.names.length > 0))
       throw new ConfigError(
-        `the weights of the base train in their places, as ${JSON.stringify(this.#changedBy ?? name)}: nothing can train beside them. Add that method with keepsBase`,
+        `${inItsPlaces(this.#changedBy ?? name)}: nothing can train beside them. Add that method with keepsBase`,
       );
     let parameters: ReadonlyMap<string, Parameter> = new Map();
     this.#sittings.set(
@@ -254,15 +254,15 @@ export class SharedBase {
   #sittingOf(name: string | null): Sitting {
     if (name === null && this.#changedBy === null) return this.#bare;
     if (name === null)
-      throw new ConfigError(
-        `the weights of the base train in their places, as ${JSON.stringify(this.#changedBy)}: the base as it was is gone. Add the method with keepsBase`,
-      );
+      throw new ConfigError(`${inItsPlaces(this.#changedBy!)}: the base as it was is gone. Add the method with keepsBase`);
     const sitting = this.#sittings.get(name);
     if (sitting !== undefined) return sitting;
     const there = this.names.length === 0 ? "there are none" : `there are: ${this.names.join(", ")}`;
     throw new ConfigError(`there is no adapter ${JSON.stringify(name.slice(0, 100))}; ${there}`);
   }
 }
+
+const inItsPlaces = (name: string) => `the weights of the base train in their places, as ${JSON.stringify(name)}`;
 
 /** Every place of a model that holds a part, or waits for one. */
 function* placesOf(model: LanguageModel): Generator<Place> {

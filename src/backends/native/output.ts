@@ -48,7 +48,7 @@ export class Output {
       collectTuned(model, tuning, {
         name: this.#recipe.model_name_or_path,
         config: files.config,
-        taskType: model.head === null ? "CAUSAL_LM" : "SEQ_CLS",
+        ...(data.task.taskType !== undefined && { taskType: data.task.taskType }),
         modulesToSave: model.headModules,
       }),
     );

@@ -139,6 +139,7 @@ export function classificationTask(
   return {
     modelConfig,
     identity: modelConfig.id2label,
+    taskType: "SEQ_CLS",
     files: [classesFile(classes)],
 
     shorten: (row, tokens) => ({ ...row, ids: row.ids.subarray(0, tokens), tokens }),
