@@ -7,23 +7,17 @@ import { escapeControls, type Io } from "./terminal.js";
 const linesAtOnce = 16;
 
 /** `attune classify`: the class of each text, or of each line of the input, with its score. */
-export const classify: AddCommand = (program, { io, parts }) => {
+export const classify: AddCommand = (program, { io, words: { classify: words }, parts }) => {
   program
     .command("classify")
-    .summary("tell which class texts belong to")
-    .description("Print the class of each text, or of each line of the input, its score and the text.")
+    .summary(words.summary)
+    .description(words.description)
     .usage("--model MODEL [--adapter FOLDER] [text ...]")
     .argument("[texts...]")
-    .option("-m, --model <model>", "a classifier, or the base of the adapter: a folder, a GGUF file, or a name on the hub")
-    .option("-a, --adapter <folder>", "the output_dir of a run of stage classification, or such an adapter of PEFT's")
-    .option("--json", "a JSON object a line, with the score of every class")
-    .addHelpText(
-      "after",
-      `
-Examples:
-  attune classify --model all-MiniLM-L6-v2 --adapter runs/reviews "the best soup in town"
-  attune classify --model runs/reviews-full --json < reviews.txt`,
-    )
+    .option("-m, --model <model>", words.model)
+    .option("-a, --adapter <folder>", words.adapter)
+    .option("--json", words.json)
+    .addHelpText("after", words.examples)
     .action(async (texts, { model: name, adapter, json }) => {
       const model = required("model", name);
       const classifier = await whileDownloading(model, io, (watch) => parts.openClassifier({ model, adapter, ...watch }));

@@ -2,10 +2,12 @@ import type { Command as TypedCommand } from "@commander-js/extra-typings";
 import { Command } from "commander";
 import type { Parts } from "./parts.js";
 import type { Io } from "./terminal.js";
+import type { Words } from "./words/index.js";
 
 /** What a command works with while it runs. */
 export interface Context {
   readonly io: Io;
+  readonly words: Words;
   readonly parts: Parts;
   /** attune's own. */
   readonly version: string;

@@ -5,15 +5,13 @@ import type { ReplyOptions } from "../generate/chat.js";
 import type { Message } from "../text/chat-template.js";
 import type { Parts } from "./parts.js";
 import { escapeControls, type Io, isInteractive, styleFor } from "./terminal.js";
+import { type Words, wordsFor } from "./words/index.js";
 
 type Chat = Awaited<ReturnType<Parts["openChat"]>>;
 
 interface ConversationOptions extends ReplyOptions {
   readonly system: string | undefined;
 }
-
-const help = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.";
-const adapterHelp = "/adapter NAME changes to another, /base to the model without one, /adapters lists them.";
 
 /** Talks with a person on a terminal; without one, answers each line of the input as one turn. Ends when the input does. */
 export async function converse(chat: Chat, options: ConversationOptions, io: Io): Promise<void> {
@@ -34,12 +32,14 @@ class Conversation {
   readonly #options: ReplyOptions;
   readonly #system: readonly Message[];
   readonly #io: Io;
+  readonly #words: Words["chat"];
 
   constructor(chat: Chat, { system, ...options }: ConversationOptions, io: Io) {
     this.#chat = chat;
     this.#options = options;
     this.#system = system === undefined ? [] : [{ role: "system", content: system }];
     this.#io = io;
+    this.#words = wordsFor(io.env).chat;
   }
 
   get isAnswering(): boolean {
@@ -47,7 +47,8 @@ class Conversation {
   }
 
   get help(): string {
-    return this.#chat.adapters.length === 0 ? help : `${help}\n${adapterHelp}`;
+    const { commands, adapterCommands } = this.#words;
+    return this.#chat.adapters.length === 0 ? commands : `${commands}\n${adapterCommands}`;
   }
 
   /**
@@ -59,14 +60,14 @@ class Conversation {
     switch (command) {
       case "/reset":
         this.#messages = [];
-        return "The conversation begins anew.";
+        return this.#words.reset;
       case "/base":
         this.#chat.useAdapter(null);
-        return "From now on the model answers without an adapter.";
+        return this.#words.base;
       case "/adapter":
         if (name === undefined) return this.#list();
         this.#chat.useAdapter(name);
-        return `From now on ${name} answers.`;
+        return this.#words.answers(name);
       case "/adapters":
         return this.#list();
     }
@@ -75,7 +76,7 @@ class Conversation {
 
   #list(): string {
     const { adapter, adapters } = this.#chat;
-    return [null, ...adapters].map((name) => `${name === adapter ? "*" : " "} ${name ?? "(base)"}`).join("\n");
+    return [null, ...adapters].map((name) => `${name === adapter ? "*" : " "} ${name ?? this.#words.baseName}`).join("\n");
   }
 
   stopAnswer(): void {
@@ -131,7 +132,7 @@ async function talk(conversation: Conversation, { stdin, stdout, env }: Io): Pro
     } else if (leaving || readline.line === "") {
       if (leaving) return readline.close();
       leaving = true;
-      stdout.write(`\n${style.dim("Ctrl-C again, /quit or Ctrl-D leaves.")}\n`);
+      stdout.write(`\n${style.dim(wordsFor(env).chat.leaving)}\n`);
       readline.prompt();
     } else {
       readline.write(null, { ctrl: true, name: "e" });

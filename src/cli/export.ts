@@ -5,67 +5,51 @@ import type { AddCommand } from "./command.js";
 import { choiceFor, numberFor, required } from "./options.js";
 import { whileDownloading } from "./progress-bar.js";
 import { escapeControls } from "./terminal.js";
+import type { Words } from "./words/index.js";
 
 /** `attune export`: a model, or an adapter, for other programs. */
-export const exportCommand: AddCommand = (program, { io, parts }) => {
+export const exportCommand: AddCommand = (
+  program,
+  { io, words: { export: words, options: shared, download, program: common }, parts },
+) => {
   program
     .command("export")
-    .summary("take a model to other programs: Hugging Face, GGUF, Ollama")
-    .description("Merge an adapter into its base and write the model for other programs, or write the adapter alone.")
+    .summary(words.summary)
+    .description(words.description)
     .usage("--to FORMAT --out FOLDER [--model MODEL] [--adapter FOLDER]")
-    .option("--to <format>", `one of ${exportTargets.join(", ")}`, choiceFor("to", exportTargets))
-    .option("-o, --out <folder>", "where to write; must be new or empty")
-    .option("-m, --model <model>", "a folder, a GGUF file, or a name on the hub; default: the base that the adapter names")
-    .option("-a, --adapter <folder>", "the output_dir of a run, or any adapter that chat takes")
-    .option(
-      "--type <type>",
-      `how weights are stored: ${numberTypes.join(", ")}; default: bf16 for hf, q8_0 for gguf and ollama`,
-      choiceFor("type", numberTypes),
-    )
-    .option("-d, --data <file>", "held-out rows: compare the loss before and after")
-    .option(
-      "--max-drift <number>",
-      "write nothing if a logit changes by more; default: what rounding to the type explains",
-      numberFor("max-drift", { from: 0 }),
-    )
-    .option("--template <name>", "another chat template than the adapter's or the model's own")
-    .option("--ollama-from <model>", "for ollama: write the adapter alone, on top of this model of Ollama's or GGUF file")
-    .addHelpText(
-      "after",
-      `
-Formats:
-  hf         a folder that transformers, vLLM and others load
-  gguf       model.gguf for llama.cpp, Ollama, LM Studio and others
-  gguf-lora  adapter.gguf, a LoRA for llama.cpp to put on top of the base's GGUF file
-  ollama     model.gguf with a Modelfile: ollama create NAME -f FOLDER/Modelfile
-
-Examples:
-  attune export --adapter runs/orders --to gguf --type q4_k_m --out exported
-  attune export --adapter runs/orders --to hf --data held-out.jsonl --out exported
-  attune export --adapter runs/orders --to ollama --ollama-from smollm2:135m --out exported`,
-    )
+    .option("--to <format>", words.to(exportTargets.join(", ")), choiceFor("to", exportTargets))
+    .option("-o, --out <folder>", words.out)
+    .option("-m, --model <model>", words.model)
+    .option("-a, --adapter <folder>", words.adapter)
+    .option("--type <type>", words.type(numberTypes.join(", ")), choiceFor("type", numberTypes))
+    .option("-d, --data <file>", words.data)
+    .option("--max-drift <number>", words.maxDrift, numberFor("max-drift", { from: 0 }))
+    .option("--template <name>", shared.template)
+    .option("--ollama-from <model>", words.ollamaFrom)
+    .addHelpText("after", words.examples)
     .action(async (options) => {
       const to = required("to", options.to);
       const out = required("out", options.out);
-      const report = await whileDownloading(options.model ?? "the base model", io, (watch) =>
+      const report = await whileDownloading(options.model ?? download.baseModel, io, (watch) =>
         parts.exportModel({ ...options, to, out, ...watch }),
       );
-      io.stdout.write(describe(report, out));
-      if (to === "ollama") io.stdout.write(`Next: ollama create NAME -f ${join(out, "Modelfile")}\n`);
+      io.stdout.write(describe(report, out, words));
+      if (to === "ollama") io.stdout.write(`${common.next}: ollama create NAME -f ${join(out, "Modelfile")}\n`);
     });
 };
 
-function describe({ written, type, drift }: ExportReport, out: string): string {
-  const lines = [`Wrote ${written.join(", ")}${type === null ? "" : ` in ${type}`} to ${escapeControls(out)}`];
+function describe({ written, type, drift }: ExportReport, out: string, words: Words["export"]): string {
+  const lines = [words.wrote(written.join(", "), type, escapeControls(out))];
   if (drift !== null) {
     const { maxLogitDifference, meanLogitDifference, divergence, positions, sameToken, lossBefore, lossAfter } = drift;
     const short = (value: number) => (value === 0 ? "0" : value.toPrecision(2));
+    const exact = (loss: number) => loss.toFixed(4);
     lines.push(
-      `Drift, measured on what was written, at ${positions} positions of text: a logit changes by at most ${short(maxLogitDifference)}, by ` +
-        `${short(meanLogitDifference)} in the mean; the likeliest token stays at ${(100 * sameToken).toFixed(1)} %; ` +
-        `KL divergence ${short(divergence)}; loss ${drift.textLossBefore.toFixed(4)} before, ${drift.textLossAfter.toFixed(4)} after`,
+      words.drift(positions, short(maxLogitDifference), short(meanLogitDifference)) +
+        words.likeliest((100 * sameToken).toFixed(1), short(divergence)) +
+        words.textLoss(exact(drift.textLossBefore), exact(drift.textLossAfter)),
     );
-    if (lossBefore !== null) lines.push(`Held-out loss: ${lossBefore.toFixed(4)} before, ${lossAfter!.toFixed(4)} after`);
+    if (lossBefore !== null) lines.push(words.heldOutLoss(exact(lossBefore), exact(lossAfter!)));
   }
   return `${lines.join("\n")}\n`;
 }

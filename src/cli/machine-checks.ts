@@ -8,19 +8,21 @@ import { availableMemoryBytes } from "../advise/memory.js";
 import type { EngineInfo } from "../engine/kernels.js";
 import { loadEngine } from "../engine/load.js";
 import { formatBytes, type Io } from "./terminal.js";
+import type { Words } from "./words/index.js";
 
 type Env = Io["env"];
+type DoctorWords = Words["doctor"];
 
 /** One line of the report: `advice` says what to do if something is missing; with `isNeeded`, nothing can train until that is done. */
 export interface Finding {
-  readonly name: string;
+  readonly name: keyof DoctorWords["names"];
   readonly value: string;
   readonly advice?: string;
   readonly isNeeded?: boolean;
 }
 
 /** What `attune doctor` looks at, in the order of its report. */
-export const checks: readonly ((env: Env) => Finding[] | Promise<Finding[]>)[] = [
+export const checks: readonly ((env: Env, words: DoctorWords) => Finding[] | Promise<Finding[]>)[] = [
   node,
   processor,
   engine,
@@ -35,21 +37,21 @@ export const checks: readonly ((env: Env) => Finding[] | Promise<Finding[]>)[] =
 const oldestNode = [20, 19] as const;
 const hubTimeoutMs = 2000;
 
-function node(): Finding[] {
+function node(_: Env, words: DoctorWords): Finding[] {
   const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
   const isOld = major < oldestNode[0] || (major === oldestNode[0] && minor < oldestNode[1]);
-  const finding = { name: "node", value: `${process.version}, ${process.platform} ${process.arch}`, isNeeded: true };
-  return isOld ? [{ ...finding, advice: `attune needs Node ${oldestNode.join(".")} or newer: nodejs.org` }] : [finding];
+  const finding = { name: "node", value: `${process.version}, ${process.platform} ${process.arch}`, isNeeded: true } as const;
+  return isOld ? [{ ...finding, advice: words.oldNode(oldestNode.join(".")) }] : [finding];
 }
 
-async function processor(env: Env): Promise<Finding[]> {
+async function processor(env: Env, words: DoctorWords): Promise<Finding[]> {
   const info = tryEngine();
   const model = info instanceof Error ? cpus()[0]?.model.trim() : info.cpu;
   const features = info instanceof Error ? await featuresOfSystem() : info.features;
   const threads = env.ATTUNE_THREADS ? ` (ATTUNE_THREADS=${env.ATTUNE_THREADS})` : "";
   return [
-    { name: "cpu", value: `${model || "unknown"}, cores this process may use: ${availableParallelism()}${threads}` },
-    { name: "features", value: features.length > 0 ? features.join(" ") : "not known before the engine is built" },
+    { name: "cpu", value: `${model || words.unknown}, ${words.cores(availableParallelism())}${threads}` },
+    { name: "features", value: features.length > 0 ? features.join(" ") : words.featuresUnknown },
   ];
 }
 
@@ -81,88 +83,82 @@ function tryEngine(): EngineInfo | Error {
   }
 }
 
-function engine(env: Env): Finding[] {
+function engine(env: Env, words: DoctorWords): Finding[] {
   const info = tryEngine();
-  if (info instanceof Error) return [{ name: "engine", value: "cannot be loaded", advice: info.message, isNeeded: true }];
-  const forced = env.ATTUNE_ISA ? "ATTUNE_ISA" : "the best of";
-  return [
-    { name: "engine", value: `${info.isa} (${forced} ${env.ATTUNE_ISA ?? info.tiers.join(", ")}), ${info.threads} threads` },
-  ];
+  if (info instanceof Error) return [{ name: "engine", value: words.cannotLoad, advice: info.message, isNeeded: true }];
+  const chosen = env.ATTUNE_ISA ? `ATTUNE_ISA ${env.ATTUNE_ISA}` : words.bestOf(info.tiers.join(", "));
+  return [{ name: "engine", value: `${info.isa} (${chosen}), ${words.threads(info.threads)}` }];
 }
 
 /** In a container, its limit counts and not the machine's memory. */
-function memory(env: Env): Finding[] {
+function memory(env: Env, words: DoctorWords): Finding[] {
   const limit = process.constrainedMemory();
   const total = limit > 0 && limit < totalmem() ? limit : totalmem();
   const available = availableMemoryBytes(env);
-  const limited = total < totalmem() ? `, limited from ${formatBytes(totalmem())}` : "";
-  const finding = { name: "memory", value: `${formatBytes(available)} available of ${formatBytes(total)}${limited}` };
+  const limited = total < totalmem() ? words.limited(formatBytes(totalmem())) : "";
+  const value = `${words.memory(formatBytes(available), formatBytes(total))}${limited}`;
+  const finding = { name: "memory", value } as const;
   const isTight = available < 2e9;
-  return [isTight ? { ...finding, advice: "LoRA on a model of 135 M weights takes about 2 GB; close other programs" } : finding];
+  return [isTight ? { ...finding, advice: words.closePrograms } : finding];
 }
 
-async function compiler(env: Env): Promise<Finding[]> {
+async function compiler(env: Env, words: DoctorWords): Promise<Finding[]> {
   const candidates = env.CXX ? [env.CXX] : ["c++", "g++", "clang++"];
   for (const command of candidates) {
     const said = await firstLineOf(command, "--version");
     if (said !== undefined) return [{ name: "compiler", value: `${command}: ${said}` }];
   }
-  const value = `none of ${candidates.join(", ")} runs`;
-  if (!(tryEngine() instanceof Error)) return [{ name: "compiler", value: `${value}; the engine is built, so none is needed` }];
+  const value = words.noCompiler(candidates.join(", "));
+  if (!(tryEngine() instanceof Error)) return [{ name: "compiler", value: `${value}; ${words.noneNeeded}` }];
   const install: Partial<Record<NodeJS.Platform, string>> = {
     darwin: "xcode-select --install",
     win32: "winget install MartinStorsjo.LLVM-MinGW.UCRT",
   };
-  const advice = install[process.platform] ?? "sudo apt install g++ (Debian, Ubuntu) or sudo dnf install gcc-c++ (Fedora)";
+  const advice = install[process.platform] ?? words.linuxCompiler;
   return [{ name: "compiler", value, advice }];
 }
 
-async function modelCache(env: Env): Promise<Finding[]> {
+async function modelCache(env: Env, words: DoctorWords): Promise<Finding[]> {
   const { getHFHubCachePath } = await import("@huggingface/hub");
   const path = getHFHubCachePath();
   const names = await readdir(path).catch(() => []);
   const models = names.filter((name) => name.startsWith("models--")).length;
   const setBy = ["HF_HUB_CACHE", "HF_HOME"].find((name) => env[name]);
-  return [{ name: "models", value: `${path}${setBy ? ` (${setBy})` : ""}, ${models} in it` }];
+  return [{ name: "models", value: `${path}${setBy ? ` (${setBy})` : ""}, ${words.modelsIn(models)}` }];
 }
 
-async function hub(env: Env): Promise<Finding[]> {
+async function hub(env: Env, words: DoctorWords): Promise<Finding[]> {
   const { HUB_URL } = await import("@huggingface/hub");
   const url = env.HF_ENDPOINT || HUB_URL;
-  const token = env.HF_TOKEN ? ", HF_TOKEN is set" : "";
-  if (isOn(env.HF_HUB_OFFLINE)) return [{ name: "hub", value: `${url}: not asked, HF_HUB_OFFLINE is set${token}` }];
+  const token = env.HF_TOKEN ? `, ${words.tokenSet}` : "";
+  if (isOn(env.HF_HUB_OFFLINE)) return [{ name: "hub", value: `${url}: ${words.offline}${token}` }];
   try {
     await fetch(url, { method: "HEAD", redirect: "manual", signal: AbortSignal.timeout(hubTimeoutMs) });
-    return [{ name: "hub", value: `${url} answers${token}` }];
+    return [{ name: "hub", value: `${words.answers(url)}${token}` }];
   } catch {
-    const advice = "Models on disk work without it: give their folder or GGUF file. Behind a mirror, set HF_ENDPOINT.";
-    return [{ name: "hub", value: `${url} does not answer within ${hubTimeoutMs / 1000} s${token}`, advice }];
+    return [{ name: "hub", value: `${words.silent(url, hubTimeoutMs / 1000)}${token}`, advice: words.withoutHub }];
   }
 }
 
-async function python(): Promise<Finding[]> {
+async function python(_: Env, words: DoctorWords): Promise<Finding[]> {
   const version = await firstLineOf("python3", "--version");
   const pip = version === undefined ? undefined : await firstLineOf("python3", "-m", "pip", "--version");
-  const purpose = "only the quickstart wants it, to get its model where no hub answers";
   if (version !== undefined && pip !== undefined)
-    return [{ name: "python", value: `${version}, ${pip.replace(/ from .*/, "")}; ${purpose}` }];
-  return [{ name: "python", value: `${version ?? "no python3"}, no pip; not needed: ${purpose}` }];
+    return [{ name: "python", value: `${version}, ${pip.replace(/ from .*/, "")}; ${words.pythonPurpose}` }];
+  return [{ name: "python", value: `${version ?? words.noPython}, ${words.noPip(words.pythonPurpose)}` }];
 }
 
-async function disk(): Promise<Finding[]> {
+async function disk(_: Env, words: DoctorWords): Promise<Finding[]> {
   const { getHFHubCachePath } = await import("@huggingface/hub");
   const findings: Finding[] = [];
-  for (const [purpose, path] of [
-    ["here", process.cwd()],
-    ["models", getHFHubCachePath()],
+  for (const [said, path] of [
+    [words.freeHere, process.cwd()],
+    [words.freeForModels, getHFHubCachePath()],
   ] as const) {
     const free = await freeBytes(path);
     if (free === undefined) continue;
-    const finding = {
-      name: "disk",
-      value: `${formatBytes(free)} free ${purpose === "here" ? "in this folder" : "where models are stored"}`,
-    };
-    findings.push(free < 1e9 ? { ...finding, advice: "A small model and its run take about 1 GB; free some space." } : finding);
+    const finding = { name: "disk", value: said(formatBytes(free)) } as const;
+    findings.push(free < 1e9 ? { ...finding, advice: words.freeSpace } : finding);
   }
   return findings;
 }

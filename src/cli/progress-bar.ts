@@ -1,4 +1,6 @@
 import {
+  cutTo,
+  displayWidth,
   escapeControls,
   formatBytes,
   formatDuration,
@@ -11,6 +13,7 @@ import {
   styleFor,
   widthOf,
 } from "./terminal.js";
+import { type Words, wordsFor } from "./words/index.js";
 
 export interface TrainingProgress {
   readonly step: number;
@@ -22,27 +25,31 @@ export interface TrainingProgress {
   readonly peakMemoryBytes: number;
 }
 
-/** One line of at most `width` characters; what does not fit is left out, the least important first. */
-export function renderProgress(progress: TrainingProgress, width: number, { unicode }: { unicode: boolean }): string {
+/** One line of at most `width` columns; what does not fit is left out, the least important first. */
+export function renderProgress(
+  progress: TrainingProgress,
+  width: number,
+  { unicode, words }: { unicode: boolean; words: Words["train"] },
+): string {
   const { step, totalSteps, loss, tokensPerSecond, remainingMs, peakMemoryBytes } = progress;
   const share = totalSteps > 0 ? Math.min(1, step / totalSteps) : 0;
   const percent = `${Math.floor(100 * share)}%`.padStart(4);
   const parts = [
     `${step}/${totalSteps}`,
-    `loss ${formatLoss(loss)}`,
-    `${formatDuration(remainingMs)} left`,
-    `${formatRate(tokensPerSecond)} tokens/s`,
-    `${formatBytes(peakMemoryBytes)}`,
+    words.loss(formatLoss(loss)),
+    words.left(formatDuration(remainingMs)),
+    words.speed(formatRate(tokensPerSecond)),
+    formatBytes(peakMemoryBytes),
   ];
   const separator = unicode ? " · " : "  ";
   const minBar = 8;
-  const lengthOf = (count: number) => percent.length + 1 + parts.slice(0, count).join(separator).length;
+  const lengthOf = (count: number) => percent.length + 1 + displayWidth(parts.slice(0, count).join(separator));
   let count = parts.length;
   while (count > 1 && lengthOf(count) + minBar + 1 > width) count--;
   const text = parts.slice(0, count).join(separator);
   const barLength = Math.min(40, width - lengthOf(count) - 1);
   const line = barLength >= minBar ? `${percent} ${renderBar(share, barLength, unicode)} ${text}` : `${percent} ${text}`;
-  return line.slice(0, width);
+  return cutTo(line, width);
 }
 
 function renderBar(share: number, length: number, unicode: boolean): string {
@@ -54,6 +61,7 @@ function renderBar(share: number, length: number, unicode: boolean): string {
 export class ProgressBar {
   readonly #output: Output;
   readonly #unicode: boolean;
+  readonly #words: Words;
   readonly #isLive: boolean;
   #line = "";
   #drawnAtMs = 0;
@@ -61,6 +69,7 @@ export class ProgressBar {
   constructor({ stdout, env }: Io) {
     this.#output = stdout;
     this.#unicode = hasUnicode(env);
+    this.#words = wordsFor(env);
     this.#isLive = isInteractive(stdout, env);
   }
 
@@ -69,13 +78,16 @@ export class ProgressBar {
   }
 
   showTraining(progress: TrainingProgress): void {
-    this.#draw(progress.step === progress.totalSteps, (width) => renderProgress(progress, width, { unicode: this.#unicode }));
+    this.#draw(progress.step === progress.totalSteps, (width) =>
+      renderProgress(progress, width, { unicode: this.#unicode, words: this.#words.train }),
+    );
   }
 
   showBytes(what: string, doneBytes: number, totalBytes: number): void {
     const share = totalBytes > 0 ? `${Math.floor((100 * doneBytes) / totalBytes)}%` : "";
-    const text = `${share.padStart(4)} ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)} ${escapeControls(what)}`;
-    this.#draw(doneBytes === totalBytes, (width) => text.slice(0, width));
+    const words = this.#words.download.of(formatBytes(doneBytes), formatBytes(totalBytes), escapeControls(what));
+    const text = `${share.padStart(4)} ${words}`;
+    this.#draw(doneBytes === totalBytes, (width) => cutTo(text, width));
   }
 
   /** `render` gets the terminal's width less one column, because a full line wraps on some terminals. */
@@ -116,7 +128,7 @@ export async function whileDownloading<T>(model: string, io: Io, open: (watch: W
   try {
     return await open({
       onNotice: (message) => io.stderr.write(`${styleFor(io.stderr, io.env).dim(escapeControls(message))}\n`),
-      onProgress: (doneBytes, totalBytes) => bar.showBytes(`downloading ${model}`, doneBytes, totalBytes),
+      onProgress: (doneBytes, totalBytes) => bar.showBytes(wordsFor(io.env).download.what(model), doneBytes, totalBytes),
     });
   } finally {
     bar.clear();

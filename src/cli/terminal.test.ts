@@ -3,7 +3,23 @@ import { PassThrough } from "node:stream";
 import test from "node:test";
 import { renderProgress } from "./progress-bar.js";
 import { sketchLoss } from "./sketch.js";
-import { escapeControls, formatBytes, formatCount, formatDuration, formatLoss, hasUnicode, styleFor } from "./terminal.js";
+import {
+  cutTo,
+  displayWidth,
+  escapeControls,
+  formatBytes,
+  formatCount,
+  formatDuration,
+  formatLoss,
+  hasUnicode,
+  padTo,
+  styleFor,
+  wrapText,
+} from "./terminal.js";
+import { en } from "./words/en.js";
+import { zh } from "./words/zh.js";
+
+const words = en.train;
 
 const progress = {
   step: 42,
@@ -17,20 +33,22 @@ const progress = {
 test("the progress line fits every width and drops the least important first", () => {
   for (let width = 1; width <= 200; width++) {
     for (const unicode of [true, false]) {
-      const line = renderProgress(progress, width, { unicode });
+      const line = renderProgress(progress, width, { unicode, words });
       assert.ok(line.length <= width, `${width}: ${line}`);
       if (!unicode) assert.match(line, /^[ -~]*$/);
+      const wide = renderProgress(progress, width, { unicode, words: zh.train });
+      assert.ok(displayWidth(wide) <= width, `${width}: ${wide}`);
     }
   }
-  assert.equal(renderProgress(progress, 14, { unicode: true }), " 42% 42/100");
-  assert.equal(renderProgress(progress, 40, { unicode: false }), " 42% #######--------- 42/100  loss 1.234");
+  assert.equal(renderProgress(progress, 14, { unicode: true, words }), " 42% 42/100");
+  assert.equal(renderProgress(progress, 40, { unicode: false, words }), " 42% #######--------- 42/100  loss 1.234");
   assert.equal(
-    renderProgress(progress, 80, { unicode: true }),
+    renderProgress(progress, 80, { unicode: true, words }),
     " 42% ━━━━━━━────────── 42/100 · loss 1.234 · 3m 20s left · 512 tokens/s · 1.2 GB",
   );
-  assert.match(renderProgress({ ...progress, step: 100 }, 60, { unicode: false }), /^100% #+ 100\/100/);
+  assert.match(renderProgress({ ...progress, step: 100 }, 60, { unicode: false, words }), /^100% #+ 100\/100/);
   assert.match(
-    renderProgress({ ...progress, totalSteps: 0, loss: Number.NaN }, 60, { unicode: false }),
+    renderProgress({ ...progress, totalSteps: 0, loss: Number.NaN }, 60, { unicode: false, words }),
     /^ {2}0% -+ 42\/0 {2}loss NaN/,
   );
 });
@@ -114,4 +132,12 @@ test("a sketch needs two finite points and some room", () => {
   assert.equal(sketchLoss(flat, { ...size, width: 10 }), "");
   assert.equal(sketchLoss(flat, { ...size, height: 2 }), "");
   assert.match(sketchLoss(flat, size), /1\.00 ┤⣀+\n/);
+});
+
+test("wide characters take two columns, and lines break between them", () => {
+  assert.equal(displayWidth("\x1b[32m完成\x1b[39m ok"), 7);
+  assert.equal(padTo("内存", 6), "内存  ");
+  assert.equal(cutTo("内存最多", 5), "内存");
+  assert.equal(wrapText("按配方微调模型，再导出 GGUF 文件。", 12), "按配方微调模\n型，再导出\nGGUF 文件。");
+  assert.equal(wrapText("merge an adapter\nand write it", 10), "merge an\nadapter\nand write\nit");
 });

@@ -1,4 +1,5 @@
 import type { Readable, Writable } from "node:stream";
+import stringWidth from "string-width";
 
 /** What a command talks to; `process` has it all. */
 export interface Io {
@@ -65,6 +66,44 @@ export function escapeControls(text: string): string {
   return text.replaceAll(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (character) => {
     return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
   });
+}
+
+/** Columns that a text takes on a terminal: two for a wide character, none for colours and what combines. */
+export function displayWidth(text: string): number {
+  return stringWidth(text);
+}
+
+/** The beginning of a text that fits into `width` columns. */
+export function cutTo(text: string, width: number): string {
+  if (displayWidth(text) <= width) return text;
+  let cut = "";
+  for (const character of text) {
+    if (displayWidth(cut + character) > width) break;
+    cut += character;
+  }
+  return cut;
+}
+
+/** Text and spaces up to `width` columns. */
+export function padTo(text: string, width: number): string {
+  return text + " ".repeat(Math.max(0, width - displayWidth(text)));
+}
+
+/** Breaks lines longer than `width` columns: between words, and between any two wide characters but before punctuation. */
+export function wrapText(text: string, width: number): string {
+  const chunks = /\s*(?:[^\s\u2e80-\uffef]+|[\u2e80-\uffef])[，。；：、）？！]*/g;
+  const lines: string[] = [];
+  for (const line of text.split("\n")) {
+    let current = "";
+    for (const [chunk] of line.matchAll(chunks)) {
+      if (current !== "" && displayWidth(current + chunk) > width) {
+        lines.push(current);
+        current = chunk.trimStart();
+      } else current += chunk;
+    }
+    lines.push(current);
+  }
+  return lines.join("\n");
 }
 
 /** `980 B`, `1.2 MB`, `23.4 GB`: powers of ten, as disks and `ls` count. */

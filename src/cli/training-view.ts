@@ -8,6 +8,7 @@ import { smooth } from "../runs/smooth.js";
 import { ProgressBar } from "./progress-bar.js";
 import { type CurvePoint, sketchLoss } from "./sketch.js";
 import {
+  displayWidth,
   escapeControls,
   formatBytes,
   formatCount,
@@ -16,10 +17,12 @@ import {
   formatRate,
   hasUnicode,
   type Io,
+  padTo,
   type Style,
   styleFor,
   widthOf,
 } from "./terminal.js";
+import { type Words, wordsFor } from "./words/index.js";
 
 /** What a run shows while it works: a bar on a terminal, a line every `logging_steps` otherwise. */
 export class TrainingView {
@@ -27,6 +30,7 @@ export class TrainingView {
   readonly #recipe: Recipe;
   readonly #io: Io;
   readonly #style: Style;
+  readonly #words: Words["train"];
   readonly #bar: ProgressBar;
   readonly #losses: CurvePoint[] = [];
   /** Moving average of the loss, and the weight of the steps in it so far. */
@@ -38,6 +42,7 @@ export class TrainingView {
     this.#recipe = recipe;
     this.#io = io;
     this.#style = styleFor(io.stdout, io.env);
+    this.#words = wordsFor(io.env).train;
     this.#bar = new ProgressBar(io);
   }
 
@@ -50,6 +55,7 @@ export class TrainingView {
   }
 
   show(event: RunEvent): void {
+    const words = this.#words;
     switch (event.type) {
       case "progress":
         this.#bar.showBytes(event.what, event.doneBytes, event.totalBytes);
@@ -62,10 +68,10 @@ export class TrainingView {
         this.#showStep(event);
         break;
       case "eval":
-        this.say(`step ${event.step}: held-out loss ${this.#style.bold(formatLoss(event.evalLoss))}${inWords(event.metrics)}`);
+        this.say(words.evaluated(event.step, this.#style.bold(formatLoss(event.evalLoss)), inWords(event.metrics)));
         break;
       case "checkpoint":
-        this.say(this.#style.dim(`step ${event.step}: saved ${escapeControls(event.path)}`));
+        this.say(this.#style.dim(words.saved(event.step, escapeControls(event.path))));
         break;
       case "notice":
         this.#showNotice(event);
@@ -80,23 +86,26 @@ export class TrainingView {
 
   #showNotice({ level, message }: NoticeEvent): void {
     const text = escapeControls(message);
-    this.say(level === "warning" ? `${this.#style.yellow("warning:")} ${text}` : this.#style.dim(text));
+    this.say(
+      level === "warning" ? `${this.#style.yellow(wordsFor(this.#io.env).program.warning)} ${text}` : this.#style.dim(text),
+    );
   }
 
   #showStart(event: StartEvent): void {
     const { trainableParams, allParams, trainRows, evalRows, totalSteps, resumedFromStep, machine } = event;
     const { predictedPeakBytes, availableBytes } = event;
     const { model_name_or_path, finetuning_type, stage } = this.#recipe;
+    const words = this.#words;
     const share = allParams > 0 ? ` (${Number(((100 * trainableParams) / allParams).toPrecision(2))} %)` : "";
     this.say(`${this.#style.bold(escapeControls(model_name_or_path))} ${finetuning_type}, ${stage}`);
-    this.say(`  ${formatCount(trainableParams)} of ${formatCount(allParams)} weights train${share}`);
+    this.say(`  ${words.weights(formatCount(trainableParams), formatCount(allParams), share)}`);
     const facts = Object.entries(machine).map(([name, value]) => `${name}: ${value}`);
     if (facts.length > 0) this.say(`  ${escapeControls(facts.join(", "))}`);
-    const heldOut = evalRows > 0 ? `, ${evalRows} held out` : "";
-    const resumed = resumedFromStep > 0 ? `, going on from step ${resumedFromStep}` : "";
-    this.say(`  ${trainRows} rows${heldOut}; ${totalSteps} steps${resumed}`);
+    const heldOut = evalRows > 0 ? words.rowsHeldOut(evalRows) : "";
+    const resumed = resumedFromStep > 0 ? words.goingOn(resumedFromStep) : "";
+    this.say(`  ${words.rows(trainRows)}${heldOut}${words.steps(totalSteps)}${resumed}`);
     if (predictedPeakBytes !== undefined && availableBytes !== undefined)
-      this.say(`  about ${formatBytes(predictedPeakBytes)} of memory needed, ${formatBytes(availableBytes)} available`);
+      this.say(`  ${words.memory(formatBytes(predictedPeakBytes), formatBytes(availableBytes))}`);
   }
 
   #showStep(event: StepEvent): void {
@@ -111,10 +120,10 @@ export class TrainingView {
     const steps = this.#pending.splice(0);
     const meanLoss = sumOf(steps, (one) => one.loss) / steps.length;
     const rate = sumOf(steps, (one) => one.tokens) / sumOf(steps, (one) => one.tokens / one.tokensPerSecond);
-    const parts = [`step ${step}/${totalSteps}`, `loss ${formatLoss(meanLoss)}`, `lr ${learningRate.toExponential(2)}`];
-    this.say(
-      [...parts, `${formatRate(rate)} tokens/s`, `${formatDuration(remainingMs)} left`, formatBytes(peakMemoryBytes)].join("  "),
-    );
+    const words = this.#words;
+    const parts = [words.step(step, totalSteps), words.loss(formatLoss(meanLoss)), words.rate(learningRate.toExponential(2))];
+    const pace = [words.speed(formatRate(rate)), words.left(formatDuration(remainingMs)), formatBytes(peakMemoryBytes)];
+    this.say([...parts, ...pace].join("  "));
   }
 
   summarize({ interrupted, results }: EndEvent): void {
@@ -125,22 +134,24 @@ export class TrainingView {
     const sketch = sketchLoss(this.#losses, { width: Math.min(76, widthOf(stdout) - 1), height: 9, unicode });
     if (sketch !== "") this.say(`\n${sketch}`);
 
+    const words = this.#words;
     const heldOut =
-      results.eval_loss === undefined ? "" : `, held-out ${formatLoss(results.eval_loss)}${inWords(results.eval_metrics)}`;
-    const speed = `${formatRate(results.tokens_per_second)} tokens/s, ${formatBytes(results.peak_memory_bytes)} at most`;
-    const verb = interrupted ? style.yellow("Stopped") : style.green("Done");
+      results.eval_loss === undefined ? "" : words.heldOut(formatLoss(results.eval_loss), inWords(results.eval_metrics));
+    const atMost = words.atMost(words.speed(formatRate(results.tokens_per_second)), formatBytes(results.peak_memory_bytes));
+    const verb = interrupted ? style.yellow(words.stopped) : style.green(words.done);
     const trend = smooth(this.#losses.map((point) => point.loss));
     const arrow = unicode ? "→" : "->";
-    const loss =
-      trend.length > 0 ? `loss ${formatLoss(trend[0]!)} ${arrow} ${formatLoss(trend.at(-1)!)}` : "no step was left to do";
-    this.say(`\n${verb} after ${formatDuration(1000 * results.train_runtime)}: ${loss}${heldOut}; ${speed}.`);
+    const loss = trend.length > 0 ? words.loss(`${formatLoss(trend[0]!)} ${arrow} ${formatLoss(trend.at(-1)!)}`) : words.noStep;
+    this.say(`\n${words.after(verb, formatDuration(1000 * results.train_runtime))}${loss}${heldOut}${atMost}`);
 
     for (const line of tablesOf(results.eval_metrics ?? {})) this.say(line);
 
     const isAdapter = existsSync(join(output_dir, "adapter_config.json"));
-    this.say(`  ${isAdapter ? "Adapter" : "Model"}  ${output_dir}`);
+    const saved = isAdapter ? words.adapter : words.model;
+    const width = Math.max(displayWidth(saved), displayWidth(words.picture));
+    this.say(`  ${padTo(saved, width)}  ${output_dir}`);
     const picture = join(output_dir, "training_loss.png");
-    if (existsSync(picture)) this.say(`  ${"Loss".padEnd(isAdapter ? 7 : 5)}  ${picture}`);
+    if (existsSync(picture)) this.say(`  ${padTo(words.picture, width)}  ${picture}`);
 
     const asked = isAdapter ? ["--model", model_name_or_path, "--adapter", output_dir] : ["--model", output_dir];
     const { usedBy } = objectives.find(({ name }) => name === this.#recipe.stage)!;
@@ -148,7 +159,7 @@ export class TrainingView {
       ...(interrupted ? [["attune", "train", join(output_dir, "recipe.yaml"), "resume_from_checkpoint=true"]] : []),
       ["attune", usedBy, ...asked],
     ];
-    this.say(`\n${style.bold("Next")}`);
+    this.say(`\n${style.bold(wordsFor(env).program.next)}`);
     for (const command of next) this.say(`  ${command.map(shellWord).join(" ")}`);
   }
 }
@@ -166,12 +177,12 @@ function tablesOf(metrics: Metrics): string[] {
     if (typeof groups === "number") return [];
     const rows = Object.entries(groups).flatMap(([name, numbers]) => (typeof numbers === "number" ? [] : [{ name, numbers }]));
     const columns = Object.keys(rows[0]?.numbers ?? {});
-    const width = Math.max(title.length, ...rows.map(({ name }) => escapeControls(name).length));
+    const width = Math.max(...[title, ...rows.map(({ name }) => escapeControls(name))].map(displayWidth));
     const lines = rows.map(({ name, numbers }) => {
       const cells = columns.map((column) => shown(numbers[column]).padStart(Math.max(8, column.length)));
-      return [escapeControls(name).padEnd(width), ...cells].join("  ");
+      return [padTo(escapeControls(name), width), ...cells].join("  ");
     });
-    const heading = [title.padEnd(width), ...columns.map((column) => column.padStart(8))].join("  ");
+    const heading = [padTo(title, width), ...columns.map((column) => column.padStart(8))].join("  ");
     return ["", ...[heading, ...lines].map((line) => `  ${line}`), ""];
   });
 }

@@ -1,0 +1,224 @@
+/**
+ * What the commands say, in English: the dictionary whose shape every other language has (`Words`). Flags and names of settings are not
+ * here, nor errors and notices: they are the same in every language, so that they can be searched for.
+ */
+export const en = {
+  program: {
+    description: "Fine-tune language models on your own machine.",
+    version: "print the version",
+    help: "print this, or the help of a command",
+    lang: "the language of what is printed: en or zh; default: as the environment says (ATTUNE_LANG, LANG)",
+    examples: `
+Examples:
+  attune train recipe.yaml                       train as the recipe says
+  attune train recipe.yaml learning_rate=1e-4    the same with another setting
+  attune chat --model MODEL --adapter runs/mine  talk to the result
+  attune export --adapter runs/mine --to gguf --out exported
+  attune classify --model MODEL "great soup"     the class of a text, by a trained classifier
+  attune data preview orders.jsonl               see what a model would learn
+  attune doctor                                  check this machine
+
+MODEL is a folder, a GGUF file, or a name on the hub such as HuggingFaceTB/SmolLM2-135M-Instruct.
+A recipe is a YAML file with LLaMA-Factory's names; docs/recipe.md lists them all.`,
+    bug: "this is a bug in attune: ",
+    debug: "Set ATTUNE_DEBUG=1 and run it again to see where.",
+    warning: "warning:",
+    next: "Next",
+  },
+
+  /** Headings of a help page, by how commander writes them. */
+  headings: {
+    "Usage:": "Usage:",
+    "Arguments:": "Arguments:",
+    "Options:": "Options:",
+    "Commands:": "Commands:",
+  },
+
+  options: {
+    model: "a folder, a GGUF file, or a name on the hub",
+    template: "another chat template than the adapter's or the model's own",
+  },
+
+  train: {
+    summary: "fine-tune a model as a recipe says",
+    description: "Fine-tune a model as a recipe says. Settings after the recipe, key=value or --key value, win over it.",
+    examples: `
+A recipe of the fewest settings:
+  model_name_or_path: HuggingFaceTB/SmolLM2-135M-Instruct
+  dataset: orders.jsonl          # Alpaca, ShareGPT or OpenAI messages, JSON or JSONL
+  output_dir: runs/orders
+
+Examples:
+  attune train recipe.yaml
+  attune train recipe.yaml num_train_epochs=1 --lora-rank 16
+  attune train recipe.yaml resume_from_checkpoint=true     go on after an interruption
+
+Ctrl-C ends the run after the step under way and saves; a second Ctrl-C stops at once.
+All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5 does not fit, 130 interrupted.`,
+    stopping: "Stopping after this step; Ctrl-C again stops at once.",
+    weights: (trainable: string, all: string, share: string) => `${trainable} of ${all} weights train${share}`,
+    rows: (rows: number) => `${rows} rows`,
+    rowsHeldOut: (rows: number) => `, ${rows} held out`,
+    steps: (steps: number) => `; ${steps} steps`,
+    goingOn: (step: number) => `, going on from step ${step}`,
+    memory: (needed: string, available: string) => `about ${needed} of memory needed, ${available} available`,
+    evaluated: (step: number, loss: string, metrics: string) => `step ${step}: held-out loss ${loss}${metrics}`,
+    saved: (step: number, path: string) => `step ${step}: saved ${path}`,
+    step: (step: number, total: number) => `step ${step}/${total}`,
+    loss: (loss: string) => `loss ${loss}`,
+    rate: (rate: string) => `lr ${rate}`,
+    speed: (tokens: string) => `${tokens} tokens/s`,
+    left: (duration: string) => `${duration} left`,
+    done: "Done",
+    stopped: "Stopped",
+    after: (verb: string, duration: string) => `${verb} after ${duration}: `,
+    noStep: "no step was left to do",
+    heldOut: (loss: string, metrics: string) => `, held-out ${loss}${metrics}`,
+    atMost: (speed: string, memory: string) => `; ${speed}, ${memory} at most.`,
+    adapter: "Adapter",
+    model: "Model",
+    picture: "Loss",
+  },
+
+  download: {
+    what: (model: string) => `downloading ${model}`,
+    of: (done: string, total: string, what: string) => `${done} of ${total} ${what}`,
+    baseModel: "the base model",
+  },
+
+  chat: {
+    summary: "talk to a model, with or without an adapter",
+    description: "Talk to a model. Without a terminal, each line of the input is one turn.",
+    adapter: "the output_dir of a run, or an adapter of PEFT or AdapterHub; NAME=FOLDER, more than once, to change between them",
+    system: "a system message",
+    maxNewTokens: "longest answer",
+    temperature: "0: always the likeliest token",
+    topP: "sample from the likeliest tokens of this total probability",
+    examples: `
+In the chat: /reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
+With adapters: /adapter NAME changes to another, /base to the model without one, /adapters lists them.
+
+Examples:
+  attune chat --model SmolLM2-135M-Instruct --adapter runs/orders
+  attune chat --model SmolLM2-135M-Instruct --adapter a=runs/orders --adapter b=runs/poems
+  echo "two teas to table 5" | attune chat --model model.gguf`,
+    commands: "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.",
+    adapterCommands: "/adapter NAME changes to another, /base to the model without one, /adapters lists them.",
+    reset: "The conversation begins anew.",
+    base: "From now on the model answers without an adapter.",
+    answers: (adapter: string) => `From now on ${adapter} answers.`,
+    baseName: "(base)",
+    leaving: "Ctrl-C again, /quit or Ctrl-D leaves.",
+  },
+
+  classify: {
+    summary: "tell which class texts belong to",
+    description: "Print the class of each text, or of each line of the input, its score and the text.",
+    model: "a classifier, or the base of the adapter: a folder, a GGUF file, or a name on the hub",
+    adapter: "the output_dir of a run of stage classification, or such an adapter of PEFT's",
+    json: "a JSON object a line, with the score of every class",
+    examples: `
+Examples:
+  attune classify --model all-MiniLM-L6-v2 --adapter runs/reviews "the best soup in town"
+  attune classify --model runs/reviews-full --json < reviews.txt`,
+  },
+
+  export: {
+    summary: "take a model to other programs: Hugging Face, GGUF, Ollama",
+    description: "Merge an adapter into its base and write the model for other programs, or write the adapter alone.",
+    to: (targets: string) => `one of ${targets}`,
+    out: "where to write; must be new or empty",
+    model: "a folder, a GGUF file, or a name on the hub; default: the base that the adapter names",
+    adapter: "the output_dir of a run, or any adapter that chat takes",
+    type: (types: string) => `how weights are stored: ${types}; default: bf16 for hf, q8_0 for gguf and ollama`,
+    data: "held-out rows: compare the loss before and after",
+    maxDrift: "write nothing if a logit changes by more; default: what rounding to the type explains",
+    ollamaFrom: "for ollama: write the adapter alone, on top of this model of Ollama's or GGUF file",
+    examples: `
+Formats:
+  hf         a folder that transformers, vLLM and others load
+  gguf       model.gguf for llama.cpp, Ollama, LM Studio and others
+  gguf-lora  adapter.gguf, a LoRA for llama.cpp to put on top of the base's GGUF file
+  ollama     model.gguf with a Modelfile: ollama create NAME -f FOLDER/Modelfile
+
+Examples:
+  attune export --adapter runs/orders --to gguf --type q4_k_m --out exported
+  attune export --adapter runs/orders --to hf --data held-out.jsonl --out exported
+  attune export --adapter runs/orders --to ollama --ollama-from smollm2:135m --out exported`,
+    wrote: (files: string, type: string | null, folder: string) =>
+      `Wrote ${files}${type === null ? "" : ` in ${type}`} to ${folder}`,
+    drift: (positions: number, most: string, mean: string) =>
+      `Drift, measured on what was written, at ${positions} positions of text: a logit changes by at most ${most}, by ${mean} in the mean; `,
+    likeliest: (percent: string, divergence: string) =>
+      `the likeliest token stays at ${percent} %; KL divergence ${divergence}; `,
+    textLoss: (before: string, after: string) => `loss ${before} before, ${after} after`,
+    heldOutLoss: (before: string, after: string) => `Held-out loss: ${before} before, ${after} after`,
+  },
+
+  data: {
+    summary: "look at training data",
+    preview: {
+      summary: "rows as the model will see them",
+      description: "Print rows as the model will see them, the part it learns from in colour.",
+      file: "JSON or JSONL, or a name in dataset_info.json",
+      model: "whose tokenizer and chat template to use; without one, ChatML",
+      template: "another chat template than the model's own",
+      toolFormat: (names: string) => `how tools and calls are written where the chat template has no place for them: ${names}`,
+      datasetDir: "where dataset_info.json is",
+      rows: "how many rows",
+      size: (tokens: number, learnt: number) => `${tokens} tokens, ${learnt} of them learnt`,
+      green: "green",
+      between: (open: string, close: string) => `in ${open} ${close}`,
+      learnt: (rows: number, mark: string) => `${rows} rows. The model learns to write what is ${mark}; the rest is given to it.`,
+      inChatML: "Shown in ChatML; with --model MODEL, as that model writes chats.",
+    },
+  },
+
+  doctor: {
+    summary: "check this machine, and say what is missing",
+    description: "Check this machine, and say what is missing and how to get it.",
+    whatToDo: "What to do",
+    canTrain: "This machine can train.",
+    cannotTrain: "Nothing can train here yet.",
+    names: {
+      node: "node",
+      cpu: "cpu",
+      features: "features",
+      engine: "engine",
+      memory: "memory",
+      compiler: "compiler",
+      models: "models",
+      hub: "hub",
+      python: "python",
+      disk: "disk",
+    },
+    oldNode: (oldest: string) => `attune needs Node ${oldest} or newer: nodejs.org`,
+    unknown: "unknown",
+    cores: (count: number) => `cores this process may use: ${count}`,
+    featuresUnknown: "not known before the engine is built",
+    cannotLoad: "cannot be loaded",
+    bestOf: (tiers: string) => `the best of ${tiers}`,
+    threads: (count: number) => `${count} threads`,
+    memory: (available: string, total: string) => `${available} available of ${total}`,
+    limited: (total: string) => `, limited from ${total}`,
+    closePrograms: "LoRA on a model of 135 M weights takes about 2 GB; close other programs",
+    noCompiler: (candidates: string) => `none of ${candidates} runs`,
+    noneNeeded: "the engine is built, so none is needed",
+    linuxCompiler: "sudo apt install g++ (Debian, Ubuntu) or sudo dnf install gcc-c++ (Fedora)",
+    modelsIn: (count: number) => `${count} in it`,
+    tokenSet: "HF_TOKEN is set",
+    offline: "not asked, HF_HUB_OFFLINE is set",
+    answers: (url: string) => `${url} answers`,
+    silent: (url: string, seconds: number) => `${url} does not answer within ${seconds} s`,
+    withoutHub: "Models on disk work without it: give their folder or GGUF file. Behind a mirror, set HF_ENDPOINT.",
+    pythonPurpose: "only the quickstart wants it, to get its model where no hub answers",
+    noPython: "no python3",
+    noPip: (purpose: string) => `no pip; not needed: ${purpose}`,
+    freeHere: (bytes: string) => `${bytes} free in this folder`,
+    freeForModels: (bytes: string) => `${bytes} free where models are stored`,
+    freeSpace: "A small model and its run take about 1 GB; free some space.",
+  },
+};
+
+/** A dictionary of the commands' texts, as every language has it. */
+export type Words = typeof en;

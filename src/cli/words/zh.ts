@@ -1,0 +1,217 @@
+import type { Words } from "./en.js";
+
+/** 简体中文。术语沿用 LLaMA-Factory 的中文说法：微调、适配器、模板、量化、检查点。 */
+export const zh: Words = {
+  program: {
+    description: "在自己的机器上微调语言模型。",
+    version: "显示版本号",
+    help: "显示本帮助，或某个命令的帮助",
+    lang: "输出所用的语言：en 或 zh；默认由环境决定（ATTUNE_LANG、LANG）",
+    examples: `
+示例：
+  attune train recipe.yaml                       按配方训练
+  attune train recipe.yaml learning_rate=1e-4    同上，改动一项设置
+  attune chat --model MODEL --adapter runs/mine  与训练结果对话
+  attune export --adapter runs/mine --to gguf --out exported
+  attune classify --model MODEL "great soup"     用训练好的分类器判断文本类别
+  attune data preview orders.jsonl               看看模型会学到什么
+  attune doctor                                  检查这台机器
+
+MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFaceTB/SmolLM2-135M-Instruct。
+配方是 YAML 文件，设置项沿用 LLaMA-Factory 的名字；全部列在 docs/recipe.md。`,
+    bug: "这是 attune 的缺陷：",
+    debug: "设置 ATTUNE_DEBUG=1 再运行一次，可以看到出错的位置。",
+    warning: "警告：",
+    next: "接下来",
+  },
+
+  headings: {
+    "Usage:": "用法：",
+    "Arguments:": "参数：",
+    "Options:": "选项：",
+    "Commands:": "命令：",
+  },
+
+  options: {
+    model: "文件夹、GGUF 文件，或 hub 上的名字",
+    template: "不用适配器或模型自带的对话模板，改用这个",
+  },
+
+  train: {
+    summary: "按配方微调模型",
+    description: "按配方微调模型。写在配方之后的设置（key=value 或 --key value）优先于配方。",
+    examples: `
+最短的配方：
+  model_name_or_path: HuggingFaceTB/SmolLM2-135M-Instruct
+  dataset: orders.jsonl          # Alpaca、ShareGPT 或 OpenAI messages，JSON 或 JSONL
+  output_dir: runs/orders
+
+示例：
+  attune train recipe.yaml
+  attune train recipe.yaml num_train_epochs=1 --lora-rank 16
+  attune train recipe.yaml resume_from_checkpoint=true     中断之后接着训练
+
+按 Ctrl-C：做完当前这一步，保存后结束；再按一次：立即停止。
+全部设置：docs/recipe.md。退出码：2 输入有误，3 训练发散，4 磁盘空间不足，5 内存放不下，130 被中断。`,
+    stopping: "做完这一步就停；再按一次 Ctrl-C 立即停止。",
+    weights: (trainable, all, share) => `训练 ${trainable} 个权重，共 ${all} 个${share}`,
+    rows: (rows) => `${rows} 行数据`,
+    rowsHeldOut: (rows) => `，另留出 ${rows} 行`,
+    steps: (steps) => `；${steps} 步`,
+    goingOn: (step) => `，从第 ${step} 步接着训练`,
+    memory: (needed, available) => `约需内存 ${needed}，可用 ${available}`,
+    evaluated: (step, loss, metrics) => `第 ${step} 步：留出集损失 ${loss}${metrics}`,
+    saved: (step, path) => `第 ${step} 步：已保存 ${path}`,
+    step: (step, total) => `第 ${step}/${total} 步`,
+    loss: (loss) => `损失 ${loss}`,
+    rate: (rate) => `学习率 ${rate}`,
+    speed: (tokens) => `${tokens} tokens/s`,
+    left: (duration) => `剩余 ${duration}`,
+    done: "完成",
+    stopped: "已停止",
+    after: (verb, duration) => `${verb}，用时 ${duration}：`,
+    noStep: "没有剩下要做的步",
+    heldOut: (loss, metrics) => `，留出集 ${loss}${metrics}`,
+    atMost: (speed, memory) => `；${speed}，内存最多 ${memory}。`,
+    adapter: "适配器",
+    model: "模型",
+    picture: "损失图",
+  },
+
+  download: {
+    what: (model) => `正在下载 ${model}`,
+    of: (done, total, what) => `${done} / ${total} ${what}`,
+    baseModel: "基座模型",
+  },
+
+  chat: {
+    summary: "与模型对话，可带适配器",
+    description: "与模型对话。不在终端里时，输入的每一行是一轮对话。",
+    adapter: "训练的 output_dir，或 PEFT、AdapterHub 的适配器；写成 NAME=FOLDER 可给多个，在它们之间切换",
+    system: "系统提示",
+    maxNewTokens: "回答最长多少 token",
+    temperature: "0：总取最可能的 token",
+    topP: "只从累计概率达到此值的最可能 token 中采样",
+    examples: `
+对话中：/reset 忘掉对话，/quit 或 Ctrl-D 离开，Ctrl-C 停止回答。
+带适配器时：/adapter NAME 换一个，/base 换回不带适配器的模型，/adapters 列出全部。
+
+示例：
+  attune chat --model SmolLM2-135M-Instruct --adapter runs/orders
+  attune chat --model SmolLM2-135M-Instruct --adapter a=runs/orders --adapter b=runs/poems
+  echo "两杯茶，五号桌" | attune chat --model model.gguf`,
+    commands: "/reset 忘掉对话，/quit 或 Ctrl-D 离开，Ctrl-C 停止回答。",
+    adapterCommands: "/adapter NAME 换一个适配器，/base 换回不带适配器的模型，/adapters 列出全部。",
+    reset: "对话重新开始。",
+    base: "从现在起由不带适配器的模型回答。",
+    answers: (adapter) => `从现在起由 ${adapter} 回答。`,
+    baseName: "（基座）",
+    leaving: "再按一次 Ctrl-C，或用 /quit、Ctrl-D 离开。",
+  },
+
+  classify: {
+    summary: "判断文本属于哪一类",
+    description: "逐条输出文本（或输入的每一行）的类别、得分和原文。",
+    model: "分类器，或适配器的基座：文件夹、GGUF 文件，或 hub 上的名字",
+    adapter: "stage 为 classification 的训练的 output_dir，或 PEFT 的同类适配器",
+    json: "每行一个 JSON 对象，含每个类别的得分",
+    examples: `
+示例：
+  attune classify --model all-MiniLM-L6-v2 --adapter runs/reviews "the best soup in town"
+  attune classify --model runs/reviews-full --json < reviews.txt`,
+  },
+
+  export: {
+    summary: "导出给其他程序：Hugging Face、GGUF、Ollama",
+    description: "把适配器合并进基座，写成其他程序能用的模型；或单独写出适配器。",
+    to: (targets) => `以下之一：${targets}`,
+    out: "写到哪里；必须是新的或空的文件夹",
+    model: "文件夹、GGUF 文件，或 hub 上的名字；默认：适配器自己记下的基座",
+    adapter: "训练的 output_dir，或 chat 接受的任何适配器",
+    type: (types) => `权重的存储类型：${types}；默认：hf 为 bf16，gguf 和 ollama 为 q8_0`,
+    data: "留出的数据：比较导出前后的损失",
+    maxDrift: "只要有一个 logit 的变化超过此值，就什么也不写；默认：该类型的舍入所能解释的值",
+    ollamaFrom: "用于 ollama：只写适配器，叠在 Ollama 的这个模型或 GGUF 文件之上",
+    examples: `
+格式：
+  hf         transformers、vLLM 等能加载的文件夹
+  gguf       model.gguf，用于 llama.cpp、Ollama、LM Studio 等
+  gguf-lora  adapter.gguf，供 llama.cpp 叠在基座 GGUF 之上的 LoRA
+  ollama     model.gguf 加 Modelfile：ollama create NAME -f FOLDER/Modelfile
+
+示例：
+  attune export --adapter runs/orders --to gguf --type q4_k_m --out exported
+  attune export --adapter runs/orders --to hf --data held-out.jsonl --out exported
+  attune export --adapter runs/orders --to ollama --ollama-from smollm2:135m --out exported`,
+    wrote: (files, type, folder) => `已写出 ${files}${type === null ? "" : `（${type}）`}，位于 ${folder}`,
+    drift: (positions, most, mean) =>
+      `漂移（在写出的文件上测量，${positions} 个文本位置）：logit 最多变化 ${most}，平均 ${mean}；`,
+    likeliest: (percent, divergence) => `最可能的 token 不变的占 ${percent} %；KL 散度 ${divergence}；`,
+    textLoss: (before, after) => `损失：之前 ${before}，之后 ${after}`,
+    heldOutLoss: (before, after) => `留出集损失：之前 ${before}，之后 ${after}`,
+  },
+
+  data: {
+    summary: "查看训练数据",
+    preview: {
+      summary: "模型将看到的数据",
+      description: "显示模型将看到的每一行，其中要学习的部分用颜色标出。",
+      file: "JSON 或 JSONL 文件，或 dataset_info.json 中的名字",
+      model: "用谁的分词器和对话模板；不给则用 ChatML",
+      template: "不用模型自带的对话模板，改用这个",
+      toolFormat: (names) => `对话模板没有工具的位置时，工具和调用怎样写：${names}`,
+      datasetDir: "dataset_info.json 所在的文件夹",
+      rows: "显示几行",
+      size: (tokens, learnt) => `${tokens} 个 token，其中学习 ${learnt} 个`,
+      green: "绿色的部分",
+      between: (open, close) => `${open} ${close} 中的部分`,
+      learnt: (rows, mark) => `${rows} 行。模型学习写出${mark}；其余是给它的输入。`,
+      inChatML: "按 ChatML 显示；加上 --model MODEL 则按该模型的对话写法显示。",
+    },
+  },
+
+  doctor: {
+    summary: "检查这台机器，指出缺什么",
+    description: "检查这台机器，指出缺什么、怎样补上。",
+    whatToDo: "该做什么",
+    canTrain: "这台机器可以训练。",
+    cannotTrain: "现在还不能训练。",
+    names: {
+      node: "node",
+      cpu: "处理器",
+      features: "指令集",
+      engine: "引擎",
+      memory: "内存",
+      compiler: "编译器",
+      models: "模型",
+      hub: "hub",
+      python: "python",
+      disk: "磁盘",
+    },
+    oldNode: (oldest) => `attune 需要 Node ${oldest} 或更新：nodejs.org`,
+    unknown: "未知",
+    cores: (count) => `本进程可用的核数：${count}`,
+    featuresUnknown: "引擎编译之前无法得知",
+    cannotLoad: "无法加载",
+    bestOf: (tiers) => `取最好的：${tiers}`,
+    threads: (count) => `${count} 个线程`,
+    memory: (available, total) => `可用 ${available}，共 ${total}`,
+    limited: (total) => `（机器有 ${total}，容器限制了用量）`,
+    closePrograms: "在 1.35 亿权重的模型上做 LoRA 约需 2 GB；请关掉其他程序",
+    noCompiler: (candidates) => `${candidates} 都不能运行`,
+    noneNeeded: "引擎已经编译好，不需要编译器",
+    linuxCompiler: "sudo apt install g++（Debian、Ubuntu）或 sudo dnf install gcc-c++（Fedora）",
+    modelsIn: (count) => `其中有 ${count} 个`,
+    tokenSet: "已设置 HF_TOKEN",
+    offline: "未询问，已设置 HF_HUB_OFFLINE",
+    answers: (url) => `${url} 有应答`,
+    silent: (url, seconds) => `${url} 在 ${seconds} 秒内没有应答`,
+    withoutHub: "磁盘上的模型不需要它：直接给文件夹或 GGUF 文件。使用镜像时请设置 HF_ENDPOINT。",
+    pythonPurpose: "只有快速上手在 hub 没有应答时用它取模型",
+    noPython: "没有 python3",
+    noPip: (purpose) => `没有 pip；不需要：${purpose}`,
+    freeHere: (bytes) => `此文件夹所在磁盘剩余 ${bytes}`,
+    freeForModels: (bytes) => `存放模型的磁盘剩余 ${bytes}`,
+    freeSpace: "小模型和一次训练约占 1 GB；请腾出一些空间。",
+  },
+};
