@@ -25,6 +25,7 @@ if (options.parity && !existsSync(process.env.ATTUNE_PEERS ?? "")) {
   );
 }
 if (options.soak) process.env.ATTUNE_SOAK = "1";
+process.env.ATTUNE_LANG = "en"; // what tests read is English, wherever they run
 
 const files = testFiles().filter((file) => isParity(file) === options.parity && positionals.every((part) => file.includes(part)));
 if (files.length === 0) fail(`No test file matches${positionals.map((part) => ` "${part}"`).join(" and")}.`);

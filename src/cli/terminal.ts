@@ -1,5 +1,6 @@
 import type { Readable, Writable } from "node:stream";
-import stringWidth from "string-width";
+import { stripVTControlCharacters } from "node:util";
+import { eastAsianWidth } from "get-east-asian-width";
 
 /** What a command talks to; `process` has it all. */
 export interface Io {
@@ -70,7 +71,10 @@ export function escapeControls(text: string): string {
 
 /** Columns that a text takes on a terminal: two for a wide character, none for colours and what combines. */
 export function displayWidth(text: string): number {
-  return stringWidth(text);
+  let width = 0;
+  for (const character of stripVTControlCharacters(text).replaceAll(/[\p{Mark}\p{Format}]/gu, ""))
+    width += eastAsianWidth(character.codePointAt(0)!);
+  return width;
 }
 
 /** The beginning of a text that fits into `width` columns. */
