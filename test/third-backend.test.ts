@@ -99,7 +99,7 @@ const eventsIn = (out: string) =>
 
 test("a recipe chooses it, and has its settings; those of others are told or refused", () => {
   const parse = (...overrides: string[]) =>
-    parseRecipe(undefined, ["model_name_or_path=m", "dataset=d", "output_dir=o", ...overrides], methods);
+    parseRecipe(undefined, ["model_name_or_path=m", "dataset=d", "output_dir=o", "learning_rate=1e-3", ...overrides], methods);
   const { recipe, notices } = parse("backend=cluster", "hosts=a,b", "fails=after", "threads=2", "dataloader_num_workers=4");
   assert.deepEqual([recipe.backend, recipe.backendConfig], ["cluster", { hosts: ["a", "b"], fails: "after" }]);
   assert.deepEqual(notices, [

@@ -232,8 +232,9 @@ test("piped, a run prints plain lines, one every logging_steps", async () => {
   assert.doesNotMatch(out, /[\x1b\r]/);
   assert.match(
     out,
-    /^.*recipe\.yaml:4: bf16 is not needed: .*\nbase lora, sft\n {2}2\.4 M of 134\.5 M weights train \(1\.8 %\)\n {2}isa: avx2, threads: 2, dtype: f32\n/,
+    /^.*recipe\.yaml:4: bf16 is not needed: .*\n.*: no learning_rate is set: lora takes [^\n]*\(LLaMA-Factory: 5e-5[^\n]*\nbase lora, sft\n {2}2\.4 M of 134\.5 M weights train \(1\.8 %\)\n {2}isa: avx2, threads: 2, dtype: f32\n/,
   );
+  assert.match(out, /; 25 steps, learning rate [1-9]e-\d\n/);
   assert.match(out, /\nwarning: row 3 was cut\\u001b\[31m\n/);
   assert.deepEqual(
     [...out.matchAll(/^step (\d+)\/25 {2}loss .* 512 tokens\/s {2}.* left {2}1\.2 GB$/gm)].map(([, step]) => step),

@@ -94,7 +94,7 @@ export class TrainingView {
   #showStart(event: StartEvent): void {
     const { trainableParams, allParams, trainRows, evalRows, totalSteps, resumedFromStep, machine } = event;
     const { predictedPeakBytes, availableBytes } = event;
-    const { model_name_or_path, finetuning_type, stage } = this.#recipe;
+    const { model_name_or_path, finetuning_type, stage, learning_rate } = this.#recipe;
     const words = this.#words;
     const share = allParams > 0 ? ` (${Number(((100 * trainableParams) / allParams).toPrecision(2))} %)` : "";
     this.say(`${this.#style.bold(escapeControls(model_name_or_path))} ${finetuning_type}, ${stage}`);
@@ -103,7 +103,7 @@ export class TrainingView {
     if (facts.length > 0) this.say(`  ${escapeControls(facts.join(", "))}`);
     const heldOut = evalRows > 0 ? words.rowsHeldOut(evalRows) : "";
     const resumed = resumedFromStep > 0 ? words.goingOn(resumedFromStep) : "";
-    this.say(`  ${words.rows(trainRows)}${heldOut}${words.steps(totalSteps)}${resumed}`);
+    this.say(`  ${words.rows(trainRows)}${heldOut}${words.steps(totalSteps, learning_rate.toExponential())}${resumed}`);
     if (predictedPeakBytes !== undefined && availableBytes !== undefined)
       this.say(`  ${words.memory(formatBytes(predictedPeakBytes), formatBytes(availableBytes))}`);
   }

@@ -1,6 +1,7 @@
 import { aliases, missing, unneeded } from "./foreign-keys.js";
 import {
   axesOf,
+  commonSteps,
   expectation,
   type KeySchema,
   keySchemas,
@@ -15,7 +16,8 @@ export function recipeDocs(methods: Methods): string {
   const { properties } = recipeJsonSchema(methods);
   const groups = Object.entries(recipeGroups).map(([title, shape]) => {
     const keys = Object.keys(shape).map((key) => [key, properties[key]!] as const);
-    return `### ${title}\n\n${table(Object.fromEntries(keys))}`;
+    const more = "learning_rate" in shape ? `\n\n${stepsIntro}\n\n${stepsTable(methods)}` : "";
+    return `### ${title}\n\n${table(Object.fromEntries(keys))}${more}`;
   });
   /** A setting that several methods share is listed with the first of them, and again with those where its default is another. */
   const ofMethods = (key: string, all: readonly Method[]) => {
@@ -70,6 +72,22 @@ output_dir: runs/orders
 \`attune train recipe.yaml\` runs it. Settings on the command line win over the file, as \`learning_rate=1e-4\` or \`--learning-rate 1e-4\`.
 Dashes in names are underscores, and \`null\` means not set. A setting that attune does not know is an error that names the line.
 Numbers are written as YAML has them: \`1e-4\`, not \`"1e-4"\`; \`1000\`, not \`1_000\`. Paths are relative to the folder where attune is started.`;
+
+const stepsIntro = `\
+Where a recipe names no \`learning_rate\`, the method's own is taken, with its rows a step (by accumulation; packed rows are not accumulated) and its warm-up
+unless the recipe names these. A recipe that names one gets ${commonSteps.gradient_accumulation_steps} batch a step and a warm-up of \
+${commonSteps.warmup_ratio}, as in LLaMA-Factory, unless it says otherwise. Rates are AdamW's.`;
+
+/** What each method takes where a recipe names no learning rate. */
+function stepsTable({ tuners }: Methods): string {
+  const cells = tuners.flatMap(({ name, defaults = [] }) =>
+    defaults.map(({ where, learning_rate, rowsPerStep, warmup_ratio }) => [
+      `${code(name)}${where ? `, ${where.words}` : ""}`,
+      ...[learning_rate.toExponential(), String(rowsPerStep), String(warmup_ratio)].map(code),
+    ]),
+  );
+  return rows(["Method", "Learning rate", "Rows a step", "Warm-up"], cells);
+}
 
 const foreignIntro = `## Settings of other trainers
 

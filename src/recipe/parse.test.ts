@@ -61,6 +61,60 @@ test("a minimal recipe gets LLaMA-Factory's defaults", () => {
   );
 });
 
+const taught: Methods = {
+  ...methods,
+  tuners: [
+    {
+      name: "lora",
+      config: z.strictObject({ wide: z.boolean().default(false) }),
+      defaults: [
+        {
+          where: { words: "with `wide`", fits: (config) => (config as { wide: boolean }).wide },
+          ...{ learning_rate: 3e-4, rowsPerStep: 8, warmup_ratio: 0 },
+        },
+        { learning_rate: 1e-3, rowsPerStep: 4, warmup_ratio: 0.1 },
+      ],
+    },
+    { name: "full" },
+  ],
+  objectives: [{ name: "sft" }, { name: "pt", packs: true }],
+};
+
+test("a recipe without a learning rate gets the method's own steps and is told; one with a rate is obeyed", () => {
+  const steps = (text: string, ...overrides: string[]) => {
+    const { recipe, notices } = parseRecipe({ text: minimal + text, file: "recipe.yaml" }, overrides, taught);
+    const { learning_rate, gradient_accumulation_steps, warmup_ratio } = recipe;
+    assert.deepEqual(
+      parseRecipe({ text: formatRecipe(recipe), file: "recipe.yaml" }, [], taught),
+      { recipe, notices: [] },
+      "what was taken is written out, and read again without a word",
+    );
+    return { taken: [learning_rate, gradient_accumulation_steps, warmup_ratio], notices };
+  };
+  assert.deepEqual(steps("").taken, [1e-3, 4, 0.1]);
+  assert.deepEqual(steps("").notices, [
+    "recipe.yaml: no learning_rate is set: lora takes 1e-3 with gradient_accumulation_steps 4, warmup_ratio 0.1 " +
+      "(LLaMA-Factory: 5e-5; docs/defaults.md has the reasons)",
+  ]);
+  assert.deepEqual(steps("learning_rate: null").taken, [1e-3, 4, 0.1]);
+  assert.deepEqual(steps("wide: true").taken, [3e-4, 8, 0]);
+  assert.deepEqual(steps("per_device_train_batch_size: 3\nwide: true").taken, [3e-4, 2, 0], "rows of a step stay about the same");
+  assert.deepEqual(steps("per_device_train_batch_size: 64").taken, [1e-3, 1, 0.1]);
+  assert.deepEqual(steps("packing: true").taken, [1e-3, 1, 0.1], "a pack holds many rows");
+  assert.deepEqual(steps("stage: pt").taken, [1e-3, 1, 0.1]);
+  const named = steps("gradient_accumulation_steps: 2\nwarmup_ratio: 0");
+  assert.deepEqual(named.taken, [1e-3, 2, 0]);
+  assert.match(named.notices.join(), /lora takes 1e-3 \(LLaMA-Factory/);
+  assert.deepEqual(steps("lr_scheduler_type: constant").taken, [1e-3, 4, 0], "it has no warm-up");
+  assert.match(steps("warmup_steps: 5").notices.join(), /takes 1e-3 with gradient_accumulation_steps 4 \(/);
+
+  assert.deepEqual(steps("learning_rate: 2e-3"), { taken: [2e-3, 1, 0], notices: [] });
+  assert.deepEqual(steps("", "learning_rate=2e-3"), { taken: [2e-3, 1, 0], notices: [] });
+  assert.deepEqual(steps("learning_rate: 2e-3\nwarmup_ratio: 0.05").taken, [2e-3, 1, 0.05]);
+  assert.deepEqual(steps("finetuning_type: full"), { taken: [5e-5, 1, 0], notices: [] }, "a method without steps of its own");
+  assert.throws(() => steps("weight_decay: 1000"), /weight_decay × learning_rate is 1:/, "the rate that is taken is checked");
+});
+
 test("JSON is read as YAML is", () => {
   const text = JSON.stringify({ model_name_or_path: "base", dataset: ["x"], output_dir: "out", learning_rate: 1e-4 }, null, "\t");
   assert.equal(parse(text).recipe.learning_rate, 1e-4);

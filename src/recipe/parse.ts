@@ -5,7 +5,18 @@ import { ConfigError } from "../errors.js";
 import { systemErrorCode } from "../io/disk.js";
 import { closest } from "../text/closest.js";
 import { aliases, knownStages, knownTuners, missing, unneeded } from "./foreign-keys.js";
-import { axesOf, expectation, type KeySchema, keySchemas, type Method, type Methods, type Recipe, RecipeKeys } from "./schema.js";
+import {
+  axesOf,
+  commonSteps,
+  expectation,
+  type KeySchema,
+  keySchemas,
+  type Method,
+  type Methods,
+  type Recipe,
+  RecipeKeys,
+  type Steps,
+} from "./schema.js";
 
 export interface RecipeSource {
   readonly text: string;
@@ -206,10 +217,11 @@ function check(layers: readonly Setting[][], file: string, methods: Methods): Pa
   const [tunerConfig, objectiveConfig, backendConfig] = [tuner, objective, backend].map((method) =>
     method?.config ? validate(method.config, given, report) : {},
   ) as Recipe["tuner"][];
-  const evaluation = settings && relate(settings, given, report);
+  const steps = settings && tuner && tunerConfig && stepsOf(settings, { tuner, tunerConfig, objective }, report);
+  const evaluation = steps && relate({ ...settings, ...steps }, given, report);
   if (report.problems.length > 0) throw new ConfigError(report.problems.join("\n"));
   const ofMethods = { tuner: tunerConfig!, objective: objectiveConfig!, backendConfig: backendConfig! };
-  return { recipe: { ...settings!, ...evaluation!, ...ofMethods }, notices: report.notices };
+  return { recipe: { ...settings!, ...steps!, ...evaluation!, ...ofMethods }, notices: report.notices };
 
   function choose(key: keyof typeof axes, elsewhere: readonly string[]): Method | undefined {
     const choices: readonly Method[] = axes[key];
@@ -340,13 +352,54 @@ function validate<T>(schema: z.ZodType<T>, given: Given, { file, problems }: Rep
 
 type CommonSettings = z.output<typeof RecipeKeys>;
 
+interface StepChoice {
+  readonly tuner: Method;
+  readonly tunerConfig: Recipe["tuner"];
+  readonly objective: Method | undefined;
+}
+
+/**
+ * Rate, accumulation and warm-up belong together. A recipe that names a rate was tuned with it, and gets what other trainers take for the rest; one that
+ * names none gets what the method learns with, but for what it names.
+ */
+function stepsOf(recipe: CommonSettings, { tuner, tunerConfig, objective }: StepChoice, { file, notices }: Report): Steps {
+  const { learning_rate, gradient_accumulation_steps, warmup_ratio } = recipe;
+  const own = tuner.defaults?.find(({ where }) => where?.fits(tunerConfig) ?? true);
+  if (learning_rate !== null || own === undefined)
+    return {
+      learning_rate: learning_rate ?? commonSteps.learning_rate,
+      gradient_accumulation_steps: gradient_accumulation_steps ?? commonSteps.gradient_accumulation_steps,
+      warmup_ratio: warmup_ratio ?? commonSteps.warmup_ratio,
+    };
+  const isPacked = recipe.packing || recipe.neat_packing || objective?.packs === true; // then a batch holds many rows as it is
+  const accumulation = isPacked ? 1 : Math.max(1, Math.floor(own.rowsPerStep / recipe.per_device_train_batch_size));
+  const warmup = recipe.warmup_steps > 0 || recipe.lr_scheduler_type === "constant" ? 0 : own.warmup_ratio;
+  const steps = {
+    learning_rate: own.learning_rate,
+    gradient_accumulation_steps: gradient_accumulation_steps ?? accumulation,
+    warmup_ratio: warmup_ratio ?? warmup,
+  };
+  const beside = [
+    ...(gradient_accumulation_steps === null ? [`gradient_accumulation_steps ${accumulation}`] : []),
+    ...(warmup_ratio === null && warmup > 0 ? [`warmup_ratio ${warmup}`] : []),
+  ];
+  notices.push(
+    `${file}: no learning_rate is set: ${tuner.name} takes ${own.learning_rate.toExponential()}${beside.length > 0 ? ` with ${beside.join(", ")}` : ""} ` +
+      `(LLaMA-Factory: ${commonSteps.learning_rate.toExponential()}; docs/defaults.md has the reasons)`,
+  );
+  return steps;
+}
+
 /** What settings say about each other. Returns those whose default depends on others. */
 function relate(
-  recipe: CommonSettings,
+  recipe: Omit<CommonSettings, keyof Steps> & Steps,
   given: Given,
   { file, problems, notices }: Report,
 ): Pick<Recipe, "eval_strategy" | "eval_steps" | "packing" | "neat_packing"> {
-  const defaults = RecipeKeys.partial({ model_name_or_path: true, dataset: true, output_dir: true }).parse({});
+  const defaults = {
+    ...RecipeKeys.partial({ model_name_or_path: true, dataset: true, output_dir: true }).parse({}),
+    ...commonSteps,
+  };
   const refuse = (key: string, message: string) => problems.push(`${given.get(key)?.where ?? file}: ${message}`);
   const notUsed = (key: keyof typeof RecipeKeys.shape, reason: string) => {
     const setting = given.get(key);

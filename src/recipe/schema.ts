@@ -3,6 +3,7 @@ import { positiveF32 } from "../core/positive-f32.js";
 import { optimizerNames } from "../optim/adamw.js";
 import { scheduleNames } from "../optim/schedule.js";
 import { toolFormatNames } from "../text/tool-formats.js";
+import type { StepDefaults } from "../tuners/tuner.js";
 
 /**
  * The settings of a run, under LLaMA-Factory's names. What only one tuner, objective or backend reads is not here: each brings its own
@@ -70,15 +71,29 @@ const data = {
 
 const steps = {
   per_device_train_batch_size: count.default(1).describe("rows per forward and backward; LLaMA-Factory: 8"),
-  gradient_accumulation_steps: count.default(1).describe("batches summed before the weights change"),
+  gradient_accumulation_steps: count
+    .nullable()
+    .default(null)
+    .describe("batches summed before the weights change; not set: see `learning_rate`"),
   num_train_epochs: z.number().gt(0).default(3).describe("passes over the data; may be fractional"),
   max_steps: z
     .union([count.max(maxSteps), z.literal(-1)])
     .default(-1)
     .describe("stop after this many steps, whatever `num_train_epochs` says; -1: do not"),
-  learning_rate: positiveF32.default(5e-5).describe("the peak learning rate"),
+  learning_rate: positiveF32
+    .nullable()
+    .default(null)
+    .describe(
+      "the peak learning rate; not set: the method's own, with its own accumulation and warm-up where these are not set either (the table below)",
+    ),
   lr_scheduler_type: z.enum(scheduleNames).default("linear").describe("how the learning rate goes down after the warm-up"),
-  warmup_ratio: z.number().min(0).max(1).default(0).describe("share of the steps in which the learning rate rises from 0"),
+  warmup_ratio: z
+    .number()
+    .min(0)
+    .max(1)
+    .nullable()
+    .default(null)
+    .describe("share of the steps in which the learning rate rises from 0; not set: see `learning_rate`"),
   warmup_steps: z.int().min(0).default(0).describe("the same as a number of steps; wins over `warmup_ratio` unless 0"),
   optim: z
     .enum(optimizerNames)
@@ -155,6 +170,10 @@ export interface Method {
   readonly name: string;
   /** The settings that only it reads, under LLaMA-Factory's names. */
   readonly config?: z.ZodType;
+  /** A tuner's own steps, where the recipe names no learning rate. */
+  readonly defaults?: readonly StepDefaults[];
+  /** An objective whose rows always fill sequences of `cutoff_len`. */
+  readonly packs?: boolean;
   /** Settings of other trainers that change nothing about the result under this method, each with the reason. */
   readonly unneeded?: Readonly<Record<string, string>>;
 }
@@ -171,8 +190,18 @@ export function axesOf({ tuners, objectives, backends }: Methods) {
   return { finetuning_type: tuners, stage: objectives, backend: backends };
 }
 
+/** The settings that a method has defaults of its own for. */
+export interface Steps {
+  readonly learning_rate: number;
+  readonly gradient_accumulation_steps: number;
+  readonly warmup_ratio: number;
+}
+
+/** The defaults of LLaMA-Factory and transformers: of a method that has none of its own, and of what a recipe with a learning rate leaves open. */
+export const commonSteps: Steps = { learning_rate: 5e-5, gradient_accumulation_steps: 1, warmup_ratio: 0 };
+
 /** A checked recipe: every default filled in, every setting in range. */
-export interface Recipe extends Readonly<Omit<z.output<typeof RecipeKeys>, "eval_strategy" | "eval_steps">> {
+export interface Recipe extends Readonly<Omit<z.output<typeof RecipeKeys>, "eval_strategy" | "eval_steps" | keyof Steps>>, Steps {
   readonly eval_strategy: "no" | "steps" | "epoch";
   readonly eval_steps: number;
   /** Output of the schema of the tuner that `finetuning_type` names. */

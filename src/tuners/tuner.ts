@@ -14,6 +14,8 @@ export interface Tuner<Config = unknown> {
   readonly summary: string;
   /** Settings under LLaMA-Factory's key names: flags, YAML checks, UI forms and docs are made from it. */
   readonly config: z.ZodType<Config>;
+  /** The steps with which the method learns, where a recipe does not say: the first case whose settings fit. docs/defaults.md has the measurements. */
+  readonly defaults?: readonly StepDefaults<Config>[];
   /**
    * Settings that an adapter's file does not say, as they concern only its training: a run that goes on from an adapter takes
    * them from the recipe.
@@ -23,6 +25,16 @@ export interface Tuner<Config = unknown> {
   bind(config: Config): Tuning;
   /** How its adapters are recognised and read. Absent for a method that trains the model itself: then the whole model is saved. */
   readonly adapter?: AdapterReader<Config>;
+}
+
+/** How steps are taken where a recipe names no learning rate. Rates are AdamW's. */
+export interface StepDefaults<Config = unknown> {
+  /** The settings that they are for; absent for all that no case before has taken. */
+  readonly where?: { readonly words: string; fits(config: Config): boolean };
+  readonly learning_rate: number;
+  /** Rows that a step sums over: what `per_device_train_batch_size` leaves of them is accumulated. */
+  readonly rowsPerStep: number;
+  readonly warmup_ratio: number;
 }
 
 /** A method with its settings. What trains is what has `requiresGrad` after `apply`; saving, resuming and counting need no more than that. */

@@ -59,7 +59,7 @@ All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5
     weights: (trainable: string, all: string, share: string) => `${trainable} of ${all} weights train${share}`,
     rows: (rows: number) => `${rows} rows`,
     rowsHeldOut: (rows: number) => `, ${rows} held out`,
-    steps: (steps: number) => `; ${steps} steps`,
+    steps: (steps: number, rate: string) => `; ${steps} steps, learning rate ${rate}`,
     goingOn: (step: number) => `, going on from step ${step}`,
     memory: (needed: string, available: string) => `about ${needed} of memory needed, ${available} available`,
     evaluated: (step: number, loss: string, metrics: string) => `step ${step}: held-out loss ${loss}${metrics}`,

@@ -57,7 +57,7 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
     weights: (trainable, all, share) => `训练 ${trainable} 个权重，共 ${all} 个${share}`,
     rows: (rows) => `${rows} 行数据`,
     rowsHeldOut: (rows) => `，另留出 ${rows} 行`,
-    steps: (steps) => `；${steps} 步`,
+    steps: (steps, rate) => `；${steps} 步，学习率 ${rate}`,
     goingOn: (step) => `，从第 ${step} 步接着训练`,
     memory: (needed, available) => `约需内存 ${needed}，可用 ${available}`,
     evaluated: (step, loss, metrics) => `第 ${step} 步：留出集损失 ${loss}${metrics}`,
