@@ -97,7 +97,6 @@ export const missing: Readonly<Record<string, MissingKey>> = {
   use_adam_mini: { advice: adamOnly },
   neftune_noise_alpha: { advice: "no noise is added to the embeddings" },
   label_smoothing_factor: { advice: "labels are not smoothed" },
-  lr_scheduler_kwargs: { harmless: [{}], advice: "`lr_scheduler_type` has no further settings" },
   use_llama_pro: { advice: "no blocks are added to the model" },
   rope_scaling: { advice: "RoPE is scaled as the model's config.json says" },
   shift_attn: { advice: "attention is the model's own" },
@@ -141,6 +140,14 @@ export const missing: Readonly<Record<string, MissingKey>> = {
   pref_ftx: { advice: "preference training is not there" },
   ref_model: { advice: "preference training is not there" },
   reward_model: { advice: "PPO is not there" },
+};
+
+/** Values that other trainers know, of settings that attune reads, and why attune refuses them. */
+export const missingValues: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  lr_scheduler_type: {
+    reduce_lr_on_plateau: "the learning rate here depends on the step alone, not on how training goes",
+    greedy: "the learning rate here depends on the step alone, not on how training goes",
+  },
 };
 
 /** Other trainers' names for stages and tuning methods, so that they are "not yet" and not "unknown". */

@@ -115,6 +115,26 @@ test("a recipe without a learning rate gets the method's own steps and is told; 
   assert.throws(() => steps("weight_decay: 1000"), /weight_decay × learning_rate is 1:/, "the rate that is taken is checked");
 });
 
+test("settings of a schedule are those of its function in transformers; others are refused by name", () => {
+  const { recipe } = parse(`${minimal}lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: { min_lr: 1e-6 }`);
+  assert.deepEqual(recipe.lr_scheduler_kwargs, { min_lr: 1e-6 });
+  const { recipe: overridden } = parse(minimal, "lr_scheduler_type=polynomial", 'lr_scheduler_kwargs={"power": 2}');
+  assert.deepEqual(overridden.lr_scheduler_kwargs, { power: 2 });
+  const refused = (text: string) => problems(`lr_scheduler_type: ${text}`);
+  assert.match(
+    refused("polynomial\nlr_scheduler_kwargs: { powr: 2, power: x }"),
+    /^recipe\.yaml:5: lr_scheduler_kwargs: polynomial has no setting "powr"\. Did you mean "power"\? Its settings: lr_end, power\n.*: power: expected a number above 0 .*, got "x"$/,
+  );
+  assert.match(refused("cosine_with_min_lr"), /^recipe\.yaml:4: lr_scheduler_kwargs: set min_lr or min_lr_rate, one of them$/);
+  assert.match(refused("cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 0, min_lr_rate: 0}"), /one of them$/);
+  assert.match(refused("polynomial\nlearning_rate: 1e-8"), /lr_end is 1e-7, and must be below learning_rate, 1e-8$/);
+  assert.match(refused("constant\nlr_scheduler_kwargs: {power: 1}"), /constant has no setting "power"\. Its settings: none$/);
+  assert.match(
+    refused("reduce_lr_on_plateau"),
+    /expected one of .*, got "reduce_lr_on_plateau": the learning rate here depends on the step/,
+  );
+});
+
 test("JSON is read as YAML is", () => {
   const text = JSON.stringify({ model_name_or_path: "base", dataset: ["x"], output_dir: "out", learning_rate: 1e-4 }, null, "\t");
   assert.equal(parse(text).recipe.learning_rate, 1e-4);
@@ -150,7 +170,7 @@ test("every kind of mistake is reported with its line and what to write", () => 
     ["template: [a]", /^recipe\.yaml:4: template: expected a text, got a list$/],
     [
       "lr_scheduler_type: sine",
-      /^recipe\.yaml:4: lr_scheduler_type: expected one of linear, cosine, constant, constant_with_warmup, got "sine"$/,
+      /^recipe\.yaml:4: lr_scheduler_type: expected one of linear, cosine, cosine_with_restarts, .*constant_with_warmup, got "sine"$/,
     ],
     ["lora_rank: 0", /^recipe\.yaml:4: lora_rank: expected a whole number from 1, got 0$/],
     ["lora_target: []", /^recipe\.yaml:4: lora_target: expected all, or a list of texts, got an empty list$/],

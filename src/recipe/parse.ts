@@ -3,8 +3,9 @@ import { CST, isMap, isScalar, Lexer, LineCounter, type Node, parseDocument, str
 import type { z } from "zod";
 import { ConfigError } from "../errors.js";
 import { systemErrorCode } from "../io/disk.js";
+import { type Schedule, schedules } from "../optim/schedule.js";
 import { closest } from "../text/closest.js";
-import { aliases, knownStages, knownTuners, missing, unneeded } from "./foreign-keys.js";
+import { aliases, knownStages, knownTuners, missing, missingValues, unneeded } from "./foreign-keys.js";
 import {
   axesOf,
   commonSteps,
@@ -344,7 +345,10 @@ function validate<T>(schema: z.ZodType<T>, given: Given, { file, problems }: Rep
     else if (!setting) problems.push(`${file}: ${key} is missing: ${expected.description ?? expectation(expected)}`);
     else {
       const { where, value } = setting;
-      problems.push(`${where}: ${key}: expected ${expectation(expected)}, got ${show(value)}${hint(value, expected)}`);
+      const reasons = missingValues[key];
+      const isKnown = typeof value === "string" && reasons !== undefined && Object.hasOwn(reasons, value);
+      const hinted = isKnown ? `: ${reasons[value]}` : hint(value, expected);
+      problems.push(`${where}: ${key}: expected ${expectation(expected)}, got ${show(value)}${hinted}`);
     }
   }
   return undefined;
@@ -373,7 +377,7 @@ function stepsOf(recipe: CommonSettings, { tuner, tunerConfig, objective }: Step
     };
   const isPacked = recipe.packing || recipe.neat_packing || objective?.packs === true; // then a batch holds many rows as it is
   const accumulation = isPacked ? 1 : Math.max(1, Math.floor(own.rowsPerStep / recipe.per_device_train_batch_size));
-  const warmup = recipe.warmup_steps > 0 || recipe.lr_scheduler_type === "constant" ? 0 : own.warmup_ratio;
+  const warmup = recipe.warmup_steps > 0 || !schedules[recipe.lr_scheduler_type].hasWarmup ? 0 : own.warmup_ratio;
   const steps = {
     learning_rate: own.learning_rate,
     gradient_accumulation_steps: gradient_accumulation_steps ?? accumulation,
@@ -394,8 +398,9 @@ function stepsOf(recipe: CommonSettings, { tuner, tunerConfig, objective }: Step
 function relate(
   recipe: Omit<CommonSettings, keyof Steps> & Steps,
   given: Given,
-  { file, problems, notices }: Report,
+  report: Report,
 ): Pick<Recipe, "eval_strategy" | "eval_steps" | "packing" | "neat_packing"> {
+  const { file, problems, notices } = report;
   const defaults = {
     ...RecipeKeys.partial({ model_name_or_path: true, dataset: true, output_dir: true }).parse({}),
     ...commonSteps,
@@ -434,13 +439,40 @@ function relate(
   if (recipe.save_strategy !== "steps") notUsed("save_steps", `save_strategy is ${recipe.save_strategy}`);
   if (recipe.max_steps > 0) notUsed("num_train_epochs", "max_steps decides");
   if (recipe.warmup_steps > 0) notUsed("warmup_ratio", "warmup_steps decides");
-  if (recipe.lr_scheduler_type === "constant") {
-    const reason = "lr_scheduler_type constant has no warm-up, constant_with_warmup has";
+  checkSchedule(recipe, given, report);
+  if (!schedules[recipe.lr_scheduler_type].hasWarmup) {
+    const reason = `lr_scheduler_type ${recipe.lr_scheduler_type} has no warm-up, constant_with_warmup has`;
     if (recipe.warmup_steps > 0) notUsed("warmup_steps", reason);
     else if (recipe.warmup_ratio > 0) notUsed("warmup_ratio", reason);
   }
   const packing = recipe.packing || recipe.neat_packing;
   return { eval_strategy: evalStrategy, eval_steps: recipe.eval_steps ?? recipe.logging_steps, packing, neat_packing: packing };
+}
+
+/** Reports what `lr_scheduler_kwargs` say that the schedule does not know, or that does not fit. */
+function checkSchedule(
+  {
+    lr_scheduler_type,
+    lr_scheduler_kwargs,
+    learning_rate,
+  }: Pick<Recipe, "lr_scheduler_type" | "lr_scheduler_kwargs" | "learning_rate">,
+  given: Given,
+  { file, problems, notices }: Report,
+): void {
+  const schedule: Schedule = schedules[lr_scheduler_type];
+  const where = `${(given.get("lr_scheduler_kwargs") ?? given.get("lr_scheduler_type"))?.where ?? file}: lr_scheduler_kwargs`;
+  const known = Object.keys(keySchemas(schedule.settings));
+  const settings = Object.entries(lr_scheduler_kwargs ?? {}).filter(([, value]) => value !== null);
+  const unknown = settings.filter(([name]) => !known.includes(name));
+  for (const [name] of unknown) {
+    const near = closest(name, known);
+    const advice = `${near ? ` Did you mean ${quote(near)}?` : ""} Its settings: ${known.join(", ") || "none"}`;
+    problems.push(`${where}: ${lr_scheduler_type} has no setting ${quote(name)}.${advice}`);
+  }
+  const values: Given = new Map(settings.map(([name, value]) => [name, { name, value, where }]));
+  const checked = validate(schedule.settings, values, { file: where, problems, notices });
+  const flaw = checked && unknown.length === 0 ? schedule.check?.(checked, learning_rate) : undefined;
+  if (flaw !== undefined) problems.push(`${where}: ${flaw}`);
 }
 
 /** Whether a setting takes free text or a list. */

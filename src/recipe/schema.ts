@@ -87,6 +87,11 @@ const steps = {
       "the peak learning rate; not set: the method's own, with its own accumulation and warm-up where these are not set either (the table below)",
     ),
   lr_scheduler_type: z.enum(scheduleNames).default("linear").describe("how the learning rate goes down after the warm-up"),
+  lr_scheduler_kwargs: z
+    .record(z.string(), z.unknown())
+    .nullable()
+    .default(null)
+    .describe("settings of the schedule: those of transformers' function for it, such as `num_cycles`, `min_lr`, `power`"),
   warmup_ratio: z
     .number()
     .min(0)

@@ -4,7 +4,7 @@ import type { Row } from "../data/example.js";
 import { type Evaluated, evaluate } from "../evaluate/evaluate.js";
 import type { Metrics, Task } from "../objectives/objective.js";
 import { Sums } from "../objectives/sums.js";
-import { type ScheduleName, scheduleFactor } from "../optim/schedule.js";
+import { type ScheduleName, scheduleOf } from "../optim/schedule.js";
 import type { CheckpointEvent, EvalEvent, StepEvent } from "../runs/events.js";
 import { type Trainee, trainedName } from "./assemble.js";
 import { lossDiverged } from "./diverged.js";
@@ -15,6 +15,8 @@ import type { StepPlan } from "./step-plan.js";
 export interface TrainSettings {
   readonly learningRate: number;
   readonly schedule: ScheduleName;
+  /** `lr_scheduler_kwargs`. */
+  readonly scheduleSettings?: Readonly<Record<string, unknown>> | null;
   readonly warmupSteps: number;
   readonly maxGradNorm: number;
   readonly seed: number;
@@ -93,6 +95,8 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
   const loopStartedMs = performance.now();
   const startedMs = loopStartedMs - progress.elapsedMs;
   const firstStep = progress.step;
+  const horizon = { ...settings, totalSteps: plan.totalSteps };
+  const factor = scheduleOf(settings.schedule, settings.scheduleSettings ?? null, horizon);
   const evaluates = work.evalRows.length > 0 && settings.evalSteps > 0;
   progress.isEvaluationDue &&= evaluates;
 
@@ -120,8 +124,7 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
     const before = progress.step;
     for (const { microBatches, epochAfter } of round.steps) {
       const stepStartedMs = performance.now();
-      const learningRate =
-        settings.learningRate * scheduleFactor(settings.schedule, progress.step, settings.warmupSteps, plan.totalSteps);
+      const learningRate = settings.learningRate * factor(progress.step);
       const result = await runStep(trainee, task, microBatches, {
         step: progress.step,
         seed: settings.seed,

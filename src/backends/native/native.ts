@@ -25,7 +25,7 @@ import { checkModel } from "./checks.js";
 import { checkMemory } from "./fit.js";
 import { Output } from "./output.js";
 import { countParameters, resultsOf } from "./results.js";
-import { prepareData, type RunData } from "./run-data.js";
+import { prepareData, type RunData, warmupStepsOf } from "./run-data.js";
 import { unneeded } from "./unneeded.js";
 
 const NativeConfig = z.strictObject({
@@ -187,7 +187,8 @@ function settingsOf(recipe: Recipe, { totalSteps, stepsPerEpoch }: StepPlan): Tr
   return {
     learningRate: recipe.learning_rate,
     schedule: recipe.lr_scheduler_type,
-    warmupSteps: recipe.warmup_steps > 0 ? recipe.warmup_steps : Math.ceil(recipe.warmup_ratio * totalSteps),
+    scheduleSettings: recipe.lr_scheduler_kwargs,
+    warmupSteps: warmupStepsOf(recipe, totalSteps),
     maxGradNorm: recipe.max_grad_norm,
     seed: recipe.seed,
     evalSteps: everySteps(recipe.eval_strategy, recipe.eval_steps, stepsPerEpoch),

@@ -6,6 +6,7 @@ import type { Row } from "../../data/example.js";
 import { ConfigError } from "../../errors.js";
 import type { ModelFiles } from "../../io/model-files.js";
 import type { DataSource, Objective, Task } from "../../objectives/objective.js";
+import { type Schedule, schedules } from "../../optim/schedule.js";
 import { maxSteps, type Recipe } from "../../recipe/schema.js";
 import type { ChatTemplate } from "../../text/chat-template.js";
 import { loadTokenizer } from "../../text/load-tokenizer.js";
@@ -108,8 +109,13 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     warn(
       `gradient_accumulation_steps is ${recipe.gradient_accumulation_steps}, and an epoch has ${batchCount} batches: each step takes them all`,
     );
-  if (recipe.lr_scheduler_type !== "constant" && recipe.warmup_steps >= totalSteps)
+  const schedule: Schedule = schedules[recipe.lr_scheduler_type];
+  const warmupSteps = warmupStepsOf(recipe, totalSteps);
+  if (schedule.hasWarmup && recipe.warmup_steps >= totalSteps)
     warn(`warmup_steps is ${recipe.warmup_steps}, and the run has ${totalSteps} steps: the learning rate never reaches its peak`);
+  const ofSchedule = schedule.settings.parse(recipe.lr_scheduler_kwargs ?? {});
+  const said = schedule.warning?.(ofSchedule, { warmupSteps, totalSteps, learningRate: recipe.learning_rate });
+  if (said !== undefined) warn(said);
 
   const identity = createHash("sha256");
   for (const row of trainRows) addToHash(identity, row);
@@ -134,6 +140,11 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     files: [...filesOf(tokenizer, template), ...(task.files ?? [])],
     identity: identity.digest("hex"),
   };
+}
+
+/** Of a run of so many steps, those in which the learning rate rises. */
+export function warmupStepsOf({ warmup_steps, warmup_ratio }: Recipe, totalSteps: number): number {
+  return warmup_steps > 0 ? warmup_steps : Math.ceil(warmup_ratio * totalSteps);
 }
 
 /** All that a row says but where it came from, and how long it is, which follows from the rest. */
