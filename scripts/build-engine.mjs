@@ -1,5 +1,6 @@
 // Compiles engine/ into build/attune.node with the system's C++ compiler. Objects are cached by what went into them, so a second run is quick.
-//   node scripts/build-engine.mjs [--debug] [--sanitize] [--verbose]
+//   node scripts/build-engine.mjs [--into FOLDER] [--debug] [--sanitize] [--verbose]
+// --into makes FOLDER/attune.node instead and keeps no objects: so an installed package compiles its engine, and two of them at once do no harm.
 // CXX chooses the compiler; CXXFLAGS are added to every command. --sanitize makes another one, build/sanitized/attune.node, that ends the process
 // at the first access to memory that is not its own and at undefined behaviour; it needs the sanitizer's library preloaded (GCC's: libasan.so).
 import { execFile, execFileSync } from "node:child_process";
@@ -14,8 +15,9 @@ import nodeApi from "node-api-headers";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const engine = join(root, "engine");
 const sanitize = process.argv.includes("--sanitize");
-const folder = join(root, "build", ...(sanitize ? ["sanitized"] : []));
-const cache = join(folder, "objects");
+const into = process.argv.includes("--into") ? process.argv[process.argv.indexOf("--into") + 1] : undefined;
+const folder = into ?? join(root, "build", ...(sanitize ? ["sanitized"] : []));
+const cache = join(folder, into === undefined ? "objects" : `objects.${process.pid}`);
 const output = join(folder, "attune.node");
 const sanitizers = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer";
 const extraFlags = words(`${sanitize ? sanitizers : ""} ${process.env.CXXFLAGS ?? ""}`);
@@ -57,23 +59,37 @@ const jobs = filesIn(engine, /\.cpp$/).flatMap((source) => {
 
 const stale = jobs.filter((job) => !existsSync(job.object)).sort((a, b) => b.weight - a.weight); // the longest first
 const started = Date.now();
-await runAll(stale, Math.min(availableParallelism(), stale.length), compile);
+const isLive = process.stdout.isTTY;
+let done = 0;
+if (stale.length > 0 && !isLive)
+  console.log(`engine: compiling ${stale.length} files for this machine, which takes a minute or two`);
+try {
+  await runAll(stale, Math.min(availableParallelism(), stale.length), compile);
+} catch (error) {
+  fail(error);
+}
+if (stale.length > 0 && isLive) process.stdout.write("\r\x1b[K");
 const linked = hashOf(jobs.map((job) => job.object));
 const stamp = join(cache, "linked");
 if (!existsSync(output) || !existsSync(stamp) || readFileSync(stamp, "utf8") !== linked) {
-  await link();
+  await link().catch(fail);
   writeFileSync(stamp, linked);
   const seconds = ((Date.now() - started) / 1000).toFixed(1);
-  console.log(`engine: ${relative(root, output)} (${["portable", ...Object.keys(tiers)].join(", ")}) built in ${seconds} s`);
+  console.log(
+    `engine: ${into === undefined ? relative(root, output) : output} (${["portable", ...Object.keys(tiers)].join(", ")}) built in ${seconds} s`,
+  );
 }
 const dayAgo = Date.now() - 24 * 3600 * 1000; // newer objects may be of a build that runs beside this one
 const live = new Set(jobs.map((job) => job.object));
 for (const file of filesIn(cache, /\.o/)) if (!live.has(file) && statSync(file).mtimeMs < dayAgo) rmSync(file, { force: true });
+if (into !== undefined) rmSync(cache, { recursive: true });
 
 async function compile({ source, object, own }) {
   const unfinished = `${object}.${process.pid}`; // renamed when whole: an interrupted build leaves nothing that looks right
+  if (isLive) process.stdout.write(`\rengine: compiling for this machine, ${done} of ${stale.length} files`);
   await run([...own, "-c", source, "-o", unfinished]);
   renameSync(unfinished, object);
+  done++;
 }
 
 async function link() {
@@ -94,14 +110,15 @@ function importLibrary() {
 
 async function run(args) {
   if (verbose) console.log([compiler.command, ...args].join(" "));
-  try {
-    const { stderr } = await promisify(execFile)(compiler.command, args, { maxBuffer: 1 << 28 });
-    process.stderr.write(stderr);
-  } catch (error) {
-    process.stderr.write(error.stderr ?? String(error));
-    console.error(`\nengine: ${compiler.command} failed; run again with --verbose to see the command`);
-    process.exit(1);
-  }
+  const { stderr } = await promisify(execFile)(compiler.command, args, { maxBuffer: 1 << 28 });
+  process.stderr.write(stderr);
+}
+
+/** Prints what the compiler said, and ends. */
+function fail(error) {
+  console.error(`${error.stderr ?? error}\nengine: ${compiler.command} failed; run again with --verbose to see the command`);
+  if (into !== undefined) rmSync(cache, { recursive: true, force: true });
+  process.exit(1);
 }
 
 async function runAll(items, width, work) {
@@ -125,6 +142,7 @@ function findCompiler() {
   console.error(`engine: no C++ compiler found (tried ${candidates.join(", ")}). attune compiles its engine once, with GCC 9 or Clang 11 or newer:
   Debian, Ubuntu   sudo apt install g++
   Fedora, RHEL     sudo dnf install gcc-c++
+  Alpine           apk add g++
   macOS            xcode-select --install
   Windows          winget install MartinStorsjo.LLVM-MinGW.UCRT
 Then run again; CXX=/path/to/compiler chooses one.`);

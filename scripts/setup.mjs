@@ -1,9 +1,10 @@
 /**
  * Makes a fresh clone ready, and leaves a ready one alone: packages, engine, TypeScript. `npm run quickstart`, `npm test` and
- * `npm run bench` all run it first. Node's own modules only, because nothing else is there yet.
+ * `npm run bench` all run it first. Node's own modules only, because nothing else is there yet. `--clean` compiles the TypeScript anew, so that
+ * dist/ holds nothing of sources that are gone: what is packed must be what is here.
  */
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -12,6 +13,7 @@ const oldestNode = [20, 19];
 checkNode();
 if (!packagesAreInstalled()) await stage("packages", npmCi(), adviseNetwork);
 await stage("engine", [process.execPath, "scripts/build-engine.mjs"], adviseCompiler);
+if (process.argv.includes("--clean")) rmSync(`${root}/dist`, { recursive: true, force: true });
 await stage("typescript", [process.execPath, "node_modules/typescript/bin/tsc", "-b"], adviseSource);
 
 function checkNode() {

@@ -8,6 +8,7 @@ import { everyMethod, runRecipe } from "./backends/index.js";
 import { checkRecipe, parseRecipe, readRecipe } from "./recipe/parse.js";
 import type { RecordedEvent, RunResults } from "./runs/events.js";
 
+export { attuneHome } from "./engine/home.js";
 export * from "./errors.js";
 export type { ExportTarget, NumberType } from "./export/choices.js";
 export { type CombineOptions, combineAdapters, type WeightedAdapter } from "./export/combine-adapters.js";
@@ -16,7 +17,7 @@ export { Chat, type ChatOptions, type ReplyOptions } from "./generate/chat.js";
 export { type Classification, Classifier, type ClassifierOptions } from "./generate/classifier.js";
 export type { SamplingOptions } from "./generate/sampling.js";
 export type { ModelFiles } from "./io/model-files.js";
-export { attuneHome, pythonPackageModel } from "./io/python-package.js";
+export { pythonPackageModel } from "./io/python-package.js";
 export { resolveModel } from "./io/resolve.js";
 export { writeRandomModel } from "./models/random-model.js";
 export type { Metrics } from "./objectives/objective.js";

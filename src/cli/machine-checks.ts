@@ -6,7 +6,7 @@ import { dirname, resolve } from "node:path";
 import { promisify } from "node:util";
 import { availableMemoryBytes } from "../advise/memory.js";
 import type { EngineInfo } from "../engine/kernels.js";
-import { loadEngine } from "../engine/load.js";
+import { compilerToInstall, loadEngine } from "../engine/load.js";
 import { formatBytes, type Io } from "./terminal.js";
 import type { Words } from "./words/index.js";
 
@@ -110,12 +110,7 @@ async function compiler(env: Env, words: DoctorWords): Promise<Finding[]> {
   }
   const value = words.noCompiler(candidates.join(", "));
   if (!(tryEngine() instanceof Error)) return [{ name: "compiler", value: `${value}; ${words.noneNeeded}` }];
-  const install: Partial<Record<NodeJS.Platform, string>> = {
-    darwin: "xcode-select --install",
-    win32: "winget install MartinStorsjo.LLVM-MinGW.UCRT",
-  };
-  const advice = install[process.platform] ?? words.linuxCompiler;
-  return [{ name: "compiler", value, advice }];
+  return [{ name: "compiler", value, advice: compilerToInstall() }];
 }
 
 async function modelCache(env: Env, words: DoctorWords): Promise<Finding[]> {

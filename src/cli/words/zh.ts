@@ -200,7 +200,6 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
     closePrograms: "在 1.35 亿权重的模型上做 LoRA 约需 2 GB；请关掉其他程序",
     noCompiler: (candidates) => `${candidates} 都不能运行`,
     noneNeeded: "引擎已经编译好，不需要编译器",
-    linuxCompiler: "sudo apt install g++（Debian、Ubuntu）或 sudo dnf install gcc-c++（Fedora）",
     modelsIn: (count) => `其中有 ${count} 个`,
     tokenSet: "已设置 HF_TOKEN",
     offline: "未询问，已设置 HF_HUB_OFFLINE",
