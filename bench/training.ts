@@ -6,6 +6,7 @@ import type { ComputeType, NativeEngine } from "../src/engine/kernels.js";
 import { ConfigError } from "../src/errors.js";
 import { resolveModel } from "../src/io/resolve.js";
 import { nextToken } from "../src/objectives/next-token.js";
+import { type OptimizerName, optimizerNames } from "../src/optim/optimizers.js";
 import { assemble, type Parts, trainedName } from "../src/train/assemble.js";
 import { noProgress, train } from "../src/train/loop.js";
 import { peakMemoryBytes } from "../src/train/peak-memory.js";
@@ -25,8 +26,7 @@ export interface TrainingWork {
   readonly tokens: number;
   readonly accumulate: number;
   readonly steps: number;
-  /** Of AdamW's moments. */
-  readonly momentBits: 8 | 32;
+  readonly optim: OptimizerName;
   /** Where to write what was trained; null for nowhere. */
   readonly saveTo: string | null;
 }
@@ -40,7 +40,7 @@ export const trainingOptions = {
   tokens: { type: "string", default: "512" },
   accumulate: { type: "string", default: "1" },
   steps: { type: "string", default: "4" },
-  "moment-bits": { type: "string", default: "32" },
+  optim: { type: "string", default: "adamw_torch" },
   checkpointing: { type: "boolean", default: false },
   save: { type: "string" },
 } as const;
@@ -64,10 +64,10 @@ export function trainingWork(
   };
   for (const [name, value] of Object.entries(numbers))
     if (!Number.isInteger(value) || value < 1) throw new ConfigError(`--${name}: expected a whole number above 0, got ${value}`);
-  const momentBits = Number(values["moment-bits"]);
-  if (momentBits !== 8 && momentBits !== 32) throw new ConfigError(`--moment-bits: expected 8 or 32, got ${momentBits}`);
+  const optim = optimizerNames.find((name) => name === values.optim);
+  if (optim === undefined) throw new ConfigError(`--optim: expected one of ${optimizerNames.join(", ")}, got ${values.optim}`);
   if (numbers.steps < 2) throw new ConfigError("--steps: expected 2 or more; the first one only warms up");
-  return { model, method, compute, gradientCheckpointing: checkpointing, momentBits, saveTo: values.save ?? null, ...numbers };
+  return { model, method, compute, gradientCheckpointing: checkpointing, optim, saveTo: values.save ?? null, ...numbers };
 }
 
 export interface TrainingTimes {
@@ -85,11 +85,11 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
   const tuner = tuners.find(({ name }) => name === work.method);
   if (tuner === undefined)
     throw new ConfigError(`--method: expected one of ${tuners.map(({ name }) => name).join(", ")}, got ${work.method}`);
-  const { compute, gradientCheckpointing, steps, momentBits } = work;
+  const { compute, gradientCheckpointing, steps, optim } = work;
   const tuning = tuner.bind(tuner.config.parse({}));
   const parts: Parts = {
     ...{ files: await resolveModel(work.model), tuning, seed: 0, gradientCheckpointing, disableDropout: false },
-    optimizer: { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits: momentBits },
+    optimizer: { name: optim, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, args: {} },
     onNotice: (message) => console.error(message),
   };
   const start: Start = { rng: new Rng(0), encode: () => new Int32Array() };

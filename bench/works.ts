@@ -122,7 +122,7 @@ export function worksFor(setup: Setup): Work[] {
     },
     {
       name: "full step, 4 × 512, moments in 8 bits",
-      attune: types.map((type) => step(type, "--compute", type, "--method", "full", "--moment-bits", "8")),
+      attune: types.map((type) => step(type, "--compute", type, "--method", "full", "--optim", "adamw_8bit")),
       peers: peftTypes("--method", "full"),
       measures: [rate([{ ratio: 1.9 }]), peak({ ratio: 0.5 })],
     },

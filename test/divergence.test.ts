@@ -11,7 +11,8 @@ import { newestCompleteCheckpoint, publishFolder } from "../src/io/checkpoint.js
 import type { CausalLM } from "../src/models/causal-lm.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import type { Task } from "../src/objectives/objective.js";
-import type { AdamW } from "../src/optim/adamw.js";
+import type { Optimizer } from "../src/optim/optimizer.js";
+import type { OptimizerName } from "../src/optim/optimizers.js";
 import { checkFinite } from "../src/train/checkpoint.js";
 import { noProgress, train } from "../src/train/loop.js";
 import { StepPlan } from "../src/train/step-plan.js";
@@ -26,15 +27,15 @@ const rows = reference.sequences.map((sequence, i) => exampleOf(sequence, `row $
 
 interface Training {
   readonly model: CausalLM;
-  readonly optimizer: AdamW;
+  readonly optimizer: Optimizer;
 }
 
 /** Trains four steps; `poison` does its work after the second. Returns the steps that were done, and the error. */
-async function poisoned(method: string, settings: object, bits: 8 | 32, poison: (training: Training) => void) {
+async function poisoned(method: string, settings: object, optim: OptimizerName, poison: (training: Training) => void) {
   const tuner = tuners.find(({ name }) => name === method)!;
   const { model } = await loadTinyLlama("tied");
   tuner.bind(tuner.config.parse(settings)).apply(model, new Rng(1));
-  const trainee = traineeOf(model, { weightDecay: 0.01, bits });
+  const trainee = traineeOf(model, { weightDecay: 0.01, optim });
   const { optimizer } = trainee;
   const progress = noProgress();
   const saved: number[] = [];
@@ -65,36 +66,43 @@ function set({ device, id }: Tensor, place: number, value: number): void {
   device.kernels.write(id, 4 * place, Float32Array.of(value));
 }
 
-/** One of the weights or moments at random, and a place in it: the first of a block, which is its absmax, of moments in 8 bits. */
+/**
+ * A weight at random, or something that is kept of one, and a place in it: the first of a block, which is its absmax, of moments in 8 bits.
+ */
 function victim({ model, optimizer }: Training, what: string, rng: Rng): { name: string; tensor: Tensor; place: number } {
-  const all = [...model.trainableParameters()];
-  const [name, { value }] = all[rng.below(all.length)]!;
-  const { m, v, bits } = optimizer.moments.get(name)!;
-  const tensor = what === "weight" ? value : what === "first moment" ? m : v;
-  const place = what === "weight" || bits === 32 ? rng.below(tensor.size) : 65 * rng.below(tensor.rows);
-  return { name, tensor, place };
+  const weights = [...model.trainableParameters()].map(
+    ([name, { value }]) => [name, { tensor: value, isBlocks: false }] as const,
+  );
+  const all = what === "weight" ? weights : [...optimizer.kept()].filter(([name]) => name.endsWith(`.${what}`));
+  const [name, { tensor, isBlocks }] = all[rng.below(all.length)]!;
+  return { name, tensor, place: isBlocks ? 65 * rng.below(tensor.rows) : rng.below(tensor.size) };
 }
 
+const moments = ["m", "v"] as const;
 const methods = [
-  ["lora", {}, 32],
-  ["lora", { use_dora: true }, 8],
-  ["full", {}, 32],
-  ["full", {}, 8],
-  ["adapter", { scaling: "learned" }, 32],
-  ["p-tuning", { encoder_reparameterization_type: "LSTM", encoder_hidden_size: 16 }, 32],
-  ["prefix-tuning", {}, 32],
+  ["lora", {}, "adamw_torch", moments],
+  ["lora", { use_dora: true }, "adamw_8bit", moments],
+  ["full", {}, "adamw_torch", moments],
+  ["full", {}, "adamw_8bit", moments],
+  ["adapter", { scaling: "learned" }, "adamw_torch", moments],
+  ["p-tuning", { encoder_reparameterization_type: "LSTM", encoder_hidden_size: 16 }, "adamw_torch", moments],
+  ["prefix-tuning", {}, "adamw_torch", moments],
+  ["full", {}, "adafactor", ["row", "column", "v"]],
+  ["lora", {}, "lion_32bit", ["m"]],
+  ["full", {}, "muon", ["momentum", ...moments]],
+  ["lora", {}, "sgd", []],
 ] as const;
 
 describe("a number that is not finite ends the run at the next step, whatever trains", () => {
   const rounds = process.env.ATTUNE_SOAK === "1" ? 40 : 2;
-  for (const [method, settings, bits] of methods)
-    for (const what of ["weight", "first moment", "second moment"])
-      test(`${method} ${JSON.stringify(settings)}, moments of ${bits} bits: a ${what}`, async () => {
-        const rng = Rng.for(7, `${method}/${what}/${bits}`);
+  for (const [method, settings, optim, kept] of methods)
+    for (const what of ["weight", ...kept])
+      test(`${method} ${JSON.stringify(settings)}, ${optim}: ${what}`, async () => {
+        const rng = Rng.for(7, `${method}/${what}/${optim}`);
         for (let round = 0; round < rounds; round++)
           for (const value of broken) {
             let hit = "";
-            const { saved, error } = await poisoned(method, settings, bits, (training) => {
+            const { saved, error } = await poisoned(method, settings, optim, (training) => {
               const { name, tensor, place } = victim(training, what, rng);
               set(tensor, place, value);
               hit = name;
@@ -109,7 +117,7 @@ describe("a number that is not finite ends the run at the next step, whatever tr
 
   /** The last norm makes of its input so much that the logits, or the gradients before it, are infinite. */
   const overflow = (weight: number) =>
-    poisoned("lora", {}, 32, ({ model }) => {
+    poisoned("lora", {}, "adamw_torch", ({ model }) => {
       const { value } = new Map(model.namedParameters()).get("model.norm.weight")!;
       for (let place = 0; place < value.size; place++) set(value, place, weight);
     });
@@ -125,7 +133,7 @@ describe("a number that is not finite ends the run at the next step, whatever tr
     });
 
   test("a weight of the base, which is named", async () => {
-    const { error } = await poisoned("lora", {}, 32, ({ model }) => {
+    const { error } = await poisoned("lora", {}, "adamw_torch", ({ model }) => {
       const [, norm] = [...model.namedParameters()].find(([name]) => name === "model.layers.1.input_layernorm.weight")!;
       set(norm.value, 3, Number.NaN);
     });
@@ -186,7 +194,7 @@ describe("settings that leave no finite weight", () => {
     };
     await assert.rejects(collect(tinyRecipe(folder, { ...recipe, learning_rate: 1e38 })), diverges);
     assert.equal((await newestCompleteCheckpoint(join(folder, "out")))!.step, 1);
-    await checkFinite(join(folder, "out/checkpoint-1"), 32);
+    await checkFinite(join(folder, "out/checkpoint-1"), false);
     const events = await collect(tinyRecipe(folder, { ...recipe, learning_rate: 1e-3, resume_from_checkpoint: true }));
     assert.equal(events.find((event): event is StartEvent => event.type === "start")!.resumedFromStep, 1);
     assert.equal(events.at(-1)!.type, "end");

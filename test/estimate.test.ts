@@ -5,6 +5,7 @@ import { Rng } from "../src/core/rng.js";
 import type { ModelFiles } from "../src/io/model-files.js";
 import type { LanguageModel } from "../src/models/language-model.js";
 import { nextToken } from "../src/objectives/next-token.js";
+import type { OptimizerName } from "../src/optim/optimizers.js";
 import { tuners } from "../src/tuners/index.js";
 import type { Tuner } from "../src/tuners/tuner.js";
 import { engine } from "./support/gradient-check.js";
@@ -32,17 +33,20 @@ const checkpointedWork = (work: StepWork): StepWork => ({ ...work, parts: { ...w
 
 interface EstimateCase extends Pick<StepWork, "compute"> {
   readonly gradientCheckpointing: boolean;
-  readonly momentBits: 8 | 32;
+  readonly optim: OptimizerName;
   readonly tuner: Tuner;
   readonly settings?: Readonly<Record<string, unknown>>;
 }
 
 const cases: EstimateCase[] = tuners.flatMap((tuner) =>
   (["f32", "bf16"] as const).flatMap((compute) =>
-    [false, true].map((gradientCheckpointing) => ({ tuner, compute, gradientCheckpointing, momentBits: 32 as const })),
+    [false, true].map((gradientCheckpointing) => ({ tuner, compute, gradientCheckpointing, optim: "adamw_torch" as const })),
   ),
 );
-cases.push({ tuner: tunerNamed("full"), compute: "f32", gradientCheckpointing: false, momentBits: 8 });
+for (const optim of ["adamw_8bit", "adafactor", "lion_32bit", "muon", "sgd"] as const)
+  for (const compute of ["f32", "bf16"] as const)
+    for (const method of ["full", "lora"])
+      cases.push({ tuner: tunerNamed(method), compute, gradientCheckpointing: false, optim });
 
 for (const [name, settings] of [
   ["lora", { use_dora: true, lora_dropout: 0.1 }],
@@ -51,17 +55,17 @@ for (const [name, settings] of [
   ["lora", { lora_target: "lm_head,embed_tokens,q_proj", lora_dropout: 0.1 }],
   ["qlora", { loftq_init: true, loftq_iter: 2, double_quantization: false }],
 ] as const)
-  cases.push({ tuner: tunerNamed(name), settings, compute: "f32", gradientCheckpointing: true, momentBits: 32 });
+  cases.push({ tuner: tunerNamed(name), settings, compute: "f32", gradientCheckpointing: true, optim: "adamw_torch" });
 
-for (const { tuner, settings = {}, compute, gradientCheckpointing, momentBits } of cases)
-  test(`${tuner.name} ${Object.keys(settings)}, ${compute}${gradientCheckpointing ? ", checkpointed" : ""}, moments of ${momentBits} bits: the symbolic step has the engine's peak, byte by byte`, async () => {
+for (const { tuner, settings = {}, compute, gradientCheckpointing, optim } of cases)
+  test(`${tuner.name} ${Object.keys(settings)}, ${compute}${gradientCheckpointing ? ", checkpointed" : ""}, ${optim}: the symbolic step has the engine's peak, byte by byte`, async () => {
     const before = engine.stats().liveBytes;
     const tuning = tuner.bind(tuner.config.parse(settings));
     const storing = (unread: LanguageModel) => tuning.storing?.(unread, () => {});
     const { model, files } = await loadTinyLlama("untied", {}, compute, storing);
     model.gradientCheckpointing = gradientCheckpointing;
     tuning.apply(model, new Rng(0));
-    const parts = partsOf(files, tuning, { gradientCheckpointing, bits: momentBits });
+    const parts = partsOf(files, tuning, { gradientCheckpointing, optim });
     await assertEstimatedPeak(model, { parts, task: nextToken, rows, evalRows: rows, compute }, before);
   });
 

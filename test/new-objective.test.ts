@@ -21,7 +21,7 @@ import type { LanguageModel } from "../src/models/language-model.js";
 import { objectives } from "../src/objectives/index.js";
 import { type NextTokenBatch, nextToken } from "../src/objectives/next-token.js";
 import { type Batch, defineObjective, type Objective, type Task } from "../src/objectives/objective.js";
-import type { AdamW } from "../src/optim/adamw.js";
+import type { Optimizer } from "../src/optim/optimizer.js";
 import type { StepEvent } from "../src/runs/events.js";
 import { assemble, type Trainee, trainedName } from "../src/train/assemble.js";
 import { runStep, type StepResult } from "../src/train/step.js";
@@ -248,7 +248,7 @@ async function gradientsOf(trainee: Trainee, task: Task<Pair, PairBatch>, microB
           );
     },
     flaws: async () => 0,
-  } as unknown as AdamW;
+  } as unknown as Optimizer;
   const result: StepResult = await runStep({ ...trainee, optimizer }, task, microBatches, anyStep);
   await Promise.all(reads);
   for (const parameter of trainee.parameters.values()) parameter.zeroGrad();

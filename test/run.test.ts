@@ -124,16 +124,24 @@ test("resumed from any step, a run equals the uninterrupted one, bit by bit", as
   rmSync(whole, { recursive: true });
 });
 
-for (const optim of ["adamw_torch", "adamw_8bit"])
-  test(`full fine-tuning with ${optim} resumes bit by bit too`, async () => {
+for (const [optim, optim_args] of [
+  ...["adamw_torch", "adamw_8bit", "adafactor", "lion_32bit", "muon", "sgd"].map((name) => [name, null] as const),
+  ["sgd", "momentum=0.9,nesterov=true"] as const,
+])
+  test(`full fine-tuning with ${optim} ${optim_args ?? ""} resumes bit by bit too, on two threads what began on one`, async (t) => {
+    const { threads } = engine.info();
+    t.after(() => engine.setThreads(threads));
     const whole = makeFolder();
-    const recipe = { finetuning_type: "full", optim, lora_dropout: undefined, save_strategy: "steps", save_steps: 4 };
+    const ofOptimizer = { optim, optim_args, weight_decay: 0.1 };
+    const method = { finetuning_type: "full", lora_dropout: undefined };
+    const recipe = { ...method, ...ofOptimizer, save_strategy: "steps", save_steps: 4, threads: 1 };
     const weights = (folder: string) => hashOf(join(folder, "out/model.safetensors"));
     const expected = trace(await collect(tinyRecipe(whole, recipe)));
     const folder = makeFolder();
     mkdirSync(join(folder, "out"));
     cpSync(join(whole, "out/checkpoint-4"), join(folder, "out/checkpoint-4"), { recursive: true });
-    assert.deepEqual(trace(await collect(tinyRecipe(folder, { ...recipe, resume_from_checkpoint: true }))), expected.slice(4));
+    const resumed = { ...recipe, resume_from_checkpoint: true, threads: 2 };
+    assert.deepEqual(trace(await collect(tinyRecipe(folder, resumed))), expected.slice(4));
     assert.equal(weights(folder), weights(whole));
     const chat = await Chat.open({ model: join(folder, "out") });
     assert.equal(

@@ -33,7 +33,7 @@ Binding bind_fill, bind_copy, bind_convert, bind_quantize, bind_add, bind_scale,
 Binding bind_scale_rows, bind_scale_columns, bind_row_dots, bind_column_dots, bind_transpose, bind_square_root, bind_divide_sqrt, bind_svd;
 
 // training.cpp
-Binding bind_adamw, bind_adamw_8bit;
+Binding bind_adamw, bind_adamw_8bit, bind_blend, bind_limit_rms, bind_lion;
 
 // process.cpp
 Binding bind_info, bind_stats, bind_reset_peak, bind_set_isa, bind_set_threads, bind_profile;

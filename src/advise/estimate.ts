@@ -3,7 +3,7 @@ import type { Row } from "../data/example.js";
 import type { ComputeType } from "../engine/kernels.js";
 import { evaluate } from "../evaluate/evaluate.js";
 import type { Batch, Task } from "../objectives/objective.js";
-import { momentBits } from "../optim/adamw.js";
+import { type OptimizerName, optimizerNamed } from "../optim/optimizers.js";
 import { type Parts, sketch, trainedName } from "../train/assemble.js";
 import { runStep } from "../train/step.js";
 
@@ -111,11 +111,12 @@ export async function smallestRemedy(
   const checkpointing: Changes = { gradient_checkpointing: true };
   const half = { per_device_train_batch_size: Math.ceil(batchSize / 2) };
   const least: Changes = { ...checkpointing, per_device_train_batch_size: 1 };
+  const { smaller } = optimizerNamed(work.parts.optimizer.name);
   const choices: Changes[] = [
     checkpointing,
     ...(batchSize > 1 ? [half, { ...checkpointing, ...half }] : []),
     least,
-    { ...least, optim: "adamw_8bit" },
+    ...(smaller === undefined ? [] : [{ ...least, optim: smaller as OptimizerName }]),
     { ...least, cutoff_len: Math.ceil(longest / 2) },
     { ...least, cutoff_len: Math.ceil(longest / 4) },
   ];
@@ -137,7 +138,7 @@ export async function smallestRemedy(
 interface Changes {
   readonly gradient_checkpointing?: true;
   readonly per_device_train_batch_size?: number;
-  readonly optim?: "adamw_8bit";
+  readonly optim?: OptimizerName;
   readonly cutoff_len?: number;
 }
 
@@ -145,7 +146,7 @@ function changed({ gradientCheckpointing, optimizer, ...parts }: Parts, { gradie
   return {
     ...parts,
     gradientCheckpointing: gradient_checkpointing ?? gradientCheckpointing,
-    optimizer: optim === undefined ? optimizer : { ...optimizer, bits: momentBits[optim] },
+    optimizer: optim === undefined ? optimizer : { ...optimizer, name: optim },
   };
 }
 

@@ -43,6 +43,15 @@ export function scaled(x: Tensor, factor: number): Tensor {
   return y;
 }
 
+/** So many copies of a scalar, of which only the device knows the value. scalar (1) → (count) */
+export function repeated(scalar: Tensor, count: number): Tensor {
+  const y = Tensor.empty(scalar.device, [count]);
+  const { kernels } = scalar.device;
+  kernels.fill(y.id, 1, count);
+  kernels.scaleRows(y.id, scalar.id, y.id, 1, count);
+  return y;
+}
+
 /** √x of each element. */
 export function squareRoots(x: Tensor): Tensor {
   checkFloat("squareRoots", { x });

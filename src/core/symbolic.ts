@@ -215,6 +215,9 @@ function symbolicKernels(counter: Counter, elementBytes: number): Kernels {
     svd: (_x, _u, _s, rows, cols) => each((JACOBI_SWEEPS * rows * rows * (rows + cols)) / 2, 12, 1),
 
     adamw: (_p, _g, _m, _v, _flaws, count) => each(count, 14, 7),
+    blend: (_x, _y, _flaws, count) => each(count, 3, 3),
+    limitRms: (_x, _squares, count) => each(count, 1, 2),
+    lion: (_p, _g, _m, _flaws, count) => each(count, 10, 5),
     adamw8bit: (_p, _g, _m, _v, _flaws, count) => counter.work(20 * count, count * (3 * F32 + 4)),
   };
 }

@@ -244,7 +244,18 @@ export interface Training {
    * number in the dynamic map (for v in its positive one) times absmax is the moment. Blocks of zero bytes are moments of 0.
    */
   adamw8bit(p: Id, g: Id, m: Id, v: Id, flaws: Id, count: number, step: AdamWStep): void;
+  /** y = keep · y + add · x; flaws (1) += how many numbers of y then are not finite. x may be y. */
+  blend(x: Id, y: Id, flaws: Id, count: number, keep: number, add: number): void;
+  /** x /= max(1, √(squares / count)): `squares` (1) is Σ x², so that the root mean square of x is 1 at most. */
+  limitRms(x: Id, squares: Id, count: number): void;
+  /**
+   * One step of Lion on f32 parameters p with momentum m and gradient g′ = g · gradScale:
+   * p −= lr · weightDecay · p;  p −= lr · sign(β₁ m + (1 − β₁) g′);  m = β₂ m + (1 − β₂) g′. Flaws as in `adamw`.
+   */
+  lion(p: Id, g: Id, m: Id, flaws: Id, count: number, step: LionStep): void;
 }
+
+export type LionStep = Pick<AdamWStep, "lr" | "beta1" | "beta2" | "weightDecay" | "gradScale">;
 
 export interface AdamWStep {
   readonly lr: number;

@@ -327,6 +327,74 @@ for (const count of [1, 7, 65, 40000]) {
   });
 }
 
+for (const count of [1, 7, 65, 40000]) {
+  const [x, y, m] = [randomFloats(count, 1), randomFloats(count, 2), randomFloats(count, 3, 0.1)] as const;
+  testKernel(`blend of ${count}`, {
+    async run(engine, blocks) {
+      const [from, to] = [blocks.of(x), blocks.of(y)];
+      engine.blend(from, to, blocks.of(new Float32Array(1)), count, 0.9, -0.3);
+      return [await blocks.read(to, count)];
+    },
+    expected: () => [Array.from(y, (value, i) => 0.9 * value - 0.3 * x[i]!)],
+    tolerance: 3e-7,
+  });
+  const step = { lr: 3e-3, beta1: 0.9, beta2: 0.99, weightDecay: 0.1, gradScale: 0.25 };
+  testKernel(`lion of ${count}`, {
+    async run(engine, blocks) {
+      const [p, momentum] = [blocks.of(y), blocks.of(m)];
+      engine.lion(p, blocks.of(x), momentum, blocks.of(new Float32Array(1)), count, step);
+      return [await blocks.read(p, count), await blocks.read(momentum, count)];
+    },
+    expected: () => [
+      Array.from(y, (p, i) => p * (1 - 3e-4) - 3e-3 * Math.sign(0.9 * m[i]! + 0.1 * 0.25 * x[i]!)),
+      Array.from(m, (value, i) => 0.99 * value + 0.01 * 0.25 * x[i]!),
+    ],
+    tolerance: 3e-7,
+  });
+  const squares = x.reduce((sum, value) => sum + value * value, 0);
+  for (const scale of [1e-2, 1e3])
+    testKernel(`limitRms of ${count}, times ${scale}`, {
+      async run(engine, blocks) {
+        const id = blocks.of(x.map((value) => value * scale));
+        engine.limitRms(id, blocks.of(Float32Array.of(squares * scale ** 2)), count);
+        return [await blocks.read(id, count)];
+      },
+      expected: () => [Array.from(x, (value) => (value * scale) / Math.max(1, scale * Math.sqrt(squares / count)))],
+      tolerance: 1e-6,
+    });
+}
+
+testKernel("blend and lion count the numbers that they leave not finite; a gradient of 0 leaves a weight where it is", {
+  async run(engine, blocks) {
+    const count = 40000;
+    const flaws = blocks.of(Float32Array.of(5));
+    const weights = new Float32Array(count).fill(1);
+    const told: Float32Array[] = [];
+    const tell = async () => told.push(await blocks.read(flaws, 1));
+    const [x, y] = [weights.slice(), weights.slice()];
+    x[3] = Number.NaN;
+    y[16384] = Number.POSITIVE_INFINITY;
+    engine.blend(blocks.of(x), blocks.of(y), flaws, count, 1, 1);
+    await tell();
+    const step = { lr: 1e-3, beta1: 0.9, beta2: 0.99, weightDecay: 0, gradScale: 1 };
+    const lion = (p: Float32Array, g: Float32Array, m: Float32Array) => {
+      const id = blocks.of(p);
+      engine.lion(id, blocks.of(g), blocks.of(m), flaws, count, step);
+      return id;
+    };
+    const moment = new Float32Array(count);
+    moment[39999] = Number.NaN;
+    lion(y, x, moment);
+    await tell(); // a weight, a gradient and a moment
+    const stays = lion(weights, new Float32Array(count), new Float32Array(count));
+    told.push((await blocks.read(stays, count)).slice(0, 1));
+    await tell();
+    return told;
+  },
+  expected: () => [[7], [10], [1], [10]],
+  tolerance: 0,
+});
+
 const [finite, huge] = [1e-3, 1e38];
 const flawsOf = (method: "adamw" | "adamw8bit") =>
   testKernel(`${method} counts the numbers that it leaves not finite, or with a moment that is not`, {

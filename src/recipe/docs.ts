@@ -1,3 +1,6 @@
+import type { z } from "zod";
+import { optimizers } from "../optim/optimizers.js";
+import { scheduleNames, schedules } from "../optim/schedule.js";
 import { aliases, missing, unneeded } from "./foreign-keys.js";
 import {
   axesOf,
@@ -16,7 +19,7 @@ export function recipeDocs(methods: Methods): string {
   const { properties } = recipeJsonSchema(methods);
   const groups = Object.entries(recipeGroups).map(([title, shape]) => {
     const keys = Object.keys(shape).map((key) => [key, properties[key]!] as const);
-    const more = "learning_rate" in shape ? `\n\n${stepsIntro}\n\n${stepsTable(methods)}` : "";
+    const more = "learning_rate" in shape ? `\n\n${[stepsIntro, stepsTable(methods), ...choices].join("\n\n")}` : "";
     return `### ${title}\n\n${table(Object.fromEntries(keys))}${more}`;
   });
   /** A setting that several methods share is listed with the first of them, and again with those where its default is another. */
@@ -87,6 +90,33 @@ function stepsTable({ tuners }: Methods): string {
     ]),
   );
   return rows(["Method", "Learning rate", "Rows a step", "Warm-up"], cells);
+}
+
+/** The settings of each schedule, and the optimizers. */
+const choices = [
+  "`lr_scheduler_kwargs` may say, of each `lr_scheduler_type`:",
+  rows(
+    ["Schedule", "Its settings"],
+    scheduleNames.map((name) => [code(name), nestedSettings(schedules[name].settings)]),
+  ),
+  "Of `optim`, one line has the names of one optimizer; its settings are the `adam_…` that it reads, and what `optim_args` may say. Where a recipe names no " +
+    "learning rate, the method's own is multiplied by the factor.",
+  rows(
+    ["Optimizer", "Its settings", "Factor"],
+    optimizers.map(({ names, reads, args, rateFactor }) => [
+      names.map(code).join(", "),
+      [...reads.map(code), nestedSettings(args)].filter((text) => text !== "none").join(", ") || "none",
+      rateFactor === null ? "none holds: name a rate" : String(rateFactor),
+    ]),
+  ),
+];
+
+function nestedSettings(schema: z.ZodType): string {
+  const settings = Object.entries(keySchemas(schema)).map(([name, one]) => {
+    const initial = "default" in one ? `: ${String(one.default)}` : "";
+    return `${code(name)} (${expectation(one)}${initial})`;
+  });
+  return settings.join(", ") || "none";
 }
 
 const foreignIntro = `## Settings of other trainers

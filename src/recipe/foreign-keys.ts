@@ -78,7 +78,7 @@ export interface MissingKey {
 }
 
 const multimodal = "attune trains on text";
-const adamOnly = "AdamW is the only optimizer";
+const otherOptimizers = "`optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD";
 const noGeneration = "it belongs to generation, which recipes do not set";
 
 export const missing: Readonly<Record<string, MissingKey>> = {
@@ -90,11 +90,10 @@ export const missing: Readonly<Record<string, MissingKey>> = {
   init_lora_weights: { harmless: [true], advice: "the other starts are `pissa_init: true` and `loftq_init: true`" },
   use_peft: { harmless: [true], advice: "`finetuning_type: full` trains without an adapter" },
   create_new_adapter: { advice: "`adapter_name_or_path` continues training the adapter it names" },
-  use_galore: { advice: adamOnly },
-  use_apollo: { advice: adamOnly },
-  use_badam: { advice: adamOnly },
-  use_muon: { advice: adamOnly },
-  use_adam_mini: { advice: adamOnly },
+  use_galore: { advice: otherOptimizers },
+  use_apollo: { advice: otherOptimizers },
+  use_badam: { advice: otherOptimizers },
+  use_adam_mini: { advice: otherOptimizers },
   neftune_noise_alpha: { advice: "no noise is added to the embeddings" },
   label_smoothing_factor: { advice: "labels are not smoothed" },
   use_llama_pro: { advice: "no blocks are added to the model" },
@@ -147,6 +146,27 @@ export const missingValues: Readonly<Record<string, Readonly<Record<string, stri
   lr_scheduler_type: {
     reduce_lr_on_plateau: "the learning rate here depends on the step alone, not on how training goes",
     greedy: "the learning rate here depends on the step alone, not on how training goes",
+  },
+  optim: {
+    ...Object.fromEntries(
+      ["adamw_torch_xla", "adamw_torch_npu_fused", "adamw_apex_fused", "adamw_anyprecision"].map((name) => [
+        name,
+        "it is AdamW for other machines: write adamw_torch",
+      ]),
+    ),
+    adamw_torch_8bit: "write adamw_8bit, which keeps moments as bitsandbytes does",
+    adamw_torch_4bit: "moments in 4 bits are not there: write adamw_8bit",
+    lion_8bit: "write lion_32bit, which keeps 4 bytes a weight",
+    paged_lion_8bit: "write lion_32bit, which keeps 4 bytes a weight",
+    ...Object.fromEntries(
+      [
+        ...["rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "adagrad", "lomo", "adalomo", "grokadamw"],
+        ...["ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "stable_adamw"],
+        ...["galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw", "apollo_adamw_layerwise"],
+        ...["galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise"],
+        ...["schedule_free_radam", "schedule_free_adamw", "schedule_free_sgd"],
+      ].map((name) => [name, "it is not there"]),
+    ),
   },
 };
 

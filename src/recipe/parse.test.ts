@@ -135,6 +135,50 @@ test("settings of a schedule are those of its function in transformers; others a
   );
 });
 
+test("each optimizer reads its own settings; what it does not read is said, and what nobody knows is refused", () => {
+  const read = (text: string) => parse(`${minimal}learning_rate: 1e-3\n${text}`);
+  assert.equal(read("use_muon: true").recipe.optim, "muon");
+  assert.equal(read("optim: muon").recipe.use_muon, true);
+  assert.deepEqual(read("optim: adamw_torch\nuse_muon: true").notices, ["recipe.yaml:5: optim is not used: use_muon is true"]);
+  assert.deepEqual(read("optim: sgd\noptim_args: momentum=0.9, nesterov=True").recipe.optim_args, {
+    momentum: 0.9,
+    nesterov: true,
+  });
+  assert.deepEqual(read("optim: sgd\noptim_args: { momentum: 0.9 }").recipe.optim_args, { momentum: 0.9 });
+  assert.deepEqual(read("optim: lion_32bit\nadam_beta2: 0.99\nadam_epsilon: 1e-6").notices, [
+    "recipe.yaml:7: adam_epsilon is not used: optim lion_32bit has no such setting",
+  ]);
+  assert.match(
+    problems("optim: sgd\nlearning_rate: 1\noptim_args: weight_decay=0.1"),
+    /^recipe\.yaml:6: optim_args: sgd has no setting "weight_decay"\. Its settings: momentum, dampening, nesterov$/,
+  );
+  assert.match(
+    problems("optim: sgd\nlearning_rate: 1\noptim_args: momentum=2"),
+    /momentum: expected a number from 0 .*below 1, got 2$/,
+  );
+  assert.match(problems("optim_args: momentum"), /^recipe\.yaml:4: optim_args: expected a text, or a mapping, got "momentum"$/);
+  assert.match(problems("optim_args: momentum=0.9"), /adamw_torch has no setting "momentum"\. Its settings: none$/);
+  assert.match(problems("optim: adamw_torch_4bit"), /got "adamw_torch_4bit": moments in 4 bits are not there: write adamw_8bit$/);
+  assert.match(problems("optim: rmsprop"), /got "rmsprop": it is not there$/);
+});
+
+test("a method's own rate is AdamW's: another optimizer takes its part of it, or wants a rate", () => {
+  const parsed = (text: string) => parseRecipe({ text: minimal + text, file: "recipe.yaml" }, [], taught);
+  assert.equal(parsed("optim: muon").recipe.learning_rate, 1e-3);
+  const lion = parsed("optim: lion_32bit");
+  assert.equal(lion.recipe.learning_rate, 2e-4);
+  assert.match(
+    lion.notices.join(),
+    /lora takes 2e-4, 0\.2 times AdamW's for optim lion_32bit, with gradient_accumulation_steps 4/,
+  );
+  assert.equal(parsed("optim: lion_32bit\nlearning_rate: 1e-5").recipe.learning_rate, 1e-5);
+  assert.equal(parsed("optim: lion_32bit\nwide: true").recipe.learning_rate, 6e-5);
+  assert.throws(
+    () => parsed("optim: sgd"),
+    /^ConfigError: recipe\.yaml: learning_rate is missing: with optim sgd no rate suits every model\. Try several, for example 0\.01, 0\.1 and 1$/,
+  );
+});
+
 test("JSON is read as YAML is", () => {
   const text = JSON.stringify({ model_name_or_path: "base", dataset: ["x"], output_dir: "out", learning_rate: 1e-4 }, null, "\t");
   assert.equal(parse(text).recipe.learning_rate, 1e-4);

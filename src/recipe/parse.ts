@@ -3,6 +3,8 @@ import { CST, isMap, isScalar, Lexer, LineCounter, type Node, parseDocument, str
 import type { z } from "zod";
 import { ConfigError } from "../errors.js";
 import { systemErrorCode } from "../io/disk.js";
+import { optimizerKeys } from "../optim/optimizer.js";
+import { optimizerNamed } from "../optim/optimizers.js";
 import { type Schedule, schedules } from "../optim/schedule.js";
 import { closest } from "../text/closest.js";
 import { aliases, knownStages, knownTuners, missing, missingValues, unneeded } from "./foreign-keys.js";
@@ -214,7 +216,8 @@ function check(layers: readonly Setting[][], file: string, methods: Methods): Pa
   const chosen = { finetuning_type: tuner, stage: objective, backend };
   const given = sortOut(named, { known, common, axes, chosen }, report);
 
-  const settings = validate(RecipeKeys, given, report);
+  const checked = validate(RecipeKeys, given, report);
+  const settings = checked && { ...checked, ...optimOf(checked, given, report) };
   const [tunerConfig, objectiveConfig, backendConfig] = [tuner, objective, backend].map((method) =>
     method?.config ? validate(method.config, given, report) : {},
   ) as Recipe["tuner"][];
@@ -362,12 +365,30 @@ interface StepChoice {
   readonly objective: Method | undefined;
 }
 
+/** The optimizer, which two settings may name. */
+function optimOf(
+  { optim, use_muon }: CommonSettings,
+  given: Given,
+  { notices }: Report,
+): Pick<CommonSettings, "optim" | "use_muon"> {
+  const named = given.get("optim");
+  if (use_muon && named !== undefined && optim !== "muon") notices.push(`${named.where}: optim is not used: use_muon is true`);
+  const chosen = use_muon ? "muon" : optim;
+  return { optim: chosen, use_muon: chosen === "muon" };
+}
+
 /**
  * Rate, accumulation and warm-up belong together. A recipe that names a rate was tuned with it, and gets what other trainers take for the rest; one that
  * names none gets what the method learns with, but for what it names.
  */
-function stepsOf(recipe: CommonSettings, { tuner, tunerConfig, objective }: StepChoice, { file, notices }: Report): Steps {
-  const { learning_rate, gradient_accumulation_steps, warmup_ratio } = recipe;
+function stepsOf(recipe: CommonSettings, { tuner, tunerConfig, objective }: StepChoice, report: Report): Steps {
+  const { file, problems, notices } = report;
+  const { learning_rate, gradient_accumulation_steps, warmup_ratio, optim } = recipe;
+  const { rateFactor } = optimizerNamed(optim);
+  if (learning_rate === null && rateFactor === null)
+    problems.push(
+      `${file}: learning_rate is missing: with optim ${optim} no rate suits every model. Try several, for example 0.01, 0.1 and 1`,
+    );
   const own = tuner.defaults?.find(({ where }) => where?.fits(tunerConfig) ?? true);
   if (learning_rate !== null || own === undefined)
     return {
@@ -379,7 +400,7 @@ function stepsOf(recipe: CommonSettings, { tuner, tunerConfig, objective }: Step
   const accumulation = isPacked ? 1 : Math.max(1, Math.floor(own.rowsPerStep / recipe.per_device_train_batch_size));
   const warmup = recipe.warmup_steps > 0 || !schedules[recipe.lr_scheduler_type].hasWarmup ? 0 : own.warmup_ratio;
   const steps = {
-    learning_rate: own.learning_rate,
+    learning_rate: Number((own.learning_rate * (rateFactor ?? 1)).toPrecision(6)),
     gradient_accumulation_steps: gradient_accumulation_steps ?? accumulation,
     warmup_ratio: warmup_ratio ?? warmup,
   };
@@ -387,8 +408,9 @@ function stepsOf(recipe: CommonSettings, { tuner, tunerConfig, objective }: Step
     ...(gradient_accumulation_steps === null ? [`gradient_accumulation_steps ${accumulation}`] : []),
     ...(warmup_ratio === null && warmup > 0 ? [`warmup_ratio ${warmup}`] : []),
   ];
+  const factor = rateFactor === null || rateFactor === 1 ? "" : `, ${rateFactor} times AdamW's for optim ${optim},`;
   notices.push(
-    `${file}: no learning_rate is set: ${tuner.name} takes ${own.learning_rate.toExponential()}${beside.length > 0 ? ` with ${beside.join(", ")}` : ""} ` +
+    `${file}: no learning_rate is set: ${tuner.name} takes ${steps.learning_rate.toExponential()}${factor}${beside.length > 0 ? ` with ${beside.join(", ")}` : ""} ` +
       `(LLaMA-Factory: ${commonSteps.learning_rate.toExponential()}; docs/defaults.md has the reasons)`,
   );
   return steps;
@@ -439,7 +461,13 @@ function relate(
   if (recipe.save_strategy !== "steps") notUsed("save_steps", `save_strategy is ${recipe.save_strategy}`);
   if (recipe.max_steps > 0) notUsed("num_train_epochs", "max_steps decides");
   if (recipe.warmup_steps > 0) notUsed("warmup_ratio", "warmup_steps decides");
-  checkSchedule(recipe, given, report);
+  const schedule: Schedule = schedules[recipe.lr_scheduler_type];
+  const ofSchedule = checkNested("lr_scheduler_kwargs", "lr_scheduler_type", schedule.settings, recipe, given, report);
+  const flaw = ofSchedule && schedule.check?.(ofSchedule, recipe.learning_rate);
+  if (flaw !== undefined) problems.push(`${nestedWhere("lr_scheduler_kwargs", "lr_scheduler_type", given, file)}: ${flaw}`);
+  const optimizer = optimizerNamed(recipe.optim);
+  checkNested("optim_args", "optim", optimizer.args, recipe, given, report);
+  for (const key of optimizerKeys) if (!optimizer.reads.includes(key)) notUsed(key, `optim ${recipe.optim} has no such setting`);
   if (!schedules[recipe.lr_scheduler_type].hasWarmup) {
     const reason = `lr_scheduler_type ${recipe.lr_scheduler_type} has no warm-up, constant_with_warmup has`;
     if (recipe.warmup_steps > 0) notUsed("warmup_steps", reason);
@@ -449,30 +477,34 @@ function relate(
   return { eval_strategy: evalStrategy, eval_steps: recipe.eval_steps ?? recipe.logging_steps, packing, neat_packing: packing };
 }
 
-/** Reports what `lr_scheduler_kwargs` say that the schedule does not know, or that does not fit. */
-function checkSchedule(
-  {
-    lr_scheduler_type,
-    lr_scheduler_kwargs,
-    learning_rate,
-  }: Pick<Recipe, "lr_scheduler_type" | "lr_scheduler_kwargs" | "learning_rate">,
+/**
+ * Reads settings in a setting, `key`, which are those of what `owner` names. Reports what that does not know, or what is out of range, and then returns
+ * undefined.
+ */
+function checkNested<T>(
+  key: "lr_scheduler_kwargs" | "optim_args",
+  owner: "lr_scheduler_type" | "optim",
+  schema: z.ZodType<T>,
+  recipe: Pick<Recipe, typeof key | typeof owner>,
   given: Given,
   { file, problems, notices }: Report,
-): void {
-  const schedule: Schedule = schedules[lr_scheduler_type];
-  const where = `${(given.get("lr_scheduler_kwargs") ?? given.get("lr_scheduler_type"))?.where ?? file}: lr_scheduler_kwargs`;
-  const known = Object.keys(keySchemas(schedule.settings));
-  const settings = Object.entries(lr_scheduler_kwargs ?? {}).filter(([, value]) => value !== null);
+): T | undefined {
+  const where = nestedWhere(key, owner, given, file);
+  const known = Object.keys(keySchemas(schema));
+  const settings = Object.entries(recipe[key] ?? {}).filter(([, value]) => value !== null);
   const unknown = settings.filter(([name]) => !known.includes(name));
   for (const [name] of unknown) {
     const near = closest(name, known);
     const advice = `${near ? ` Did you mean ${quote(near)}?` : ""} Its settings: ${known.join(", ") || "none"}`;
-    problems.push(`${where}: ${lr_scheduler_type} has no setting ${quote(name)}.${advice}`);
+    problems.push(`${where}: ${recipe[owner]} has no setting ${quote(name)}.${advice}`);
   }
   const values: Given = new Map(settings.map(([name, value]) => [name, { name, value, where }]));
-  const checked = validate(schedule.settings, values, { file: where, problems, notices });
-  const flaw = checked && unknown.length === 0 ? schedule.check?.(checked, learning_rate) : undefined;
-  if (flaw !== undefined) problems.push(`${where}: ${flaw}`);
+  const checked = validate(schema, values, { file: where, problems, notices });
+  return unknown.length === 0 ? checked : undefined;
+}
+
+function nestedWhere(key: string, owner: string, given: Given, file: string): string {
+  return `${(given.get(key) ?? given.get(owner))?.where ?? file}: ${key}`;
 }
 
 /** Whether a setting takes free text or a list. */

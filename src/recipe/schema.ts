@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { positiveF32 } from "../core/positive-f32.js";
-import { optimizerNames } from "../optim/adamw.js";
+import { optimizerNames } from "../optim/optimizers.js";
 import { scheduleNames } from "../optim/schedule.js";
 import { toolFormatNames } from "../text/tool-formats.js";
 import type { StepDefaults } from "../tuners/tuner.js";
@@ -21,6 +21,21 @@ const wordList = z
     return items.map((item) => item.trim()).filter((item) => item !== "");
   })
   .refine((items) => items.length > 0);
+
+/** `name=value,name=value`, as transformers writes it, or a mapping. */
+const optimArgs = z
+  .union([z.string(), z.record(z.string(), z.unknown())])
+  .refine((value) => typeof value !== "string" || /^\s*(\w+\s*=[^,=]+(,\s*\w+\s*=[^,=]+)*)?$/.test(value))
+  .transform((value) => (typeof value === "string" ? argumentsIn(value) : value));
+
+function argumentsIn(text: string): Record<string, unknown> {
+  const items = text.split(",").filter((item) => item.trim() !== "");
+  const read = (value: string) =>
+    ({ true: true, false: false })[value.toLowerCase()] ?? (Number.isNaN(Number(value)) ? value : Number(value));
+  return Object.fromEntries(
+    items.map((item) => item.split("=").map((part) => part.trim())).map(([name, value]) => [name, read(value!)]),
+  );
+}
 
 const count = z.int().min(1);
 
@@ -104,16 +119,26 @@ const steps = {
     .enum(optimizerNames)
     .default("adamw_torch")
     .describe(
-      "AdamW with moments in f32, or in 8 bits (`adamw_8bit`, as in bitsandbytes); the other names mean one of these two",
+      "how weights are updated: AdamW with moments in f32, or in 8 bits (`adamw_8bit`, as in bitsandbytes), under several names; Adafactor, Lion, Muon, SGD",
     ),
+  optim_args: optimArgs
+    .nullable()
+    .prefault(null)
+    .describe("settings of the optimizer, as `momentum=0.9,nesterov=true` or a mapping: of `sgd` momentum, dampening, nesterov"),
+  use_muon: z.boolean().default(false).describe("the same as `optim: muon`"),
   weight_decay: z
     .number()
     .min(0)
     .max(1e38)
     .default(0)
-    .describe("AdamW's decoupled weight decay, of all that trains but biases and norms"),
-  adam_beta1: z.number().min(0).lt(1).default(0.9).describe("decay of AdamW's first moment"),
-  adam_beta2: z.number().min(0).lt(1).default(0.999).describe("decay of AdamW's second moment"),
+    .describe("what a step takes away of a weight, times the learning rate; of all that trains but biases and norms"),
+  adam_beta1: z.number().min(0).lt(1).default(0.9).describe("decay of the first moment of AdamW and Lion"),
+  adam_beta2: z
+    .number()
+    .min(0)
+    .lt(1)
+    .default(0.999)
+    .describe("decay of AdamW's second moment; of Lion, how fast its momentum forgets (its paper: 0.99)"),
   adam_epsilon: positiveF32.default(1e-8).describe("added to the root of AdamW's second moment"),
   max_grad_norm: z
     .union([z.literal(0), positiveF32])

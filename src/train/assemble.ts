@@ -5,7 +5,8 @@ import type { ModelFiles } from "../io/model-files.js";
 import type { LanguageModel } from "../models/language-model.js";
 import { buildModel, loadModel, placeWeights } from "../models/load.js";
 import type { Parameter } from "../nn/module.js";
-import { AdamW, type AdamWOptions } from "../optim/adamw.js";
+import { Optimizer, type RuleSettings } from "../optim/optimizer.js";
+import { type OptimizerName, optimizerNamed } from "../optim/optimizers.js";
 import { weightDecays } from "../optim/weight-decay.js";
 import { SharedBase } from "../tuners/shared-base.js";
 import { openTuned, readInto } from "../tuners/tuned-files.js";
@@ -23,10 +24,16 @@ export interface Parts {
   readonly disableDropout: boolean;
   /** Whether the base must stay as it was beside what trains: `AddOptions.keepsBase`. */
   readonly keepsBase?: boolean;
-  /** `weightDecay` is that of all that trains but biases and norms. */
-  readonly optimizer: Omit<AdamWOptions, "weightDecay"> & { readonly weightDecay: number };
+  readonly optimizer: OptimizerChoice;
   /** Gets what the user should know of how the base is stored. */
   readonly onNotice?: (message: string) => void;
+}
+
+/** An optimizer with its settings. */
+export interface OptimizerChoice extends RuleSettings {
+  readonly name: OptimizerName;
+  /** Of all that trains but biases and norms. */
+  readonly weightDecay: number;
 }
 
 /** The name of what trains among all that sits on the base: PEFT's. */
@@ -37,7 +44,7 @@ export interface Trainee {
   readonly base: SharedBase;
   /** What trains, by name. */
   readonly parameters: ReadonlyMap<string, Parameter>;
-  readonly optimizer: AdamW;
+  readonly optimizer: Optimizer;
   dispose(): void;
 }
 
@@ -97,12 +104,10 @@ function settle(model: LanguageModel, { gradientCheckpointing, disableDropout }:
   if (disableDropout) model.disableDropout();
 }
 
-function withOptimizer(base: SharedBase, { optimizer: { weightDecay, ...options } }: Parts): Trainee {
+function withOptimizer(base: SharedBase, { optimizer: { name, weightDecay, ...settings } }: Parts): Trainee {
   const parameters = base.parametersOf(trainedName);
-  const optimizer = new AdamW(parameters, {
-    ...options,
-    weightDecay: base.with(trainedName, (model) => weightDecays(model, weightDecay)),
-  });
+  const decays = base.with(trainedName, (model) => weightDecays(model, weightDecay));
+  const optimizer = new Optimizer(parameters, optimizerNamed(name).ruleFor(settings), decays);
   return {
     base,
     parameters,

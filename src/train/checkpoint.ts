@@ -1,7 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import type { Tensor } from "../core/tensor.js";
 import { CheckpointError, DivergedError } from "../errors.js";
 import { checkTensors } from "../io/adapters/adapter-folder.js";
 import { publishFolder } from "../io/checkpoint.js";
@@ -18,7 +17,8 @@ import {
 import { parseJson } from "../io/strict-json.js";
 import { setValues, sourceOf } from "../models/load.js";
 import type { Metrics } from "../objectives/objective.js";
-import { type AdamW, absmaxOf, mayBeBlocks } from "../optim/adamw.js";
+import { absmaxOf, mayBeBlocks } from "../optim/adamw.js";
+import type { Optimizer } from "../optim/optimizer.js";
 import type { Progress } from "./loop.js";
 
 const optimizerName = "optimizer.safetensors";
@@ -52,7 +52,7 @@ export interface CheckpointContents {
   /** Writes what was trained, and whatever else belongs beside it, into the folder. */
   readonly writeModel: (folder: string) => Promise<void>;
   /** Null for a checkpoint of the model only: nothing can resume from it. */
-  readonly optimizer: AdamW | null;
+  readonly optimizer: Optimizer | null;
   readonly progress: Progress;
   readonly work: string;
   readonly startedAt: Date;
@@ -66,7 +66,7 @@ export async function saveCheckpoint(
   await publishFolder(path, async (folder) => {
     await writeModel(folder);
     if (optimizer === null) return;
-    await writeSafetensors(join(folder, optimizerName), moments(optimizer));
+    await writeSafetensors(join(folder, optimizerName), keptBy(optimizer));
     await writeFileAtomic(join(folder, stateName), JSON.stringify({ work, startedAt, optimizerSteps: optimizer.step, progress }));
   });
 }
@@ -80,7 +80,7 @@ export async function startOfRun(path: string): Promise<Date> {
  * Puts optimizer and progress back to where a checkpoint left them; the model's own weights are loaded by whoever knows its format.
  * Throws CheckpointError if the checkpoint is of other work.
  */
-export async function loadCheckpoint(path: string, optimizer: AdamW, progress: Progress, work: string): Promise<void> {
+export async function loadCheckpoint(path: string, optimizer: Optimizer, progress: Progress, work: string): Promise<void> {
   const state = await readState(path);
   if (state.work !== work)
     throw new CheckpointError(
@@ -88,8 +88,7 @@ export async function loadCheckpoint(path: string, optimizer: AdamW, progress: P
         "Restore these settings, or start anew with overwrite_output_dir=true",
     );
   const file = await openSafetensors(join(path, optimizerName));
-  const expected = new Map<string, Tensor>();
-  for (const [name, { m, v }] of optimizer.moments) expected.set(`${name}.m`, m).set(`${name}.v`, v);
+  const expected = new Map([...optimizer.kept()].map(([name, { tensor }]) => [name, tensor]));
   checkTensors(file.path, new Map([...expected].map(([name, { shape }]) => [name, shape])), file.tensors);
   for (const [name, tensor] of expected) setValues(tensor, await readEntry(toTensorEntry(file.tensors.get(name)!)), "f32");
   optimizer.step = state.optimizerSteps;
@@ -98,15 +97,15 @@ export async function loadCheckpoint(path: string, optimizer: AdamW, progress: P
 
 /**
  * Throws CheckpointError that names a tensor of a checkpoint if a number in it is not finite: whoever went on from it would get nothing else.
- * `momentBits` are the optimizer's.
+ * `keepsBlocks` is the optimizer's.
  */
-export async function checkFinite(path: string, momentBits: 8 | 32): Promise<void> {
+export async function checkFinite(path: string, keepsBlocks: boolean): Promise<void> {
   for (const name of await namesIn(path)) {
     if (!name.endsWith(".safetensors")) continue;
     for (const stored of (await openSafetensors(join(path, name))).tensors.values()) {
       const entry = toTensorEntry(stored);
       const data = await readEntry(entry);
-      const isBlocks = name === optimizerName && momentBits === 8 && mayBeBlocks(entry.shape);
+      const isBlocks = name === optimizerName && keepsBlocks && mayBeBlocks(entry.shape);
       if (firstNonFinite(isBlocks ? absmaxOf(data) : data, entry.dtype) >= 0)
         throw new CheckpointError(
           `${entry.file}: ${entry.name} holds a number that is not finite: training cannot go on from it.`,
@@ -115,10 +114,11 @@ export async function checkFinite(path: string, momentBits: 8 | 32): Promise<voi
   }
 }
 
-function moments({ moments }: AdamW): TensorSource[] {
-  return [...moments].flatMap(([name, { m, v, bits }]) =>
-    [sourceOf(`${name}.m`, m), sourceOf(`${name}.v`, v)].map((source) => (bits === 8 ? blocksOf(source) : source)),
-  );
+function keptBy(optimizer: Optimizer): TensorSource[] {
+  return [...optimizer.kept()].map(([name, { tensor, isBlocks }]) => {
+    const source = sourceOf(name, tensor);
+    return isBlocks ? blocksOf(source) : source;
+  });
 }
 
 /** Moments in 8 bits, of which only the absmax of each block is a number. */

@@ -3,7 +3,7 @@ import { DivergedError } from "../errors.js";
 import { firstBroken, isFiniteTensor } from "../models/finite.js";
 import type { Parameter } from "../nn/module.js";
 import type { TermValue } from "../objectives/objective.js";
-import type { AdamW } from "../optim/adamw.js";
+import type { Optimizer } from "../optim/optimizer.js";
 import type { SharedBase } from "../tuners/shared-base.js";
 import { trainedName } from "./assemble.js";
 
@@ -66,12 +66,11 @@ export async function gradientDiverged(
 /** A weight or a moment, which the update after step `step` has made so. */
 export async function updateDiverged(
   parameters: ReadonlyMap<string, Parameter>,
-  optimizer: AdamW,
+  optimizer: Optimizer,
   { step, learningRate }: Now,
 ): Promise<DivergedError> {
   const weight = await firstBroken(parameters);
-  const culprit =
-    weight === null ? `a moment of ${(await optimizer.firstFlawedMoments()) ?? "a weight"}` : `the weight ${weight}`;
+  const culprit = weight === null ? `a moment of ${(await optimizer.firstFlawed()) ?? "a weight"}` : `the weight ${weight}`;
   return new DivergedError(
     `step ${step + 1}: the update made ${culprit} not finite. Nothing of this step is saved. Try a lower learning_rate (now ` +
       `${learningRate}), and look at weight_decay, adam_epsilon and loraplus_lr_ratio if they are set. ${goOn}`,

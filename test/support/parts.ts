@@ -1,4 +1,5 @@
 import type { ModelFiles } from "../../src/io/model-files.js";
+import type { OptimizerName } from "../../src/optim/optimizers.js";
 import type { Parts } from "../../src/train/assemble.js";
 import type { Tuning } from "../../src/tuners/tuner.js";
 
@@ -9,9 +10,9 @@ export function partsOf(
   {
     gradientCheckpointing = false,
     disableDropout = false,
-    bits = 32,
-  }: { gradientCheckpointing?: boolean; disableDropout?: boolean; bits?: 8 | 32 } = {},
+    optim = "adamw_torch",
+  }: { gradientCheckpointing?: boolean; disableDropout?: boolean; optim?: OptimizerName } = {},
 ): Parts {
-  const optimizer = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, bits };
+  const optimizer = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, args: {}, name: optim };
   return { files, tuning, seed: 0, gradientCheckpointing, disableDropout, optimizer };
 }

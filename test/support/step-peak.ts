@@ -20,7 +20,7 @@ export async function assertEstimatedPeak(
   work: Omit<StepWork, "accumulationSteps">,
   liveBefore: number,
 ): Promise<void> {
-  await assertPeakOf(traineeOf(model, { bits: work.parts.optimizer.bits ?? 32 }), work, liveBefore);
+  await assertPeakOf(traineeOf(model, { optim: work.parts.optimizer.name }), work, liveBefore);
   model.dispose();
 }
 

@@ -8,7 +8,7 @@ import { classesOf } from "../../models/classes.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { settleTying } from "../../models/load.js";
 import { objectives } from "../../objectives/index.js";
-import { momentBits } from "../../optim/adamw.js";
+import { optimizerNamed } from "../../optim/optimizers.js";
 import type { Recipe } from "../../recipe/schema.js";
 import { during } from "../../runs/during.js";
 import type { RunEvent } from "../../runs/events.js";
@@ -43,7 +43,7 @@ export const native = defineBackend({
   summary: "attune's own engine, on this machine's CPU",
   config: NativeConfig,
   unneeded,
-  checkCheckpoint: (path, recipe) => checkFinite(path, momentBits[recipe.optim]),
+  checkCheckpoint: (path, recipe) => checkFinite(path, optimizerNamed(recipe.optim).keepsBlocks === true),
   run: execute,
 });
 
@@ -159,11 +159,12 @@ function partsOf(recipe: Recipe, files: ModelFiles, tuning: Tuning): Parts {
     gradientCheckpointing: recipe.gradient_checkpointing,
     disableDropout: recipe.disable_dropout,
     optimizer: {
+      name: recipe.optim,
       beta1: recipe.adam_beta1,
       beta2: recipe.adam_beta2,
       eps: recipe.adam_epsilon,
       weightDecay: recipe.weight_decay,
-      bits: momentBits[recipe.optim],
+      args: recipe.optim_args ?? {},
     },
   };
 }

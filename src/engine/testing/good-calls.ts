@@ -49,6 +49,7 @@ export const step = {
   correction2: 0.01,
   gradScale: 1,
 };
+const lionStep = { lr: 1e-3, beta1: 0.9, beta2: 0.99, weightDecay: 0.1, gradScale: 1 };
 const ids = Int32Array.of(4, 0, 4);
 const products = (first: Arguments): Arguments => [
   ...first,
@@ -412,10 +413,31 @@ export const kernelCalls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments
     ["count", 257],
     ["step", step],
   ],
+  blend: [
+    ["x", f32s(9)],
+    ["y", f32s(9)],
+    ["flaws", f32s(1)],
+    ["count", 9],
+    ["keep", 0.9],
+    ["add", 0.1],
+  ],
+  limitRms: [
+    ["x", f32s(9)],
+    ["squares", f32s(1)],
+    ["count", 9],
+  ],
+  lion: [
+    ["p", f32s(9)],
+    ["g", f32s(9)],
+    ["m", f32s(9)],
+    ["flaws", f32s(1)],
+    ["count", 9],
+    ["step", lionStep],
+  ],
 };
 
 /** Arguments of kernels that are numbers, but not sizes. */
-export const realNumbers = new Set(["scale", "eps", "value", "p", "offset"]);
+export const realNumbers = new Set(["scale", "eps", "value", "p", "offset", "keep", "add"]);
 
 /** The same of what else the engine offers. */
 export const otherCalls: Record<Exclude<keyof NativeEngine, keyof typeof kernelCalls>, Arguments> = {
