@@ -29,7 +29,7 @@ export class ConfigError extends AttuneError {
   }
 }
 
-/** A dataset cannot be read as asked. */
+/** A dataset is not there, or cannot be read as asked. */
 export class DataError extends AttuneError {
   constructor(message: string, options?: ErrorOptions) {
     super("DATA", 2, message, options);
@@ -78,9 +78,16 @@ export class DoesNotFitError extends AttuneError {
   }
 }
 
-/** The user stopped the run; what was finished is saved. */
+/** The user stopped the run; what was finished is saved, and `resume_from_checkpoint: true` goes on with it. */
 export class InterruptedError extends AttuneError {
   constructor(message: string) {
     super("INTERRUPTED", 130, message);
+  }
+}
+
+/** What is asked for something was closed before: a chat, a classifier, a model. */
+export class ClosedError extends AttuneError {
+  constructor(message: string) {
+    super("CLOSED", 1, message);
   }
 }

@@ -5,30 +5,43 @@
  */
 
 import { everyMethod, runRecipe } from "./backends/index.js";
+import { InterruptedError } from "./errors.js";
 import { checkRecipe, parseRecipe, readRecipe } from "./recipe/parse.js";
+import type { RecipeSettings } from "./recipe/recipe-settings.js";
 import type { RecordedEvent, RunResults } from "./runs/events.js";
 
 export { attuneHome } from "./engine/home.js";
+export type { ComputeType } from "./engine/kernels.js";
 export * from "./errors.js";
-export type { ExportTarget, NumberType } from "./export/choices.js";
-export { type CombineOptions, combineAdapters, type WeightedAdapter } from "./export/combine-adapters.js";
+export { type ExportTarget, exportTargets, type NumberType, numberTypes } from "./export/choices.js";
+export {
+  type CombinationMethod,
+  type CombineOptions,
+  combinationMethods,
+  combineAdapters,
+  type WeightedAdapter,
+} from "./export/combine-adapters.js";
 export { type ExportOptions, type ExportReport, exportModel } from "./export/export.js";
+export type { Drift } from "./export/measure.js";
 export { Chat, type ChatOptions, type ReplyOptions } from "./generate/chat.js";
 export { type Classification, Classifier, type ClassifierOptions } from "./generate/classifier.js";
 export type { SamplingOptions } from "./generate/sampling.js";
-export type { ModelFiles } from "./io/model-files.js";
-export { pythonPackageModel } from "./io/python-package.js";
+export type { HubOptions } from "./io/hub/hub.js";
+export type { ModelFiles, TensorEntry } from "./io/model-files.js";
+export { type PythonPackageOptions, pythonPackageModel } from "./io/python-package.js";
 export { resolveModel } from "./io/resolve.js";
 export { writeRandomModel } from "./models/random-model.js";
 export type { Metrics } from "./objectives/objective.js";
+export type { RecipeSettings } from "./recipe/recipe-settings.js";
 export type * from "./runs/events.js";
 export { followRun } from "./runs/follow.js";
 export { type RunState, type RunStatus, readRun } from "./runs/status.js";
-export type { Message } from "./text/chat-template.js";
+export type { Message, ToolCall } from "./text/chat-template.js";
 
 /** A recipe under LLaMA-Factory's key names, as an object, or the path of a YAML or JSON file. See docs/recipe.md. */
-export type RecipeInput = string | Readonly<Record<string, unknown>>;
+export type RecipeInput = string | RecipeSettings;
 
+/** How a run is watched and ended. */
 export interface TrainOptions {
   /** Called with every event, in order. */
   readonly onEvent?: (event: RecordedEvent) => void;
@@ -36,12 +49,18 @@ export interface TrainOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Runs a recipe and resolves when it is done and saved. Throws AttuneError: bad input, divergence, no space, does not fit. */
+/**
+ * Runs a recipe and resolves when it is done and saved. Throws AttuneError: ConfigError, DataError or ModelError for bad input, DivergedError,
+ * NoSpaceError, DoesNotFitError, and InterruptedError where `signal` ended the run before its last step.
+ */
 export async function train(recipe: RecipeInput, { onEvent = () => {}, signal }: TrainOptions = {}): Promise<RunResults> {
   let results: RunResults | null = null;
   for await (const event of trainEvents(recipe, signal)) {
     onEvent(event);
-    if (event.type === "end") results = event.results;
+    if (event.type !== "end") continue;
+    if (event.interrupted)
+      throw new InterruptedError("the run was stopped and what it learnt is saved; resume_from_checkpoint: true goes on with it");
+    results = event.results;
   }
   return results!;
 }

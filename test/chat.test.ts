@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import test from "node:test";
-import { Chat, type Message } from "../src/index.js";
+import { Chat, ClosedError, type Message } from "../src/index.js";
 import { openModelFolder } from "../src/io/hf-folder.js";
 import { loadTokenizer } from "../src/text/load-tokenizer.js";
 import { renderPrompt } from "../src/text/supervised.js";
@@ -132,5 +132,17 @@ test("an answer that is left early, or fails, leaves the chat as it was", async 
   controller.abort();
   assert.equal(await all(chat.reply(question, { ...options, signal: controller.signal })), "");
   assert.equal(await all(chat.reply(question, options)), await fresh(question, "trained"));
+  chat.close();
+});
+
+test("a closed chat says so, to an answer under way and to every later call", async () => {
+  const chat = await Chat.open(opened);
+  const reply = chat.reply(ask("Where is the cat?"), { maxNewTokens: 64 });
+  await reply.next();
+  chat.close();
+  await assert.rejects(all(reply), ClosedError);
+  await assert.rejects(all(chat.reply(ask("Where is the cat?"))), ClosedError);
+  await assert.rejects(chat.answerAll([ask("Where is the cat?")]), ClosedError);
+  assert.throws(() => chat.useAdapter("other"), ClosedError);
   chat.close();
 });

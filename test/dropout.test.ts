@@ -20,7 +20,7 @@ import { bases, classifierFolder, examplesOf, readReference } from "./support/cl
 import { device, engine } from "./support/gradient-check.js";
 import { lossOf } from "./support/loss-of.js";
 import { partsOf } from "./support/parts.js";
-import { collect, hashOf, makeFolder, tinyRecipe, trace } from "./support/run.js";
+import { type AnyRecipe, collect, hashOf, makeFolder, tinyRecipe, trace } from "./support/run.js";
 import { assertEstimatedPeak } from "./support/step-peak.js";
 import { exampleOf, reference } from "./support/tiny-llama.js";
 
@@ -119,7 +119,7 @@ async function writeGpt2(folder: string): Promise<string> {
   return join(folder, "gpt2");
 }
 
-async function recipeOn(changes: Record<string, unknown>): Promise<Record<string, unknown>> {
+async function recipeOn(changes: Record<string, unknown>): Promise<AnyRecipe> {
   const folder = makeFolder();
   const model_name_or_path = await writeGpt2(folder);
   return tinyRecipe(folder, { model_name_or_path, finetuning_type: "full", lora_dropout: undefined, ...changes });

@@ -16,7 +16,7 @@ import {
 import { join } from "node:path";
 import test, { describe, type TestContext } from "node:test";
 import { stringify } from "yaml";
-import { AttuneError, type RunEvent } from "../src/index.js";
+import { AttuneError, type RecipeSettings, type RunEvent } from "../src/index.js";
 import { smallDisk } from "../src/io/testing/folders.js";
 import { engine } from "./support/gradient-check.js";
 import { collect, makeFolder, tinyRecipe } from "./support/run.js";
@@ -64,12 +64,7 @@ const moments: Record<string, (event: RunEvent) => boolean> = {
 };
 
 /** Asserts that a run ends with a word about its folder, at the latest one event after `when`. */
-async function endsWithAWord(
-  recipe: Record<string, unknown>,
-  when: (event: RunEvent) => boolean,
-  act: () => void,
-  signal?: AbortSignal,
-) {
+async function endsWithAWord(recipe: RecipeSettings, when: (event: RunEvent) => boolean, act: () => void, signal?: AbortSignal) {
   const before = engine.stats().liveBytes;
   let after = -1;
   const onEvent = (event: RunEvent) => {

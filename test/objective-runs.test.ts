@@ -7,7 +7,7 @@ import test from "node:test";
 import { stringify } from "yaml";
 import { Chat, Classifier, type EndEvent, type EvalEvent, type Metrics, type StartEvent } from "../src/index.js";
 import { bases } from "./support/classifiers.js";
-import { collect, hashOf, makeFolder, trace } from "./support/run.js";
+import { type AnyRecipe, collect, hashOf, makeFolder, trace } from "./support/run.js";
 
 const bin = join(import.meta.dirname, "../../bin/attune.js");
 
@@ -25,10 +25,10 @@ function writeReviews(folder: string): string {
   return path;
 }
 
-function reviewRecipe(folder: string, changes: Readonly<Record<string, unknown>> = {}): Record<string, unknown> {
+function reviewRecipe(folder: string, changes: Readonly<Record<string, unknown>> = {}): AnyRecipe {
   return {
     stage: "classification",
-    model_name_or_path: bases.bert,
+    model_name_or_path: bases.bert!,
     dataset: [writeReviews(folder)],
     output_dir: join(folder, "out"),
     val_size: 12,
@@ -103,7 +103,7 @@ test("a classifier run reports accuracy, F1 and every class, in its events and i
 
 for (const [name, changes] of Object.entries({
   "bert, lora": {},
-  "llama, full": { model_name_or_path: bases.llama, finetuning_type: "full", lora_dropout: undefined },
+  "llama, full": { model_name_or_path: bases.llama!, finetuning_type: "full", lora_dropout: undefined },
   "bert, prefix-tuning": { finetuning_type: "prefix-tuning", lora_dropout: undefined },
 }))
   test(`${name}: a classifier run resumes bit by bit, its head included`, async () => {
@@ -123,7 +123,7 @@ for (const [name, changes] of Object.entries({
 
 test("a classifier that was trained whole is a base like any other: it trains on, keeps its classes, and is no chat", async () => {
   const folder = makeFolder();
-  const whole = { model_name_or_path: bases.llama, finetuning_type: "full", lora_dropout: undefined };
+  const whole = { model_name_or_path: bases.llama!, finetuning_type: "full", lora_dropout: undefined };
   await collect(reviewRecipe(folder, { ...whole, learning_rate: 3e-3 }));
   const out = join(folder, "out");
   assert.deepEqual(json(join(out, "config.json")).architectures, ["LlamaForSequenceClassification"]);
@@ -180,13 +180,13 @@ test("as a user types it: train, then classify", () => {
 });
 
 test("pt: plain text is learned in full sequences, and resumes bit by bit", async () => {
-  const recipeIn = (folder: string, changes: Readonly<Record<string, unknown>> = {}) => {
+  const recipeIn = (folder: string, changes: Readonly<Record<string, unknown>> = {}): AnyRecipe => {
     const path = join(folder, "texts.txt");
     const line = (i: number) => `line ${i}: ${"the cat sat on the mat. ".repeat(1 + (i % 5))}`;
     writeFileSync(path, Array.from({ length: 20 }, (_, i) => line(i)).join("\n"));
     return {
       stage: "pt",
-      model_name_or_path: bases.llama,
+      model_name_or_path: bases.llama!,
       dataset: [path],
       output_dir: join(folder, "out"),
       val_size: 2,

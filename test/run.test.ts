@@ -2,7 +2,17 @@ import assert from "node:assert/strict";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { describe } from "node:test";
-import { AttuneError, Chat, type EndEvent, type StartEvent, train, trainEvents } from "../src/index.js";
+import {
+  AttuneError,
+  Chat,
+  ConfigError,
+  DataError,
+  type EndEvent,
+  InterruptedError,
+  type StartEvent,
+  train,
+  trainEvents,
+} from "../src/index.js";
 import { engine } from "./support/gradient-check.js";
 import { collect, hashOf, makeFolder, tinyRecipe, trace } from "./support/run.js";
 import { tinyLlama } from "./support/tiny-llama.js";
@@ -177,6 +187,18 @@ test("stopped in the middle, a run saves, and goes on as if nothing had happened
   );
 });
 
+test("train() rejects with a typed error where it was stopped, and where the data are not there", async () => {
+  const folder = makeFolder();
+  const stop = new AbortController();
+  const onEvent = ({ type }: { type: string }) => type === "step" && stop.abort();
+  await assert.rejects(train(tinyRecipe(folder), { onEvent, signal: stop.signal }), InterruptedError);
+  assert.ok(existsSync(join(folder, "out/checkpoint-1/.complete")), "what it learnt is saved");
+  const rest = await train(tinyRecipe(folder, { resume_from_checkpoint: true }));
+  assert.ok(rest.train_loss > 0);
+  await assert.rejects(train(tinyRecipe(folder, { dataset: "nowhere.jsonl", output_dir: join(folder, "b") })), DataError);
+  await assert.rejects(train(join(folder, "nowhere.yaml")), ConfigError);
+});
+
 test("a template that writes the date writes that of the run's start when the run goes on another day", async () => {
   const folder = makeFolder();
   const model = join(folder, "model");
@@ -232,7 +254,7 @@ test("an adapter is trained further from where it was, and answers in a chat", a
 describe("bad input is refused with a clear word", () => {
   const cases: readonly [name: string, changes: Record<string, unknown>, code: string, message: RegExp][] = [
     ["a model that is not there", { model_name_or_path: "/no/such/model" }, "MODEL", /\/no\/such\/model: no such file or folder/],
-    ["a dataset that is not there", { dataset: "nowhere.json" }, "CONFIG", /nowhere\.json/],
+    ["a dataset that is not there", { dataset: "nowhere.json" }, "DATA", /nowhere\.json/],
     [
       "a target that no layer has",
       { lora_target: "q_proj,qq_proj" },

@@ -434,8 +434,8 @@ test("names in dataset_info.json", async () => {
     ["format", /formatting "csv" is not known/, ConfigError],
     ["gone", /gone.json: there is no such file/, DataError],
     ["wrong", /expected an object with a file_name/, ConfigError],
-    ["rankin", /Did you mean "ranking"/, ConfigError],
-    ["__proto__", /there is no such file/, ConfigError],
+    ["rankin", /Did you mean "ranking"/, DataError],
+    ["__proto__", /there is no such file/, DataError],
     [" , ", /name a file/, ConfigError],
   ];
   for (const [name, message, type] of faults) {

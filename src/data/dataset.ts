@@ -129,7 +129,7 @@ async function locate<Layout>(name: string, datasetDir: string, format: LayoutRe
   const guess = closest(name, known);
   const hint = guess === undefined ? "" : ` Did you mean "${guess}"?`;
   const registry = info === undefined ? `there is no ${infoPath}` : `${infoPath} has no such entry`;
-  throw new ConfigError(
+  throw new DataError(
     `dataset "${name}": there is no such file (looked in ${resolve(".")} and ${resolve(datasetDir)}), and ${registry}.${hint}`,
   );
 }

@@ -12,9 +12,12 @@ import { peftLora } from "../tuners/lora/peft-lora.js";
 import { updateAt } from "../tuners/lora/targets.js";
 import { drop, electedMean, keepLargest, sum, type Weighted } from "./blend.js";
 
+/** How changes can be put together: `CombineOptions`. */
 export const combinationMethods = ["linear", "cat", "svd", "ties", "dare_linear", "dare_ties"] as const;
+/** One of `combinationMethods`. */
 export type CombinationMethod = (typeof combinationMethods)[number];
 
+/** An adapter, and how much of it. */
 export interface WeightedAdapter {
   /** A folder in PEFT's format. */
   readonly path: string;
@@ -22,6 +25,7 @@ export interface WeightedAdapter {
   readonly weight: number;
 }
 
+/** How adapters are combined. */
 export interface CombineOptions {
   /**
    * cat: exactly the weighted sum of the changes, of the sum of the ranks. svd: the nearest to it of rank `rank`. linear: weighted sums of A and of

@@ -31,6 +31,7 @@ import { type Drift, driftBetween, type Measurement, measure, probesFor } from "
 import { ollamaModelfile } from "./modelfile.js";
 import { isPlain, matrixType, storeMatrices } from "./number-types.js";
 
+/** What to export, where to, and as what. */
 export interface ExportOptions {
   /** A folder, a GGUF file, or a repository name of the hub. Default: the base that the adapter names. */
   readonly model?: string | undefined;
@@ -49,11 +50,14 @@ export interface ExportOptions {
   readonly maxDrift?: number | undefined;
   /** For Ollama: write the adapter alone, to be put on top of this model of Ollama's or GGUF file. */
   readonly ollamaFrom?: string | undefined;
+  /** Called with what the user should know. */
   readonly onNotice?: (message: string) => void;
+  /** Called while a model is downloaded. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   readonly signal?: AbortSignal;
 }
 
+/** What an export wrote, and what that changed. */
 export interface ExportReport {
   /** What was written, by name in `out`. */
   readonly written: readonly string[];

@@ -12,6 +12,7 @@ import { SharedBase } from "../tuners/shared-base.js";
 import { Decoder, decodeAll, type Request } from "./decoder.js";
 import { greedy, type SamplingOptions } from "./sampling.js";
 
+/** Which model answers, and how it is loaded. */
 export interface ChatOptions {
   /** A folder, a GGUF file, or a repository name of the hub. */
   readonly model: string;
@@ -21,7 +22,9 @@ export interface ChatOptions {
   readonly template?: string | undefined;
   /** Default: the fastest that the machine has in hardware. */
   readonly compute?: ComputeType;
+  /** Called with what the user should know. */
   readonly onNotice?: (message: string) => void;
+  /** Called while a model is downloaded. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   readonly signal?: AbortSignal;
 }
@@ -115,7 +118,7 @@ export class Chat {
 
   /**
    * The answer to a conversation, piece by piece as it is decoded, by the adapter that is in use now. Throws ConfigError if the conversation is too
-   * long.
+   * long, ClosedError once the chat is closed.
    */
   reply(messages: readonly Message[], options: ReplyOptions = {}): AsyncGenerator<string> {
     return this.#decode(messages, options, this.#adapter);
@@ -139,6 +142,7 @@ export class Chat {
     return answers.map(({ ids }) => tokenizer.decode(ids));
   }
 
+  /** Frees the model. Answers under way end with ClosedError, as does every later call. */
   close(): void {
     this.#decoder.dispose();
     this.#base.dispose();

@@ -14,6 +14,7 @@ import { SharedBase } from "../tuners/shared-base.js";
 import { openAdapter } from "../tuners/tuned-files.js";
 import { requireFinite } from "./sampling.js";
 
+/** Which classifier, and how it is loaded. */
 export interface ClassifierOptions {
   /** A classifier, or the base of the adapter: a folder, a GGUF file, or a repository name of the hub. */
   readonly model: string;
@@ -21,7 +22,9 @@ export interface ClassifierOptions {
   readonly adapter?: string | undefined;
   /** Default: the fastest that the machine has in hardware. */
   readonly compute?: ComputeType;
+  /** Called with what the user should know. */
   readonly onNotice?: (message: string) => void;
+  /** Called while a model is downloaded. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   readonly signal?: AbortSignal;
 }
@@ -104,6 +107,7 @@ export class Classifier {
     return found;
   }
 
+  /** Frees the model. Every later call ends with ClosedError. */
   close(): void {
     this.#base.dispose();
   }

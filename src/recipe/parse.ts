@@ -73,8 +73,9 @@ export function parseRecipe(source: RecipeSource | undefined, overrides: readonl
 }
 
 /** The same checks for settings that come as an object, as from the library's users. */
-export function checkRecipe(values: Readonly<Record<string, unknown>>, methods: Methods): ParsedRecipe {
-  const settings = Object.entries(values).map(([key, value]) => ({ name: snakeCase(key), value, where: "recipe" }));
+export function checkRecipe(values: object, methods: Methods): ParsedRecipe {
+  const set = Object.entries(values).filter(([, value]) => value !== undefined);
+  const settings = set.map(([key, value]) => ({ name: snakeCase(key), value, where: "recipe" }));
   return check([settings], "recipe", methods);
 }
 

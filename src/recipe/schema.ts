@@ -256,6 +256,7 @@ export interface KeySchema {
   readonly minLength?: number;
   readonly anyOf?: readonly KeySchema[];
   readonly items?: KeySchema;
+  readonly additionalProperties?: KeySchema;
 }
 
 /** The settings of a schema by name. */

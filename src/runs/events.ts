@@ -94,6 +94,7 @@ export interface StepEvent {
   readonly peakMemoryBytes: number;
 }
 
+/** The held-out rows were evaluated. */
 export interface EvalEvent {
   readonly type: "eval";
   readonly step: number;
@@ -104,6 +105,7 @@ export interface EvalEvent {
   readonly elapsedMs: number;
 }
 
+/** A checkpoint is whole on the disk. */
 export interface CheckpointEvent {
   readonly type: "checkpoint";
   readonly step: number;

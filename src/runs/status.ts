@@ -2,6 +2,7 @@ import type { FailedEvent, RecordedEvent, RunSubject } from "./events.js";
 import { eventsPath, readEvents } from "./events-file.js";
 import { lockOf } from "./run-lock.js";
 
+/** Where a run stands. */
 export type RunState = "queued" | "preparing" | "running" | "interrupted" | "failed" | "done";
 
 /** Where a run stands, as its folder tells it. */

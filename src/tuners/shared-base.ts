@@ -2,7 +2,7 @@ import type { Device } from "../core/device.js";
 import { copyOf } from "../core/linalg.js";
 import { Rng } from "../core/rng.js";
 import { unscoped } from "../core/tensor.js";
-import { ConfigError } from "../errors.js";
+import { ClosedError, ConfigError } from "../errors.js";
 import type { LanguageModel, ModelShape } from "../models/language-model.js";
 import { placeHead } from "../models/load.js";
 import { Module, Parameter } from "../nn/module.js";
@@ -68,6 +68,7 @@ export class SharedBase {
   #current: Sitting;
   /** The name of the method that trains the base's own weights, if one does. */
   #changedBy: string | null = null;
+  #isDisposed = false;
 
   /** Takes over the model: nobody else may replace parts of it, or dispose it. */
   constructor(model: LanguageModel) {
@@ -182,20 +183,27 @@ export class SharedBase {
     else this.#removed.add(sitting);
   }
 
-  /** Frees the base and all that sits on it, held or not. */
+  /** Frees the base and all that sits on it, held or not. Whoever uses it afterwards gets ClosedError. */
   dispose(): void {
     for (const sitting of [...this.#sittings.values(), ...this.#removed]) this.#free(sitting);
     this.#sittings.clear();
     this.#removed.clear();
-    this.#model.dispose();
+    if (!this.#isDisposed) this.#model.dispose();
+    this.#isDisposed = true;
+  }
+
+  #checkOpen(): void {
+    if (this.#isDisposed) throw new ClosedError("the model was closed; open it again");
   }
 
   #checkFree(name: string): void {
+    this.#checkOpen();
     if (this.#sittings.has(name) || this.#loading.has(name))
       throw new ConfigError(`there is an adapter ${JSON.stringify(name.slice(0, 100))} already: give this one another name`);
   }
 
   #run<T>(sitting: Sitting, body: (model: LanguageModel) => T): T {
+    this.#checkOpen();
     const before = this.#current;
     this.#use(sitting);
     try {
@@ -252,6 +260,7 @@ export class SharedBase {
   }
 
   #sittingOf(name: string | null): Sitting {
+    this.#checkOpen();
     if (name === null && this.#changedBy === null) return this.#bare;
     if (name === null)
       throw new ConfigError(`${inItsPlaces(this.#changedBy!)}: the base as it was is gone. Add the method with keepsBase`);

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type RunEvent, type StepEvent, trainEvents } from "../../src/index.js";
+import { type RecipeSettings, type RunEvent, type StepEvent, trainEvents } from "../../src/index.js";
 import { tinyLlama } from "./tiny-llama.js";
 
 export function makeFolder(): string {
@@ -27,8 +27,11 @@ export function writeRows(folder: string): string {
   return path;
 }
 
+/** A recipe, and whatever a test wants to see refused. */
+export type AnyRecipe = { -readonly [Key in keyof RecipeSettings]: RecipeSettings[Key] } & Record<string, unknown>;
+
 /** A recipe that uses everything that could make a resumed run differ: dropout, packing, accumulation, warm-up, part of an epoch. */
-export function tinyRecipe(folder: string, changes: Readonly<Record<string, unknown>> = {}): Record<string, unknown> {
+export function tinyRecipe(folder: string, changes: Readonly<Record<string, unknown>> = {}): AnyRecipe {
   return {
     model_name_or_path: join(tinyLlama, "tied"),
     dataset: [writeRows(folder)],
@@ -50,11 +53,7 @@ export function tinyRecipe(folder: string, changes: Readonly<Record<string, unkn
   };
 }
 
-export async function collect(
-  recipe: Record<string, unknown>,
-  onEvent: (event: RunEvent) => void = () => {},
-  signal?: AbortSignal,
-) {
+export async function collect(recipe: RecipeSettings, onEvent: (event: RunEvent) => void = () => {}, signal?: AbortSignal) {
   const events: RunEvent[] = [];
   for await (const event of trainEvents(recipe, signal)) {
     events.push(event);

@@ -21,6 +21,7 @@ export interface HubName {
   readonly file?: string;
 }
 
+/** How a model is looked for and fetched. */
 export interface HubOptions {
   /** Bytes there and bytes in all, over all files of the model. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;

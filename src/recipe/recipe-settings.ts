@@ -1,0 +1,205 @@
+// Made by scripts/make-recipe-docs.mjs from the schemas of src/recipe/, src/tuners/, src/objectives/ and src/backends/. Change it there.
+
+/** The settings of a run, under LLaMA-Factory's names: docs/recipe.md. What one method alone reads is refused, or named, under another. */
+export interface RecipeSettings {
+  /** The base model: a folder, a GGUF file, or a repository name of the hub. */
+  readonly model_name_or_path: string;
+  /** An adapter to continue training from. */
+  readonly adapter_name_or_path?: string | null | undefined;
+  /** What is minimised. Default: `sft`. */
+  readonly stage?: "sft" | "pt" | "classification" | undefined;
+  /** Which parameters train, and how they enter the model. Default: `lora`. */
+  readonly finetuning_type?: "lora" | "qlora" | "full" | "freeze" | "adapter" | "p-tuning" | "prefix-tuning" | undefined;
+  /** The training data: files, or names of `dataset_info.json`. */
+  readonly dataset: string | readonly string[];
+  /** The folder of `dataset_info.json`, and where files are looked for second. Default: `data`. */
+  readonly dataset_dir?: string | undefined;
+  /** Held-out data, named like `dataset`. */
+  readonly eval_dataset?: string | readonly string[] | null | undefined;
+  /** How much of `dataset` to hold out: a share, or a number of rows. Takes a number from 0 and below 1, or a whole number from 1. Default: `0`. */
+  readonly val_size?: number | undefined;
+  /** The chat template; the model's own where not set. */
+  readonly template?: string | null | undefined;
+  /** How tools and calls of them are written, for a chat template that has no place for them; LLaMA-Factory's other formats are not known. */
+  readonly tool_format?: "default" | "qwen" | "llama3" | "mistral" | null | undefined;
+  /** Longest row, in tokens; what is longer is cut, with a notice. Takes a whole number from 2. Default: `2048`. */
+  readonly cutoff_len?: number | undefined;
+  /** Read at most this many rows of each dataset. Takes a whole number from 1. */
+  readonly max_samples?: number | null | undefined;
+  /** Fill every sequence to `cutoff_len` with whole rows; rows never see each other. Default: `false`. */
+  readonly packing?: boolean | undefined;
+  /** The same as `packing`, which is always neat here. Default: `false`. */
+  readonly neat_packing?: boolean | undefined;
+  /** Count the prompt in the loss, not only the answers. Default: `false`. */
+  readonly train_on_prompt?: boolean | undefined;
+  /** Count only the last answer of a conversation in the loss. Default: `false`. */
+  readonly mask_history?: boolean | undefined;
+  /** What to do with a row that cannot be used: stop, or leave it out and tell; docs/data.md (attune's own). Default: `error`. */
+  readonly on_bad_record?: "error" | "skip" | undefined;
+  /** Rows per forward and backward; LLaMA-Factory: 8. Takes a whole number from 1. Default: `1`. */
+  readonly per_device_train_batch_size?: number | undefined;
+  /** Batches summed before the weights change; not set: see `learning_rate`. Takes a whole number from 1. */
+  readonly gradient_accumulation_steps?: number | null | undefined;
+  /** Passes over the data; may be fractional. Takes a number above 0. Default: `3`. */
+  readonly num_train_epochs?: number | undefined;
+  /** Stop after this many steps, whatever `num_train_epochs` says; -1: do not. Takes a whole number from 1 to 100000000, or -1. Default: `-1`. */
+  readonly max_steps?: number | undefined;
+  /** The peak learning rate; not set: the method's own, with its own accumulation and warm-up where these are not set either (the table below). Takes a number from 1e-37 to 1e+38. */
+  readonly learning_rate?: number | null | undefined;
+  /** How the learning rate goes down after the warm-up. Default: `linear`. */
+  readonly lr_scheduler_type?: "linear" | "cosine" | "cosine_with_restarts" | "cosine_with_min_lr" | "cosine_warmup_with_min_lr" | "polynomial" | "inverse_sqrt" | "warmup_stable_decay" | "constant" | "constant_with_warmup" | undefined;
+  /** Settings of the schedule: those of transformers' function for it, such as `num_cycles`, `min_lr`, `power`. */
+  readonly lr_scheduler_kwargs?: Readonly<Record<string, unknown>> | null | undefined;
+  /** Share of the steps in which the learning rate rises from 0; not set: see `learning_rate`. Takes a number from 0 to 1. */
+  readonly warmup_ratio?: number | null | undefined;
+  /** The same as a number of steps; wins over `warmup_ratio` unless 0. Takes a whole number from 0. Default: `0`. */
+  readonly warmup_steps?: number | undefined;
+  /** AdamW with moments in f32, or in 8 bits (`adamw_8bit`, as in bitsandbytes); the other names mean one of these two. Default: `adamw_torch`. */
+  readonly optim?: "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "adamw" | "adamw_8bit" | "adamw_bnb_8bit" | "paged_adamw_8bit" | undefined;
+  /** AdamW's decoupled weight decay, of all that trains but biases and norms. Takes a number from 0 to 1e+38. Default: `0`. */
+  readonly weight_decay?: number | undefined;
+  /** Decay of AdamW's first moment. Takes a number from 0 and below 1. Default: `0.9`. */
+  readonly adam_beta1?: number | undefined;
+  /** Decay of AdamW's second moment. Takes a number from 0 and below 1. Default: `0.999`. */
+  readonly adam_beta2?: number | undefined;
+  /** Added to the root of AdamW's second moment. Takes a number from 1e-37 to 1e+38. Default: `1e-8`. */
+  readonly adam_epsilon?: number | undefined;
+  /** Gradients are scaled down to this norm; 0: never. Takes 0, or a number from 1e-37 to 1e+38. Default: `1`. */
+  readonly max_grad_norm?: number | undefined;
+  /** Leave out the dropout that the base's own config.json asks for (TRL's name; the adapter's own stays). Default: `false`. */
+  readonly disable_dropout?: boolean | undefined;
+  /** Of initialisation, data order and dropout. Takes a whole number from 0. Default: `42`. */
+  readonly seed?: number | undefined;
+  /** Accepted for LLaMA-Factory's recipes; `attune train` trains. Default: `true`. */
+  readonly do_train?: true | undefined;
+  /** Where adapter, checkpoints and logs go. */
+  readonly output_dir: string;
+  /** Replace what an earlier run left in `output_dir`. Default: `false`. */
+  readonly overwrite_output_dir?: boolean | undefined;
+  /** True: go on from the newest complete checkpoint in `output_dir`; or the checkpoint to go on from. Default: `false`. */
+  readonly resume_from_checkpoint?: boolean | string | undefined;
+  /** A line in the logs every this many steps; LLaMA-Factory: 500. Takes a whole number from 1. Default: `10`. */
+  readonly logging_steps?: number | undefined;
+  /** When to evaluate, and at the end; no: never; not set: every `eval_steps` if given, else after each epoch, if there is held-out data. */
+  readonly eval_strategy?: "no" | "steps" | "epoch" | null | undefined;
+  /** Evaluate every this many steps; not set: `logging_steps`. Takes a whole number from 1. */
+  readonly eval_steps?: number | null | undefined;
+  /** When to save checkpoints; the end is always saved. Default: `steps`. */
+  readonly save_strategy?: "no" | "steps" | "epoch" | undefined;
+  /** A checkpoint every this many steps. Takes a whole number from 1. Default: `500`. */
+  readonly save_steps?: number | undefined;
+  /** Keep only the newest checkpoints; not set: all. Takes a whole number from 1. */
+  readonly save_total_limit?: number | null | undefined;
+  /** Checkpoints without optimizer state: smaller, but no resume from them. Default: `false`. */
+  readonly save_only_model?: boolean | undefined;
+  /** Draw `training_loss.png` at the end; LLaMA-Factory: false. Default: `true`. */
+  readonly plot_loss?: boolean | undefined;
+  /** What executes the run (attune's own). Default: `native`. */
+  readonly backend?: "native" | undefined;
+  /** Compute activations twice instead of keeping them: less memory, slower. Default: `false`. */
+  readonly gradient_checkpointing?: boolean | undefined;
+  /** Rank of the update: adds r · (in + out) weights per layer. Takes a whole number from 1. Default: `8`. */
+  readonly lora_rank?: number | undefined;
+  /** The update is multiplied by alpha / r; empty: twice the rank. Takes a number from 1e-37 to 1e+38. */
+  readonly lora_alpha?: number | null | undefined;
+  /** Chance of zeroing an input feature, in training only. Takes a number from 0 and below 1. Default: `0`. */
+  readonly lora_dropout?: number | undefined;
+  /** Layers to adapt: all (every Linear but the output projection), ends of their names (lm_head and embed_tokens, too), or a regular expression. Default: `all`. */
+  readonly lora_target?: string | readonly string[] | undefined;
+  /** Layers not to adapt, said like `lora_target`. */
+  readonly exclude_modules?: string | readonly string[] | null | undefined;
+  /** Adapt only the layers of these numbers, from 0. Takes a whole number from 0, or a list of whole numbers. */
+  readonly layers_to_transform?: number | readonly number[] | null | undefined;
+  /** The list that `layers_to_transform` counts, by name; empty: the first with numbers. */
+  readonly layers_pattern?: string | readonly string[] | null | undefined;
+  /** Other ranks for some layers, by the end of their names (a regular expression). */
+  readonly rank_pattern?: Readonly<Record<string, number>> | undefined;
+  /** Other alphas for some layers, in the same way. */
+  readonly alpha_pattern?: Readonly<Record<string, number>> | undefined;
+  /** Multiply by alpha / √r instead, so that high ranks learn as fast (rsLoRA). Default: `false`. */
+  readonly use_rslora?: boolean | undefined;
+  /** Train the length of each row of a weight apart from its direction (DoRA). Default: `false`. */
+  readonly use_dora?: boolean | undefined;
+  /** Start from the principal singular vectors of each weight (PiSSA). Default: `false`. */
+  readonly pissa_init?: boolean | undefined;
+  /** Rounds of the approximate SVD for `pissa_init`; -1: exact, slow for wide layers. Takes a whole number from 1 to 1000, or -1. Default: `16`. */
+  readonly pissa_iter?: number | undefined;
+  /** B learns this many times as fast as A (LoRA+); empty: as fast. Takes a number from 1e-37 to 1e+38. */
+  readonly loraplus_lr_ratio?: number | null | undefined;
+  /** Which biases train: none, all, or those of the adapted layers. Default: `none`. */
+  readonly bias?: "none" | "all" | "lora_only" | undefined;
+  /** Modules that train whole and are saved with the adapter, by the end of their names: lm_head, embed_tokens. */
+  readonly additional_target?: string | readonly string[] | null | undefined;
+  /** 4: keep the base's Linear layers in 4 bits (QLoRA); empty: as they are stored. */
+  readonly quantization_bit?: 4 | null | undefined;
+  /** Which 16 values 4 bits stand for. Default: `nf4`. */
+  readonly quantization_type?: "nf4" | "fp4" | undefined;
+  /** Quantize the scales of blocks as well: 0.4 bits less for a weight. Default: `true`. */
+  readonly double_quantization?: boolean | undefined;
+  /** Start from what quantizing the base loses (LoftQ); needs `quantization_bit`. Default: `false`. */
+  readonly loftq_init?: boolean | undefined;
+  /** Rounds of quantizing and approximating for `loftq_init`. Takes a whole number from 1 to 100. Default: `1`. */
+  readonly loftq_iter?: number | undefined;
+  /** How many of the last layers train; negative: of the first. Takes a whole number. Default: `2`. */
+  readonly freeze_trainable_layers?: number | undefined;
+  /** Which parts of these layers train, by name (self_attn, mlp); all: every one. Default: `all`. */
+  readonly freeze_trainable_modules?: string | readonly string[] | undefined;
+  /** What else trains, by name: lm_head, embed_tokens, norm. */
+  readonly freeze_extra_modules?: string | readonly string[] | null | undefined;
+  /** Kind of adapter, which decides whatever is not set (AdapterHub: double_seq_bn, seq_bn, par_bn). Default: `houlsby`. */
+  readonly adapter_config?: "houlsby" | "pfeiffer" | "parallel" | undefined;
+  /** An adapter after the attention of every layer; houlsby: true. */
+  readonly mh_adapter?: boolean | null | undefined;
+  /** An adapter after the feed-forward part of every layer; every kind: true. */
+  readonly output_adapter?: boolean | null | undefined;
+  /** Width of the model over that of the bottleneck; or one for each layer by its number, with a `default`; 16, parallel: 2. Takes a number from 0.000001 to 1e+38, or a mapping. */
+  readonly reduction_factor?: number | Readonly<Record<string, number>> | null | undefined;
+  /** The function in the bottleneck; houlsby: swish, else relu. */
+  readonly non_linearity?: "relu" | "gelu" | "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "silu" | "swish" | "tanh" | "sigmoid" | null | undefined;
+  /** The adapter reads what goes around the sub-layer, not what comes out of it; parallel: true. */
+  readonly is_parallel?: boolean | null | undefined;
+  /** Factor of what the adapter adds; learned: it trains, from 1; 1, parallel: 4. Takes a number from -1e+38 to 1e+38, or learned. */
+  readonly scaling?: number | "learned" | null | undefined;
+  /** The adapter reads the sum of sub-layer and residual; pfeiffer: true. */
+  readonly original_ln_before?: boolean | null | undefined;
+  /** The residual is added after the adapter; every kind: true. */
+  readonly original_ln_after?: boolean | null | undefined;
+  /** What comes out of the sub-layer goes around the adapter, not what it reads; every kind: true. */
+  readonly residual_before_ln?: boolean | null | undefined;
+  /** A LayerNorm of its own before the bottleneck; every kind: false. */
+  readonly ln_before?: boolean | null | undefined;
+  /** A LayerNorm of its own after the bottleneck; every kind: false. */
+  readonly ln_after?: boolean | null | undefined;
+  /** That LayerNorm takes in what goes around the adapter; every kind: false. */
+  readonly adapter_residual_before_ln?: boolean | null | undefined;
+  /** Chance of zeroing a feature of what the adapter adds, in training only; every kind: 0. Takes a number from 0 and below 1. */
+  readonly dropout?: number | null | undefined;
+  /** Numbers of the layers without adapters, from 0. */
+  readonly leave_out?: readonly number[] | null | undefined;
+  /** Bert: N(0, 0.02²), nearly the base model; mam_adapter: up-projection 0, the base model itself; houlsby: N(0, 0.01²) up to two deviations; parallel: mam_adapter, else bert. */
+  readonly init_weights?: "bert" | "mam_adapter" | "houlsby" | null | undefined;
+  /** Virtual tokens before every sequence, as in PEFT's guides. Takes a whole number from 1. Default: `20`. */
+  readonly num_virtual_tokens?: number | undefined;
+  /** Virtual tokens start at random, as tokens of the vocabulary, or as the tokens of a text; not with an encoder. Default: `RANDOM`. */
+  readonly prompt_tuning_init?: "RANDOM" | "SAMPLE_VOCAB" | "TEXT" | undefined;
+  /** The text that virtual tokens start as: cut, or repeated, to their number. */
+  readonly prompt_tuning_init_text?: string | null | undefined;
+  /** Width of the encoder that makes the virtual tokens; not set: 128 for p-tuning, 512 for prefix-tuning. Takes a whole number from 1 to 65536. */
+  readonly encoder_hidden_size?: number | null | undefined;
+  /** What makes the virtual tokens while they train; NONE: they train directly (prompt tuning). Default: `MLP`. */
+  readonly encoder_reparameterization_type?: "MLP" | "LSTM" | "NONE" | undefined;
+  /** Layers of the LSTM encoder; an MLP has three. Takes a whole number from 1 to 100. Default: `2`. */
+  readonly encoder_num_layers?: number | undefined;
+  /** Chance of zeroing a value between layers of the LSTM encoder, in training only. Takes a number from 0 and below 1. Default: `0`. */
+  readonly encoder_dropout?: number | undefined;
+  /** Make keys and values by a two-layer network while they train, as in the paper; else they train directly. Default: `false`. */
+  readonly prefix_projection?: boolean | undefined;
+  /** Spell out control tokens that stand in the texts (`<|im_end|>`), so that they are read as text; conversations and labelled texts always are. Default: `false`. */
+  readonly split_special_tokens?: boolean | undefined;
+  /** The classes in the order of the model's outputs; not set: those of the data, sorted. */
+  readonly labels?: string | readonly (string | number)[] | null | undefined;
+  /** How matrix products multiply; auto: bf16 only where the CPU has it in hardware (attune's own). Default: `auto`. */
+  readonly compute_dtype?: "auto" | "f32" | "bf16" | undefined;
+  /** Engine threads; not set: one per core (attune's own). Takes a whole number from 1 to 1024. */
+  readonly threads?: number | null | undefined;
+}
