@@ -11,12 +11,12 @@ import { recipeTypeSource } from "../src/recipe/type-source.js";
 
 test("docs/recipe.md is what the schema gives", async () => {
   const written = await readFile(new URL("../../docs/recipe.md", import.meta.url), "utf8"); // from dist/test
-  assert.equal(written, recipeDocs(everyMethod), "run: npm run build && node scripts/make-recipe-docs.mjs");
+  assert.ok(written === recipeDocs(everyMethod), "run: npm run build && node scripts/make-recipe-docs.mjs");
 });
 
 test("the type of recipes is what the schemas give, and completes and checks names and values", async () => {
   const written = await readFile(new URL("../../src/recipe/recipe-settings.ts", import.meta.url), "utf8");
-  assert.equal(written, recipeTypeSource(everyMethod), "run: npm run build && node scripts/make-recipe-docs.mjs");
+  assert.ok(written === recipeTypeSource(everyMethod), "run: npm run build && node scripts/make-recipe-docs.mjs");
   const base = { model_name_or_path: "m", dataset: ["a.jsonl", "b.jsonl"], output_dir: "o" };
   const fine: RecipeSettings = {
     ...base,

@@ -54,13 +54,17 @@ export interface RecipeSettings {
   readonly warmup_ratio?: number | null | undefined;
   /** The same as a number of steps; wins over `warmup_ratio` unless 0. Takes a whole number from 0. Default: `0`. */
   readonly warmup_steps?: number | undefined;
-  /** AdamW with moments in f32, or in 8 bits (`adamw_8bit`, as in bitsandbytes); the other names mean one of these two. Default: `adamw_torch`. */
-  readonly optim?: "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "adamw" | "adamw_8bit" | "adamw_bnb_8bit" | "paged_adamw_8bit" | undefined;
-  /** AdamW's decoupled weight decay, of all that trains but biases and norms. Takes a number from 0 to 1e+38. Default: `0`. */
+  /** How weights are updated: AdamW with moments in f32, or in 8 bits (`adamw_8bit`, as in bitsandbytes), under several names; Adafactor, Lion, Muon, SGD. Default: `adamw_torch`. */
+  readonly optim?: "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "adamw" | "paged_adamw_32bit" | "adamw_8bit" | "adamw_bnb_8bit" | "paged_adamw_8bit" | "adafactor" | "lion_32bit" | "paged_lion_32bit" | "muon" | "sgd" | undefined;
+  /** Settings of the optimizer, as `momentum=0.9,nesterov=true` or a mapping: of `sgd` momentum, dampening, nesterov. */
+  readonly optim_args?: string | Readonly<Record<string, unknown>> | null | undefined;
+  /** The same as `optim: muon`. Default: `false`. */
+  readonly use_muon?: boolean | undefined;
+  /** What a step takes away of a weight, times the learning rate; of all that trains but biases and norms. Takes a number from 0 to 1e+38. Default: `0`. */
   readonly weight_decay?: number | undefined;
-  /** Decay of AdamW's first moment. Takes a number from 0 and below 1. Default: `0.9`. */
+  /** Decay of the first moment of AdamW and Lion. Takes a number from 0 and below 1. Default: `0.9`. */
   readonly adam_beta1?: number | undefined;
-  /** Decay of AdamW's second moment. Takes a number from 0 and below 1. Default: `0.999`. */
+  /** Decay of AdamW's second moment; of Lion, how fast its momentum forgets (its paper: 0.99). Takes a number from 0 and below 1. Default: `0.999`. */
   readonly adam_beta2?: number | undefined;
   /** Added to the root of AdamW's second moment. Takes a number from 1e-37 to 1e+38. Default: `1e-8`. */
   readonly adam_epsilon?: number | undefined;
