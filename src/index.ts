@@ -22,6 +22,7 @@ export {
   type WeightedAdapter,
 } from "./export/combine-adapters.js";
 export { type ExportOptions, type ExportReport, exportModel } from "./export/export.js";
+export { exportOfRecipe, type RecipeExport } from "./export/export-recipe.js";
 export type { Drift } from "./export/measure.js";
 export { Chat, type ChatOptions, type ReplyOptions } from "./generate/chat.js";
 export { type Classification, Classifier, type ClassifierOptions } from "./generate/classifier.js";

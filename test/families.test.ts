@@ -130,7 +130,13 @@ for (const { name, load } of families)
     await readsAlike(join(folder, "saved"));
     const tokenizer = byteTokenizer();
     await mkdir(join(folder, "exported"));
-    await writeHfFolder(join(folder, "exported"), model, files, { tokenizer, ...chooseTemplate(tokenizer) }, "f32");
+    await writeHfFolder(
+      join(folder, "exported"),
+      model,
+      files,
+      { tokenizer, ...chooseTemplate(tokenizer) },
+      { type: "f32", shardBytes: 5e9 },
+    );
     await readsAlike(join(folder, "exported"));
     model.dispose();
     await rm(folder, { recursive: true });

@@ -70,6 +70,16 @@ test("a merged Hugging Face folder says what the adapter on its base says", asyn
   assert.deepEqual(read("generation_config.json").eos_token_id, [258, 256]);
 });
 
+test("a Hugging Face folder comes in as many files as asked for, with their index", async (t) => {
+  const [out, options] = exported(t, { model: base, adapter, to: "hf", type: "f32", shardBytes: 100_000 });
+  const { written } = await exportModel(options);
+  const shards = written.filter((name) => name.endsWith(".safetensors"));
+  assert.ok(shards.length > 2 && written.includes("model.safetensors.index.json"), written.join());
+  assert.equal(differenceOf(await says(out), await says(base, adapter)) < 1e-4, true);
+
+  await assert.rejects(exportModel({ ...options, out: `${out}-2`, to: "gguf" }), /a GGUF file is one file.*shards/);
+});
+
 test("bf16 is the default of a Hugging Face folder, in every tensor", async (t) => {
   const [out, options] = exported(t, { model: base, to: "hf" });
   const { type, drift } = await exportModel(options);

@@ -40,6 +40,8 @@ export interface ExportOptions {
   readonly to: ExportTarget;
   /** Default: bf16 for a Hugging Face folder, q8_0 for GGUF. */
   readonly type?: NumberType | undefined;
+  /** Of a Hugging Face folder: the most bytes of a file of weights; default 5 GB, as transformers. */
+  readonly shardBytes?: number | undefined;
   /** Folder to write into; must be new or empty. */
   readonly out: string;
   /** Name of a chat template; default: the adapter's, else the model's own. */
@@ -89,7 +91,7 @@ export const ggufAdapterName = "adapter.gguf";
  * base are expanded before they are changed. Throws ConfigError, ModelError, DivergedError, CheckpointError if `out` is in use, NoSpaceError.
  */
 export async function exportModel(options: ExportOptions): Promise<ExportReport> {
-  const { to, adapter, ollamaFrom, onNotice = () => {}, onProgress = () => {} } = options;
+  const { to, adapter, ollamaFrom, shardBytes = 5e9, onNotice = () => {}, onProgress = () => {} } = options;
   const out = resolve(options.out);
   const adapterAlone = to === "gguf-lora" || ollamaFrom !== undefined;
   checkOptions(options, adapterAlone);
@@ -125,7 +127,7 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
     storeMatrices(model, (name, shape) => matrixType(name, shape, mixture));
     return await publishNewFolder(out, async (folder) => {
       const file = join(folder, ggufModelName);
-      if (to === "hf") await writeHfFolder(folder, model, files, chat, type as "f32" | "f16" | "bf16");
+      if (to === "hf") await writeHfFolder(folder, model, files, chat, { type: type as "f32" | "f16" | "bf16", shardBytes });
       else await writeGgufModel(file, model, files, chat, type);
       if (to === "ollama") await writeModelfile(folder, { from: `./${ggufModelName}` }, chat, onNotice);
       model.dispose(); // only one of them at a time need fit into memory
@@ -170,7 +172,9 @@ async function measureWritten(path: string, probes: readonly Int32Array[], heldO
   }
 }
 
-function checkOptions({ model, adapter, to, type, ollamaFrom }: ExportOptions, adapterAlone: boolean): void {
+function checkOptions({ model, adapter, to, type, ollamaFrom, shardBytes }: ExportOptions, adapterAlone: boolean): void {
+  if (shardBytes !== undefined && to !== "hf")
+    throw new ConfigError("export: a GGUF file is one file: only a Hugging Face folder (--to hf) comes in shards");
   if (model === undefined && adapter === undefined) throw new ConfigError("export: name a model, an adapter, or both");
   if (ollamaFrom !== undefined && to !== "ollama")
     throw new ConfigError(`export: a base of Ollama's has no meaning for --to ${to}`);

@@ -23,7 +23,7 @@ export async function writeHfFolder(
   model: CausalLM,
   files: ModelFiles,
   { tokenizer, template }: ChatFormat,
-  type: keyof typeof dtypeNames,
+  { type, shardBytes }: { readonly type: keyof typeof dtypeNames; readonly shardBytes: number },
 ): Promise<void> {
   const { quantization_config: _, torch_dtype: __, ...config } = files.config;
   if (config.rope_factors)
@@ -43,7 +43,7 @@ export async function writeHfFolder(
     };
     return { name, dtype: type, shape: storedShape, data };
   });
-  await writeShardedSafetensors(folder, tensors, { maxShardBytes: 5e9, metadata: { format: "pt" } });
+  await writeShardedSafetensors(folder, tensors, { maxShardBytes: shardBytes, metadata: { format: "pt" } });
   for (const { name, contents } of tokenizer.files())
     if (name !== "chat_template.jinja") await writeFileAtomic(join(folder, name), contents);
   await writeFileAtomic(join(folder, "chat_template.jinja"), template.source);

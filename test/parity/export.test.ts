@@ -211,11 +211,13 @@ for (const [what, settings] of [
     }
   });
 
-test("transformers loads a merged folder, with attune's logits and template", {
+test("transformers loads a merged folder in several files, with attune's logits and template", {
   skip: skipWithoutPeers,
   timeout: 600_000,
 }, async () => {
-  const { out } = await exported("hf", "f32");
+  const out = join(folder, "hf-f32-in-shards");
+  await exportModel({ model: smolLM2Folder(), adapter, to: "hf", type: "f32", out, shardBytes: 2e8 });
+  assert.ok(existsSync(join(out, "model.safetensors.index.json")));
   const idsPath = join(folder, "ids.json");
   writeFileSync(idsPath, JSON.stringify({ ids: promptLists(), chats }));
   const theirs = JSON.parse(runPython("export.py", [out, idsPath])) as { logits: number[][]; chats: number[][] };
