@@ -128,6 +128,7 @@ function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
         : { written: ["model.gguf", "Modelfile"], type: options.type ?? "q8_0", drift };
     },
     previewData: realParts.previewData,
+    systemPromptOf: realParts.systemPromptOf,
     ...changes,
   };
 }
@@ -183,6 +184,28 @@ test("without a command, and with --help, a newcomer learns what there is", asyn
     assert.match(help.out, new RegExp(`^Usage: attune ${command.join(" ")}`));
   }
   assert.match((await run(["--version"])).out, /^\d+\.\d+\.\d+\n$/);
+});
+
+test("version, env and help answer as a LLaMA-Factory user expects, and what is not there says what is", async () => {
+  assert.equal((await run(["version"])).out, (await run(["--version"])).out);
+  assert.equal((await run(["help"])).out, (await run(["--help"])).out);
+  assert.equal((await run(["help", "train"])).out, (await run(["train", "--help"])).out);
+  assert.equal((await run(["help", "data", "preview"])).out, (await run(["data", "preview", "--help"])).out);
+  assert.match((await run(["help", "tran"])).err, /^attune: unknown command 'tran'; there are train, chat, .*env\n$/);
+
+  const { code, out } = await run(["env"], { env: { HF_TOKEN: "hf_secret", ATTUNE_THREADS: "1", LANG: "zh_CN.UTF-8" } });
+  assert.equal(code, 0);
+  const names = [...out.matchAll(/^- (\w+): ./gm)].map(([, name]) => name);
+  assert.deepEqual(names, ["attune", "os", "node", "cpu", "features", "engine", "memory", "compiler", "environment"]);
+  assert.match(out, /environment: ATTUNE_THREADS=1 HF_TOKEN=\(set\) LANG=zh_CN\.UTF-8\n/);
+  assert.doesNotMatch(out, /hf_secret|\p{Script=Han}/u);
+
+  for (const name of ["api", "webchat", "webui", "serve", "eval"]) {
+    const answer = await run([name, "recipe.yaml", "--port", "8000"]);
+    assert.equal(answer.code, 2);
+    assert.match(answer.err, new RegExp(`^attune: ${name}: [^\n]*attune (chat|train)[^\n]*\n$`));
+    assert.doesNotMatch((await run(["--help"])).out, new RegExp(`^ +${name} `, "m"));
+  }
 });
 
 test("a slip in a command or an option is answered with what was probably meant, and code 2", async () => {
@@ -243,7 +266,7 @@ test("piped, a run prints plain lines, one every logging_steps", async () => {
   assert.match(out, /\nstep 25: held-out loss 1\.250\n/);
   assert.match(out, /\nDone after 1m 23s: loss 2\.\d+ → 0\.\d+, held-out 1\.250; 512 tokens\/s, 1\.2 GB at most\.\n/);
   assert.match(out, /[⠁-⣿]{3}/, "a sketch of the loss");
-  assert.match(out, /\nNext\n {2}attune chat --model '[^\n]*my run'\n$/);
+  assert.match(out, /\nNext\n {2}node \S*attune\.js chat --model '[^\n]*my run'\n$/);
 });
 
 test("on a terminal, a bar is drawn in place and colours are used unless NO_COLOR", async () => {
@@ -268,8 +291,27 @@ test("an adapter in the output folder changes the next command", async () => {
     },
   };
   const { out } = await run(["train", recipe, `output_dir=${outputDir}`], { parts: withAdapter });
-  assert.ok(out.endsWith(`\n  attune chat --model base --adapter ${outputDir}\n`), out);
+  assert.ok(out.endsWith(`attune.js chat --model base --adapter ${outputDir}\n`), out);
   assert.ok(out.includes(`\n  Adapter  ${outputDir}\n`));
+});
+
+test("the next command brings the system message that the conversations share", async () => {
+  const file = join(folder, "with-system.jsonl");
+  const next = async (systems: readonly string[], ...changes: string[]) => {
+    const rows = systems.map((content) => ({
+      messages: [
+        { role: "system", content },
+        { role: "user", content: "Hi" },
+        { role: "assistant", content: "Yo" },
+      ],
+    }));
+    await writeFile(file, rows.map((row) => JSON.stringify(row)).join("\n"));
+    const { out } = await run(["train", recipe, `dataset=${file}`, "output_dir=o", ...changes]);
+    return out.slice(out.indexOf("\nNext\n") + 6);
+  };
+  assert.match(await next(["You're brief.", "You're brief."]), /attune\.js chat --model o --system 'You'\\''re brief\.'\n$/);
+  assert.match(await next(["A", "B"]), /attune\.js chat --model o\n$/);
+  assert.match(await next(["long ".repeat(50)]), /attune\.js chat o.recipe\.yaml\n$/);
 });
 
 test("an error that ends a run becomes one line and its exit code; the stack needs ATTUNE_DEBUG", async () => {
@@ -401,7 +443,7 @@ function spawnTraining(patient: boolean) {
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
       yield { type: "end", interrupted: true, results };
-    } };
+    }, async systemPromptOf() {} };
     process.exitCode = await main(["train", "model_name_or_path=m", "dataset=d", "output_dir=o", "logging_steps=1"], parts, process);`;
   const child = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "inherit"] });
   let out = "";
@@ -429,7 +471,7 @@ test("the first Ctrl-C finishes the step, the code is 130 and the way to go on i
   assert.equal(await exit, 130);
   assert.match(output(), /Stopping after this step; Ctrl-C again stops at once\.\n/);
   assert.match(output(), /\nStopped after 1m 23s/);
-  assert.match(output(), /\n {2}attune train o.recipe\.yaml resume_from_checkpoint=true\n/);
+  assert.match(output(), /attune\.js train o.recipe\.yaml resume_from_checkpoint=true\n/);
 });
 
 test("the second Ctrl-C stops at once", { skip: !hasSignals }, async () => {

@@ -4,6 +4,7 @@ import type { ExportReport } from "../export/export.js";
 import type { AddCommand } from "./command.js";
 import { choiceFor, numberFor, required } from "./options.js";
 import { whileDownloading } from "./progress-bar.js";
+import { commandLine } from "./shell.js";
 import { escapeControls } from "./terminal.js";
 import type { Words } from "./words/index.js";
 
@@ -34,7 +35,8 @@ export const exportCommand: AddCommand = (
         parts.exportModel({ ...options, to, out, ...watch }),
       );
       io.stdout.write(describe(report, out, words));
-      if (to === "ollama") io.stdout.write(`${common.next}: ollama create NAME -f ${join(out, "Modelfile")}\n`);
+      if (to === "ollama")
+        io.stdout.write(`${common.next}: ${commandLine(["ollama", "create", "NAME", "-f", join(out, "Modelfile")])}\n`);
     });
 };
 

@@ -21,18 +21,13 @@ export interface Finding {
   readonly isNeeded?: boolean;
 }
 
+type Check = (env: Env, words: DoctorWords) => Finding[] | Promise<Finding[]>;
+
+/** What computes: what a report of a bug is about. */
+export const machine: readonly Check[] = [node, processor, engine, memory, compiler];
+
 /** What `attune doctor` looks at, in the order of its report. */
-export const checks: readonly ((env: Env, words: DoctorWords) => Finding[] | Promise<Finding[]>)[] = [
-  node,
-  processor,
-  engine,
-  memory,
-  compiler,
-  modelCache,
-  hub,
-  python,
-  disk,
-];
+export const checks: readonly Check[] = [...machine, modelCache, hub, python, disk];
 
 const oldestNode = [20, 19] as const;
 const hubTimeoutMs = 2000;

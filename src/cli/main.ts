@@ -6,14 +6,18 @@ import { classify } from "./classify.js";
 import { type AddCommand, type Context, newProgram } from "./command.js";
 import { data } from "./data.js";
 import { doctor } from "./doctor.js";
+import { elsewhere } from "./elsewhere.js";
+import { env } from "./env.js";
 import { exportCommand } from "./export.js";
+import { help } from "./help.js";
 import type { Parts } from "./parts.js";
 import { displayWidth, escapeControls, type Io, styleFor, wrapText } from "./terminal.js";
 import { train } from "./train.js";
+import { version } from "./version.js";
 import { takeLanguage, wordsFor } from "./words/index.js";
 
 /** In the order of the help. */
-const commands: readonly AddCommand[] = [train, chat, exportCommand, classify, data, doctor];
+const commands: readonly AddCommand[] = [train, chat, exportCommand, classify, data, doctor, env, version, help, elsewhere];
 
 const badInput = 2;
 

@@ -13,6 +13,7 @@ export interface Parts {
   openClassifier(options: ClassifierOptions): Promise<Pick<Classifier, "classify" | "close">>;
   exportModel(options: ExportOptions): Promise<ExportReport>;
   previewData(file: string, options: PreviewOptions): Promise<DataPreview>;
+  systemPromptOf(dataset: readonly string[], datasetDir: string): Promise<string | undefined>;
 }
 
 export const parts: Parts = {
@@ -35,5 +36,9 @@ export const parts: Parts = {
   async previewData(file, options) {
     const { previewData } = await import("../data/preview.js");
     return await previewData(file, options);
+  },
+  async systemPromptOf(dataset, datasetDir) {
+    const { systemPromptOf } = await import("../data/system-prompt.js");
+    return await systemPromptOf(dataset, datasetDir);
   },
 };

@@ -33,7 +33,8 @@ export const train: AddCommand = (program, { parts, io, words: { train: words },
         view.leaveBar();
       }
       if (view.end === undefined) throw new Error("the run ended without its last event");
-      view.summarize(view.end);
+      const system = await parts.systemPromptOf(recipe.dataset, recipe.dataset_dir);
+      view.summarize(view.end, system);
       if (view.end.interrupted) setExitCode(interruptedCode);
     });
 };

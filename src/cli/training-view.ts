@@ -6,6 +6,7 @@ import type { Recipe } from "../recipe/schema.js";
 import type { EndEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "../runs/events.js";
 import { smooth } from "../runs/smooth.js";
 import { ProgressBar } from "./progress-bar.js";
+import { commandLine, invocation } from "./shell.js";
 import { type CurvePoint, sketchLoss } from "./sketch.js";
 import {
   displayWidth,
@@ -23,6 +24,9 @@ import {
   widthOf,
 } from "./terminal.js";
 import { type Words, wordsFor } from "./words/index.js";
+
+/** A system message of more characters is not written out in a command: the recipe beside the result leads to it. */
+const longestSystem = 200;
 
 /** What a run shows while it works: a bar on a terminal, a line every `logging_steps` otherwise. */
 export class TrainingView {
@@ -126,7 +130,8 @@ export class TrainingView {
     this.say([...parts, ...pace].join("  "));
   }
 
-  summarize({ interrupted, results }: EndEvent): void {
+  /** Tells what came of the run and what to do next; `system` is the system message that its conversations have in common. */
+  summarize({ interrupted, results }: EndEvent, system: string | undefined): void {
     const { stdout, env } = this.#io;
     const style = this.#style;
     const { output_dir, model_name_or_path } = this.#recipe;
@@ -153,14 +158,14 @@ export class TrainingView {
     const picture = join(output_dir, "training_loss.png");
     if (existsSync(picture)) this.say(`  ${padTo(words.picture, width)}  ${picture}`);
 
-    const asked = isAdapter ? ["--model", model_name_or_path, "--adapter", output_dir] : ["--model", output_dir];
+    const ofRun = join(output_dir, "recipe.yaml");
     const { usedBy } = objectives.find(({ name }) => name === this.#recipe.stage)!;
-    const next = [
-      ...(interrupted ? [["attune", "train", join(output_dir, "recipe.yaml"), "resume_from_checkpoint=true"]] : []),
-      ["attune", usedBy, ...asked],
-    ];
+    const asked = isAdapter ? ["--model", model_name_or_path, "--adapter", output_dir] : ["--model", output_dir];
+    const isShort = system === undefined || (system.length <= longestSystem && !/[\r\n]/.test(system));
+    const use = !isShort ? [ofRun] : system === undefined ? asked : [...asked, "--system", system];
+    const next = [...(interrupted ? [["train", ofRun, "resume_from_checkpoint=true"]] : []), [usedBy, ...use]];
     this.say(`\n${style.bold(wordsFor(env).program.next)}`);
-    for (const command of next) this.say(`  ${command.map(shellWord).join(" ")}`);
+    for (const command of next) this.say(`  ${escapeControls(commandLine([...invocation(env), ...command]))}`);
   }
 }
 
@@ -194,9 +199,4 @@ function shown(value: number | Metrics | undefined): string {
 
 function sumOf<T>(items: readonly T[], of: (item: T) => number): number {
   return items.reduce((sum, item) => sum + of(item), 0);
-}
-
-/** Quoted for a POSIX shell where it must be. */
-function shellWord(word: string): string {
-  return /^[\w@%+=:,./~-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }

@@ -16,7 +16,6 @@ Examples:
   attune export --adapter runs/mine --to gguf --out exported
   attune classify --model MODEL "great soup"     the class of a text, by a trained classifier
   attune data preview orders.jsonl               see what a model would learn
-  attune doctor                                  check this machine
 
 MODEL is a folder, a GGUF file, or a name on the hub such as HuggingFaceTB/SmolLM2-135M-Instruct.
 A recipe is a YAML file with LLaMA-Factory's names; docs/recipe.md lists them all.`,
@@ -172,6 +171,21 @@ Examples:
       learnt: (rows: number, mark: string) => `${rows} rows. The model learns to write what is ${mark}; the rest is given to it.`,
       inChatML: "Shown in ChatML; with --model MODEL, as that model writes chats.",
     },
+  },
+
+  env: {
+    summary: "what a bug report needs",
+    description: "Print what a report of a bug needs: versions, system, CPU, engine, memory.",
+  },
+
+  /** What does here what other commands of LLaMA-Factory's do, or when it comes. */
+  elsewhere: {
+    api: "an OpenAI-compatible server comes with a later release. Today: attune chat, in a pipe too, or Chat of the library.",
+    serve: "an OpenAI-compatible server comes with a later release. Today: attune chat, in a pipe too, or Chat of the library.",
+    webchat: "a web page comes with a later release. Today: attune chat talks on the terminal.",
+    webui:
+      "a web page comes with a later release. Today: attune train shows a run on the terminal, attune chat talks to the result.",
+    eval: "benchmarks are not run here. attune train evaluates held-out rows (eval_dataset or val_size), and writes and scores answers to them (do_predict, predict_with_generate).",
   },
 
   doctor: {

@@ -15,7 +15,6 @@ export const zh: Words = {
   attune export --adapter runs/mine --to gguf --out exported
   attune classify --model MODEL "great soup"     用训练好的分类器判断文本类别
   attune data preview orders.jsonl               看看模型会学到什么
-  attune doctor                                  检查这台机器
 
 MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFaceTB/SmolLM2-135M-Instruct。
 配方是 YAML 文件，设置项沿用 LLaMA-Factory 的名字；全部列在 docs/recipe.md。`,
@@ -168,6 +167,19 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
       learnt: (rows, mark) => `${rows} 行。模型学习写出${mark}；其余是给它的输入。`,
       inChatML: "按 ChatML 显示；加上 --model MODEL 则按该模型的对话写法显示。",
     },
+  },
+
+  env: {
+    summary: "报告缺陷时需要的信息",
+    description: "显示报告缺陷时需要的信息：版本、系统、处理器、引擎、内存。",
+  },
+
+  elsewhere: {
+    api: "兼容 OpenAI 的服务将在以后的版本提供。现在可用 attune chat（也可接在管道里），或库中的 Chat。",
+    serve: "兼容 OpenAI 的服务将在以后的版本提供。现在可用 attune chat（也可接在管道里），或库中的 Chat。",
+    webchat: "网页界面将在以后的版本提供。现在可用 attune chat 在终端里对话。",
+    webui: "网页界面将在以后的版本提供。现在 attune train 在终端里显示训练，attune chat 与结果对话。",
+    eval: "这里不运行基准测试。attune train 会评估留出的数据（eval_dataset 或 val_size），也能写出回答并打分（do_predict、predict_with_generate）。",
   },
 
   doctor: {
