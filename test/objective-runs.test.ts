@@ -8,6 +8,7 @@ import { stringify } from "yaml";
 import { Chat, Classifier, type EndEvent, type EvalEvent, type Metrics, type StartEvent } from "../src/index.js";
 import { bases } from "./support/classifiers.js";
 import { type AnyRecipe, collect, hashOf, makeFolder, trace } from "./support/run.js";
+import { tinyLlama } from "./support/tiny-llama.js";
 
 const bin = join(import.meta.dirname, "../../bin/attune.js");
 
@@ -213,4 +214,17 @@ test("pt: plain text is learned in full sequences, and resumes bit by bit", asyn
   mkdirSync(join(folder, "out"));
   cpSync(join(whole, "out/checkpoint-20"), join(folder, "out/checkpoint-20"), { recursive: true });
   assert.deepEqual(trace(await collect(recipeIn(folder, { resume_from_checkpoint: true }))), trace(events).slice(20));
+});
+
+test("label_smoothing_factor reaches classification and pre-training", async () => {
+  for (const changes of [{}, { stage: "pt", model_name_or_path: join(tinyLlama, "tied"), cutoff_len: 32 }]) {
+    const losses = async (factor: number) => {
+      const more = { max_steps: 1, lora_dropout: 0, disable_dropout: true, label_smoothing_factor: factor };
+      const events = await collect(reviewRecipe(makeFolder(), { ...changes, ...more }));
+      return events.flatMap((event) => (event.type === "step" ? [event.loss] : event.type === "eval" ? [event.evalLoss] : []));
+    };
+    const [plain, smoothed] = [await losses(0), await losses(0.5)];
+    assert.equal(plain.length, 2);
+    for (const [i, loss] of smoothed.entries()) assert.notEqual(loss, plain[i], JSON.stringify(changes));
+  }
 });

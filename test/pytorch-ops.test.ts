@@ -154,7 +154,7 @@ const runs: Readonly<Record<string, (arrays: Arrays, settings: Case) => void>> =
   },
   crossEntropy(arrays, { targets, vocab }) {
     const logits = arrays.input("logits");
-    engine.crossEntropy(logits, ints(targets), arrays.output("losses"), vocab, true);
+    engine.crossEntropy(logits, ints(targets), arrays.output("losses"), vocab, 0, true);
     arrays.expect("dlogits", logits);
   },
   gated(arrays, { count, kind }) {

@@ -114,12 +114,14 @@ napi_value bind_rope(Call& call) {
 
 napi_value bind_cross_entropy(Call& call) {
   const int64_t vocab = call.size(3, "vocab");
-  const bool gradient = call.flag(4, "gradient");
+  const double smoothing = call.number(4, "smoothing");
+  if (smoothing < 0.0 || smoothing > 1.0) call.refuse(Refused::Range, "smoothing must be a number from 0 to 1, got " + std::to_string(smoothing));
+  const bool gradient = call.flag(5, "gradient");
   Indices targets = call.indices(1, "targets", vocab, "vocab");
   float* logits = call.output(0, "logits", {targets.count, vocab});
   float* losses = call.output(2, "losses", {targets.count});
   call.enqueue([=, targets = std::move(targets)] {
-    kernels().rows.cross_entropy(logits, targets.data.get(), losses, targets.count, vocab, gradient);
+    kernels().rows.cross_entropy(logits, targets.data.get(), losses, targets.count, vocab, smoothing, gradient);
   });
   return nullptr;
 }

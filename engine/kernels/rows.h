@@ -23,7 +23,8 @@ struct RowKernels {
   void (*copy_columns)(const float* x, int64_t x_cols, float* y, int64_t y_cols, int64_t rows, int64_t cols, bool accumulate);
   void (*rope)(const float* x, float* y, const float* table, const int32_t* positions, int64_t rows, int64_t heads, int64_t head_dim,
                bool inverse);
-  void (*cross_entropy)(float* logits, const int32_t* targets, float* losses, int64_t rows, int64_t vocab, bool gradient);
+  void (*cross_entropy)(float* logits, const int32_t* targets, float* losses, int64_t rows, int64_t vocab, double smoothing,
+                        bool gradient);
   /// Numbers of each row: temperature, top-p, top-k, repetition penalty, uniform number, temperature of the log-probabilities (0: none wanted).
   void (*sample)(float* logits, const double* draws, const int32_t* seen, const int64_t* seen_starts, float* y, int64_t rows, int64_t vocab,
                  int64_t top);

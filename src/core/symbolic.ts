@@ -179,8 +179,8 @@ function symbolicKernels(counter: Counter, elementBytes: number): Kernels {
       const { heads, kvHeads, headDim, qRows, kRows } = shape;
       counter.work(10 * attended(segments, shape) * heads * headDim, F32 * headDim * (4 * qRows * heads + 4 * kRows * kvHeads));
     },
-    crossEntropy: (_logits, targets, _losses, vocab, gradient) =>
-      each(targets.length * vocab, gradient ? 6 : 4, gradient ? 2 : 1),
+    crossEntropy: (_logits, targets, _losses, vocab, smoothing, gradient) =>
+      each(targets.length * vocab, (gradient ? 6 : 4) + (smoothing > 0 ? 2 : 0), gradient ? 2 : 1),
     sample: (_logits, _draws, _seen, _y, rows, vocab) => each(rows * vocab, 8, 2),
 
     fill: (_y, _value, count) => each(count, 0, 1),

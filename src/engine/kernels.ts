@@ -122,8 +122,11 @@ export interface Layers {
     shape: AttentionShape,
     compute: ComputeType,
   ): void;
-  /** losses (rows) = −log softmax(logits (rows, vocab))[target]. With `gradient`, logits become softmax − onehot(target). */
-  crossEntropy(logits: Id, targets: Int32Array, losses: Id, vocab: number, gradient: boolean): void;
+  /**
+   * losses (rows) = −Σ wanted · log softmax(logits (rows, vocab)), where `wanted` is s / vocab everywhere and 1 − s more at the target, with s the
+   * smoothing, from 0 to 1. With `gradient`, logits become softmax − wanted.
+   */
+  crossEntropy(logits: Id, targets: Int32Array, losses: Id, vocab: number, smoothing: number, gradient: boolean): void;
 }
 
 export interface Sampling {

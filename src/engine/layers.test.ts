@@ -194,12 +194,16 @@ for (const [rows, heads, headDim] of [
   });
 }
 
-for (const [rows, vocab] of [
-  [1, 1],
-  [1, 7],
-  [9, 63],
-  [33, 4097],
-  [3, 49152],
+for (const [rows, vocab, smoothing] of [
+  [1, 1, 0],
+  [1, 7, 0],
+  [9, 63, 0],
+  [33, 4097, 0],
+  [3, 49152, 0],
+  [1, 1, 0.1],
+  [9, 63, 1],
+  [33, 4097, 0.1],
+  [3, 49152, 0.3],
 ] as const) {
   const logits = randomFloats(rows * vocab, 1, 5);
   const targets = randomIndices(rows, vocab, 2);
@@ -210,19 +214,24 @@ for (const [rows, vocab] of [
     return { probabilities: Array.from(x, (value) => Math.exp(value - max) / sum), log: Math.log(sum) + max };
   };
 
-  testKernel(`crossEntropy of ${rows} × ${vocab}`, {
+  testKernel(`crossEntropy of ${rows} × ${vocab}, smoothed by ${smoothing}`, {
     async run(engine, blocks) {
       const x = blocks.of(logits);
       const losses = blocks.empty(rows * 4);
-      engine.crossEntropy(x, targets, losses, vocab, false);
+      engine.crossEntropy(x, targets, losses, vocab, smoothing, false);
       const lossesOnly = await blocks.read(losses, rows);
       const untouched = await blocks.read(x, rows * vocab);
-      engine.crossEntropy(x, targets, losses, vocab, true);
+      engine.crossEntropy(x, targets, losses, vocab, smoothing, true);
       return [lossesOnly, untouched, await blocks.read(losses, rows), await blocks.read(x, rows * vocab)];
     },
     expected: () => {
-      const losses = Array.from(targets, (target, row) => softmax(row).log - logits[row * vocab + target]!);
-      const grads = Array.from(targets, (target, row) => softmax(row).probabilities.map((p, j) => p - (j === target ? 1 : 0)));
+      const wanted = (j: number, target: number) => smoothing / vocab + (j === target ? 1 - smoothing : 0);
+      const losses = Array.from(targets, (target, row) => {
+        const { log } = softmax(row);
+        const x = logits.subarray(row * vocab, (row + 1) * vocab);
+        return x.reduce((loss, value, j) => loss + wanted(j, target) * (log - value), 0);
+      });
+      const grads = Array.from(targets, (target, row) => softmax(row).probabilities.map((p, j) => p - wanted(j, target)));
       return [losses, logits, losses, grads.flat()];
     },
     tolerance: 1e-6,
@@ -233,7 +242,7 @@ testKernel("crossEntropy of logits far from 0, and of hopeless ones", {
   async run(engine, blocks) {
     const x = blocks.of(Float32Array.of(1e4, 1e4, -1e4, 1e4, 0, -3e4));
     const losses = blocks.empty(8);
-    engine.crossEntropy(x, Int32Array.of(0, 2), losses, 3, true);
+    engine.crossEntropy(x, Int32Array.of(0, 2), losses, 3, 0, true);
     return [await blocks.read(losses, 2), await blocks.read(x, 6)];
   },
   expected: () => [

@@ -1,5 +1,5 @@
 import { linear } from "../core/ops/linear.js";
-import { linearCrossEntropy } from "../core/ops/linear-cross-entropy.js";
+import { type CrossEntropyOptions, linearCrossEntropy } from "../core/ops/linear-cross-entropy.js";
 import { tokenLogProbs } from "../core/ops/token-log-probs.js";
 import type { Tensor } from "../core/tensor.js";
 import { ShapeError } from "../errors.js";
@@ -13,7 +13,7 @@ export interface Projection extends Module {
 /** What can stand where a model has its output projection: hidden states x (S, C) → logits (S, V). */
 export interface OutputProjection extends Projection {
   /** Σ over rows of −log softmax(forward(x))[target], a scalar; the logits are never whole in memory. targets (S). */
-  crossEntropy(x: Tensor, targets: Int32Array): Tensor;
+  crossEntropy(x: Tensor, targets: Int32Array, options?: CrossEntropyOptions): Tensor;
   /** log softmax(forward(x) / temperature)[target] of each row, (S); the logits are never whole in memory. targets (S), temperature 1 if absent. */
   logProbs(x: Tensor, targets: Int32Array, temperature?: number): Tensor;
 }
@@ -43,9 +43,9 @@ export class Linear extends Module implements OutputProjection {
   }
 
   /** Throws ShapeError for a layer with bias, which no output projection has. */
-  crossEntropy(x: Tensor, targets: Int32Array): Tensor {
+  crossEntropy(x: Tensor, targets: Int32Array, options?: CrossEntropyOptions): Tensor {
     this.#checkUnbiased("crossEntropy");
-    return linearCrossEntropy(x, this.weight.value, targets);
+    return linearCrossEntropy(x, this.weight.value, targets, [], options);
   }
 
   /** Throws ShapeError for a layer with bias, as `crossEntropy` does. */

@@ -95,7 +95,6 @@ export const missing: Readonly<Record<string, MissingKey>> = {
   use_badam: { advice: otherOptimizers },
   use_adam_mini: { advice: otherOptimizers },
   neftune_noise_alpha: { advice: "no noise is added to the embeddings" },
-  label_smoothing_factor: { advice: "labels are not smoothed" },
   use_llama_pro: { advice: "no blocks are added to the model" },
   rope_scaling: { advice: "RoPE is scaled as the model's config.json says" },
   shift_attn: { advice: "attention is the model's own" },

@@ -2,11 +2,17 @@ import { recordLoss } from "../tape.js";
 import { Tensor } from "../tensor.js";
 import { ChunkedLogits, type LogitsUpdate } from "./chunked-logits.js";
 
+export interface CrossEntropyOptions {
+  /** s: the share of the wanted probability that all tokens get alike; the target gets the rest. 0 where not given. */
+  readonly smoothing?: number;
+}
+
 /**
- * Σ over rows of −log softmax(hidden Wᵀ + updates)[target]: the output projection and the loss in one, in chunks of rows, so that the logits
+ * Σ over rows of −log softmax(hidden Wᵀ + updates)[target], or with smoothing of (1 − s) times that plus s times the mean of −log softmax over
+ * the vocabulary: the output projection and the loss in one, in chunks of rows, so that the logits
  * (S, V) are never whole in memory. The gradient is made from the same logits as the loss, chunk by chunk; so while a tape records,
  * nothing is computed before backward, and the result can only be a root of it (`recordLoss`).
- * Source of the idea: Hsu et al. 2024, arXiv:2410.10989 (Liger), fused linear cross-entropy.
+ * Source of the idea: Hsu et al. 2024, arXiv:2410.10989 (Liger), fused linear cross-entropy; of smoothing: transformers' LabelSmoother.
  * hidden (S, C) f32, weight (V, C) of any type, targets (S) → sum (1). Throws ShapeError.
  */
 export function linearCrossEntropy(
@@ -14,6 +20,7 @@ export function linearCrossEntropy(
   weight: Tensor,
   targets: Int32Array,
   updates: readonly LogitsUpdate[] = [],
+  { smoothing = 0 }: CrossEntropyOptions = {},
 ): Tensor {
   const logits = new ChunkedLogits("linearCrossEntropy", hidden, weight, targets, updates);
   const { rows, device } = hidden;
@@ -23,8 +30,10 @@ export function linearCrossEntropy(
   return recordLoss(sum, logits.inputs, logits.saved, (grads, seed) => {
     const losses = Tensor.empty(device, [rows, 1]);
     logits.inChunks(
-      (chunk, some, start) =>
-        kernels.crossEntropy(chunk.id, some, losses.rowRange(start, chunk.rows).id, chunk.columns, grads !== null),
+      (chunk, some, start) => {
+        const loss = losses.rowRange(start, chunk.rows).id;
+        kernels.crossEntropy(chunk.id, some, loss, chunk.columns, smoothing, grads !== null);
+      },
       { grads, seed },
     );
     kernels.sum(losses.id, sum.id, rows, false);

@@ -27,7 +27,7 @@ export function tokenLogProbs(
 
   const y = Tensor.empty(device, [rows, 1]);
   logits.inChunks(
-    (chunk, some, start) => kernels.crossEntropy(chunk.id, some, y.rowRange(start, chunk.rows).id, chunk.columns, false),
+    (chunk, some, start) => kernels.crossEntropy(chunk.id, some, y.rowRange(start, chunk.rows).id, chunk.columns, 0, false),
     { scale },
   );
   kernels.scale(y.id, y.id, -1, rows, false);
@@ -38,7 +38,7 @@ export function tokenLogProbs(
     logits.inChunks(
       (chunk, some, start) => {
         const losses = Tensor.empty(device, [chunk.rows, 1]);
-        kernels.crossEntropy(chunk.id, some, losses.id, chunk.columns, true);
+        kernels.crossEntropy(chunk.id, some, losses.id, chunk.columns, 0, true);
         kernels.scaleRows(chunk.id, seeds.rowRange(start, chunk.rows).id, chunk.id, chunk.rows, chunk.columns);
       },
       { scale, grads, seed: -1 },

@@ -196,6 +196,7 @@ export const kernelCalls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments
     ["targets", ids],
     ["losses", f32s(3)],
     ["vocab", 5],
+    ["smoothing", 0.1],
     ["gradient", true],
   ],
   sample: [
@@ -437,7 +438,7 @@ export const kernelCalls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments
 };
 
 /** Arguments of kernels that are numbers, but not sizes. */
-export const realNumbers = new Set(["scale", "eps", "value", "p", "offset", "keep", "add"]);
+export const realNumbers = new Set(["scale", "eps", "value", "p", "offset", "keep", "add", "smoothing"]);
 
 /** The same of what else the engine offers. */
 export const otherCalls: Record<Exclude<keyof NativeEngine, keyof typeof kernelCalls>, Arguments> = {

@@ -7,10 +7,12 @@ import { labelledTexts } from "../../data/labelled-texts.js";
 import { ConfigError, DataError } from "../../errors.js";
 import { classesFile, classesOf, classifierConfig, scoringOf } from "../../models/classes.js";
 import { packSequences, type TokenBatch } from "../../models/token-batch.js";
+import { smoothingKeys } from "../label-smoothing.js";
 import { type Batch, defineObjective, type Evaluation, type Task } from "../objective.js";
 import { ConfusionMatrix } from "./confusion-matrix.js";
 
 export const ClassificationConfig = z.strictObject({
+  ...smoothingKeys,
   labels: z
     .union([z.string(), z.array(z.union([z.string(), z.number()]).transform(String))])
     .nullable()
@@ -60,7 +62,7 @@ export const classification = defineObjective<LabelledExample, ClassificationCon
     return tokenized.examples;
   },
 
-  task(examples, { labels }, { base, heldOut, warn }) {
+  task(examples, { labels, label_smoothing_factor }, { base, heldOut, warn }) {
     const own = classesOf(base);
     if (own !== null && scoringOf(base, own.length) !== "softmax")
       throw new ConfigError(
@@ -69,7 +71,7 @@ export const classification = defineObjective<LabelledExample, ClassificationCon
       );
     const classes = chooseClasses([...examples, ...heldOut], labels, own);
     tellOfMissing(classes, examples, heldOut, warn);
-    return classificationTask(classes, classifierConfig(base, classes));
+    return classificationTask(classes, classifierConfig(base, classes), label_smoothing_factor);
   },
 });
 
@@ -135,6 +137,7 @@ function byNumberOrName(a: string, b: string): number {
 export function classificationTask(
   classes: readonly string[],
   modelConfig: Readonly<Record<string, unknown>>,
+  smoothing = 0,
 ): Task<LabelledExample, ClassificationBatch> {
   return {
     modelConfig,
@@ -150,7 +153,7 @@ export function classificationTask(
       return { input, targets, tokens: input.ids.length, counts: { loss: examples.length } };
     },
 
-    terms: (model, { input, targets }) => ({ loss: { sum: crossEntropy(model.classLogits(input), targets) } }),
+    terms: (model, { input, targets }) => ({ loss: { sum: crossEntropy(model.classLogits(input), targets, { smoothing }) } }),
 
     evaluation(): Evaluation<ClassificationBatch> {
       const matrix = new ConfusionMatrix(classes);
@@ -158,7 +161,7 @@ export function classificationTask(
         add(model, { input, targets }) {
           const { logits, loss } = scope(() => {
             const logits = model.classLogits(input);
-            return { logits, loss: crossEntropy(logits, targets) };
+            return { logits, loss: crossEntropy(logits, targets, { smoothing }) };
           });
           return async () => {
             try {

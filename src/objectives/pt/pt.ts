@@ -5,10 +5,10 @@ import { texts } from "../../data/texts.js";
 import { DataError } from "../../errors.js";
 import { asCausalLM } from "../../models/causal-lm.js";
 import type { Tokenizer } from "../../text/tokenizer/tokenizer.js";
-import { nextToken } from "../next-token.js";
+import { NextTokenConfig, nextTokenTask } from "../next-token.js";
 import { defineObjective } from "../objective.js";
 
-export const PtConfig = z.strictObject({
+export const PtConfig = NextTokenConfig.extend({
   split_special_tokens: z
     .boolean()
     .default(false)
@@ -56,7 +56,7 @@ export const pt = defineObjective<Example, PtConfig>({
     return tokenized.examples;
   },
 
-  task: () => nextToken,
+  task: (_examples, config) => nextTokenTask(config),
 });
 
 /**

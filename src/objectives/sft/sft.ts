@@ -1,15 +1,14 @@
-import { z } from "zod";
 import { loadDataset, tokenizeDataset } from "../../data/dataset.js";
 import type { Example } from "../../data/example.js";
 import { asCausalLM } from "../../models/causal-lm.js";
-import { nextToken } from "../next-token.js";
+import { NextTokenConfig, nextTokenTask } from "../next-token.js";
 import { defineObjective } from "../objective.js";
 
 /** Supervised fine-tuning: the model learns to write the assistant's turns of conversations, in its own chat template. */
-export const sft = defineObjective<Example, Record<never, never>>({
+export const sft = defineObjective<Example, NextTokenConfig>({
   name: "sft",
   summary: "learns to answer as the conversations do",
-  config: z.strictObject({}),
+  config: NextTokenConfig,
   usedBy: "chat",
 
   check(model) {
@@ -23,5 +22,5 @@ export const sft = defineObjective<Example, Record<never, never>>({
     return examples;
   },
 
-  task: () => nextToken,
+  task: (_examples, config) => nextTokenTask(config),
 });

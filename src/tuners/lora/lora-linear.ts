@@ -1,7 +1,7 @@
 import type { LogitsUpdate } from "../../core/ops/chunked-logits.js";
 import { dropout } from "../../core/ops/dropout.js";
 import { addLinear } from "../../core/ops/linear.js";
-import { linearCrossEntropy } from "../../core/ops/linear-cross-entropy.js";
+import { type CrossEntropyOptions, linearCrossEntropy } from "../../core/ops/linear-cross-entropy.js";
 import { tokenLogProbs } from "../../core/ops/token-log-probs.js";
 import type { Tensor } from "../../core/tensor.js";
 import type { Linear, OutputProjection, Projection } from "../../nn/linear.js";
@@ -52,8 +52,8 @@ export class LoraLinear extends Module implements AdaptedLinear, OutputProjectio
     return addLinear(y, narrow, this.lora_B.weight.value, this.scaling);
   }
 
-  crossEntropy(x: Tensor, targets: Int32Array): Tensor {
-    return linearCrossEntropy(x, this.base_layer.weight.value, targets, [this.#update(x)]);
+  crossEntropy(x: Tensor, targets: Int32Array, options?: CrossEntropyOptions): Tensor {
+    return linearCrossEntropy(x, this.base_layer.weight.value, targets, [this.#update(x)], options);
   }
 
   logProbs(x: Tensor, targets: Int32Array, temperature = 1): Tensor {

@@ -1,7 +1,7 @@
 import type { LogitsUpdate } from "../../core/ops/chunked-logits.js";
 import { dropout } from "../../core/ops/dropout.js";
 import { addLinear, linear } from "../../core/ops/linear.js";
-import { linearCrossEntropy } from "../../core/ops/linear-cross-entropy.js";
+import { type CrossEntropyOptions, linearCrossEntropy } from "../../core/ops/linear-cross-entropy.js";
 import { tokenLogProbs } from "../../core/ops/token-log-probs.js";
 import type { Rng } from "../../core/rng.js";
 import type { Tensor } from "../../core/tensor.js";
@@ -45,8 +45,8 @@ export class PissaLinear extends Module implements AdaptedLinear, OutputProjecti
     return addLinear(rest, lora_A.forward(dropout(x, this.#dropout)), lora_B.weight.value, scaling);
   }
 
-  crossEntropy(x: Tensor, targets: Int32Array): Tensor {
-    return linearCrossEntropy(x, this.base_layer.weight.value, targets, this.#updates(x));
+  crossEntropy(x: Tensor, targets: Int32Array, options?: CrossEntropyOptions): Tensor {
+    return linearCrossEntropy(x, this.base_layer.weight.value, targets, this.#updates(x), options);
   }
 
   logProbs(x: Tensor, targets: Int32Array, temperature = 1): Tensor {
