@@ -179,6 +179,25 @@ test("a method's own rate is AdamW's: another optimizer takes its part of it, or
   );
 });
 
+test("metrics can go to TensorBoard; other services are named, and get nothing", () => {
+  const reporters = (text: string) => parse(`${minimal}report_to: ${text}`).recipe.report_to;
+  assert.deepEqual(parse(minimal).recipe.report_to, []);
+  assert.deepEqual(["none", "[]", "wandb"].map(reporters), [[], [], []]);
+  for (const text of ["tensorboard", "all", "[wandb, tensorboard]", "wandb,tensorboard"])
+    assert.deepEqual(reporters(text), ["tensorboard"], text);
+  const { notices } = parse(`${minimal}report_to: [wandb, swanlab]\nlogging_dir: x`);
+  assert.equal(notices.length, 3);
+  assert.match(
+    notices[1]!,
+    /^recipe\.yaml:4: report_to: swanlab gets nothing: attune sends metrics to no service\. They go to trainer_log/,
+  );
+  assert.match(notices[2]!, /^recipe\.yaml:5: logging_dir is not used: it is TensorBoard's/);
+  assert.match(
+    problems("report_to: wandbb"),
+    /^recipe\.yaml:4: report_to: expected none, tensorboard, all or one of azure_ml.*, got "wandbb"$/,
+  );
+});
+
 test("JSON is read as YAML is", () => {
   const text = JSON.stringify({ model_name_or_path: "base", dataset: ["x"], output_dir: "out", learning_rate: 1e-4 }, null, "\t");
   assert.equal(parse(text).recipe.learning_rate, 1e-4);

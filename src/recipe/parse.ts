@@ -16,6 +16,7 @@ import {
   keySchemas,
   type Method,
   type Methods,
+  otherReporters,
   type Recipe,
   RecipeKeys,
   type Steps,
@@ -422,7 +423,7 @@ function relate(
   recipe: Omit<CommonSettings, keyof Steps> & Steps,
   given: Given,
   report: Report,
-): Pick<Recipe, "eval_strategy" | "eval_steps" | "packing" | "neat_packing"> {
+): Pick<Recipe, "eval_strategy" | "eval_steps" | "packing" | "neat_packing" | "report_to"> {
   const { file, problems, notices } = report;
   const defaults = {
     ...RecipeKeys.partial({ model_name_or_path: true, dataset: true, output_dir: true }).parse({}),
@@ -475,7 +476,30 @@ function relate(
     else if (recipe.warmup_ratio > 0) notUsed("warmup_ratio", reason);
   }
   const packing = recipe.packing || recipe.neat_packing;
-  return { eval_strategy: evalStrategy, eval_steps: recipe.eval_steps ?? recipe.logging_steps, packing, neat_packing: packing };
+  const report_to = reportersOf(recipe.report_to, given, report);
+  if (report_to.length === 0) notUsed("logging_dir", "it is TensorBoard's, and report_to does not name that");
+  return {
+    eval_strategy: evalStrategy,
+    eval_steps: recipe.eval_steps ?? recipe.logging_steps,
+    packing,
+    neat_packing: packing,
+    report_to,
+  };
+}
+
+/** Who is told metrics beside the run's own files: TensorBoard, or nobody. Services that attune does not know of are refused, the others named. */
+function reportersOf(names: readonly string[], given: Given, { file, problems, notices }: Report): string[] {
+  const where = given.get("report_to")?.where ?? file;
+  const others: readonly string[] = otherReporters;
+  for (const name of names)
+    if (others.includes(name))
+      notices.push(
+        `${where}: report_to: ${name} gets nothing: attune sends metrics to no service. They go to trainer_log.jsonl, trainer_state.json and ` +
+          "events.jsonl in output_dir, and to TensorBoard's files by report_to: tensorboard",
+      );
+    else if (!["none", "all", "tensorboard"].includes(name))
+      problems.push(`${where}: report_to: expected none, tensorboard, all or one of ${others.join(", ")}, got ${quote(name)}`);
+  return names.includes("tensorboard") || names.includes("all") ? ["tensorboard"] : [];
 }
 
 /**

@@ -96,6 +96,10 @@ export interface RecipeSettings {
   readonly save_total_limit?: number | null | undefined;
   /** Checkpoints without optimizer state: smaller, but no resume from them. Default: `false`. */
   readonly save_only_model?: boolean | undefined;
+  /** Tensorboard, or all: also write files for TensorBoard; other services get nothing. Default: `none`. */
+  readonly report_to?: string | readonly string[] | undefined;
+  /** Where TensorBoard's files go; not set: a folder in `output_dir`/runs, named after the time and the machine. */
+  readonly logging_dir?: string | null | undefined;
   /** Draw `training_loss.png` at the end; LLaMA-Factory: false. Default: `true`. */
   readonly plot_loss?: boolean | undefined;
   /** What executes the run (attune's own). Default: `native`. */

@@ -152,6 +152,16 @@ const steps = {
   do_train: z.literal(true).default(true).describe("accepted for LLaMA-Factory's recipes; `attune train` trains"),
 };
 
+/** Where transformers can send metrics, beside TensorBoard. */
+export const otherReporters = [
+  ...["azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow", "neptune", "swanlab"],
+  ...["trackio", "wandb"],
+] as const;
+
+const reporterList = z
+  .union([z.string(), z.array(z.string())])
+  .transform((value) => (typeof value === "string" ? value.split(",") : value).map((name) => name.trim()));
+
 const output = {
   output_dir: z.string().min(1).describe("where adapter, checkpoints and logs go"),
   overwrite_output_dir: z.boolean().default(false).describe("replace what an earlier run left in `output_dir`"),
@@ -172,6 +182,15 @@ const output = {
   save_steps: count.default(500).describe("a checkpoint every this many steps"),
   save_total_limit: count.nullable().default(null).describe("keep only the newest checkpoints; not set: all"),
   save_only_model: z.boolean().default(false).describe("checkpoints without optimizer state: smaller, but no resume from them"),
+  report_to: reporterList
+    .prefault("none")
+    .describe("tensorboard, or all: also write files for TensorBoard; other services get nothing"),
+  logging_dir: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .describe("where TensorBoard's files go; not set: a folder in `output_dir`/runs, named after the time and the machine"),
   plot_loss: z.boolean().default(true).describe("draw `training_loss.png` at the end; LLaMA-Factory: false"),
 };
 

@@ -9,6 +9,7 @@ import { eventsPath, readEvents } from "./events-file.js";
 import { LogFile } from "./log-file.js";
 import { evalKeys, LogHistory } from "./log-history.js";
 import { plotCurve } from "./plot.js";
+import { EventFile, hasEventFiles, lastLoggingDir, newLoggingDir, scalarsOf } from "./tensorboard.js";
 
 const logName = "trainer_log.jsonl";
 const stateName = "trainer_state.json";
@@ -30,6 +31,9 @@ export class RunFolder {
   #events: LogFile;
   /** There from the start on. */
   #log: LogFile | undefined;
+  /** TensorBoard's, where the recipe asks for it, and how many entries of the history are in it. */
+  #board: EventFile | undefined;
+  #entriesOnBoard = 0;
   #lastMs: number;
   #isFlushed = false;
 
@@ -68,6 +72,7 @@ export class RunFolder {
     const notice = event.type === "end" ? await this.#finish(event) : undefined;
     const recorded = [...(notice ? [notice] : []), event].map((one) => this.#stamp(one));
     for (const one of recorded) await this.#events.append(one);
+    await this.#writeBoard();
     if (this.#log === undefined) this.#early.push(...recorded);
     else if (line) await this.#log.append(line);
     else await this.#log.check();
@@ -91,6 +96,7 @@ export class RunFolder {
     await this.#events.sync();
     if (this.#log) {
       await this.#log.sync();
+      await this.#board?.sync();
       await this.#writeState();
     }
     this.#isFlushed = true;
@@ -99,7 +105,7 @@ export class RunFolder {
   /** Closes the files. Called after a failed run too: what can still be written then is written. */
   async close(): Promise<void> {
     await this.flush().catch(() => {}); // whoever has to know has called it before
-    await Promise.allSettled([this.#events.close(), this.#log?.close()]);
+    await Promise.allSettled([this.#events.close(), this.#log?.close(), this.#board?.close()]);
   }
 
   /** trainer_state.json as of the last event: a checkpoint has one, too. */
@@ -156,6 +162,25 @@ export class RunFolder {
     await before.close();
     this.#log = await LogFile.create(join(outputDir, logName), logLines);
     await writeFileAtomic(join(outputDir, "recipe.yaml"), formatRecipe(this.#recipe));
+    await this.#openBoard(resumedFromStep);
+  }
+
+  /** A resumed run writes on beside the files of the run before; where these are not, all that the history has is written. */
+  async #openBoard(resumedFromStep: number): Promise<void> {
+    const { report_to, logging_dir, output_dir } = this.#recipe;
+    if (!report_to.includes("tensorboard")) return;
+    const before = resumedFromStep === 0 ? null : (logging_dir ?? (await lastLoggingDir(output_dir)));
+    const isNew = before === null || !(await hasEventFiles(before));
+    this.#board = await EventFile.create(before ?? logging_dir ?? newLoggingDir(output_dir), isNew ? 0 : resumedFromStep + 1);
+    this.#entriesOnBoard = isNew ? 0 : this.#history.log.length;
+    await this.#writeBoard();
+  }
+
+  async #writeBoard(): Promise<void> {
+    if (this.#board === undefined) return;
+    for (const entry of this.#history.log.slice(this.#entriesOnBoard))
+      await this.#board.add((entry as { step: number }).step, scalarsOf(entry), this.#lastMs);
+    this.#entriesOnBoard = this.#history.log.length;
   }
 
   async #finish({ results }: EndEvent): Promise<NoticeEvent | undefined> {
