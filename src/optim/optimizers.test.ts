@@ -121,6 +121,24 @@ test("what is kept of a weight, under the names of checkpoints", () => {
   });
 });
 
+test("a weight that learns faster learns at its rate times the optimizer's", async () => {
+  for (const name of optimizerNames) {
+    const step = async (scale: number, rate: number) => {
+      const parameter = new Parameter([5, 3], Tensor.from(device, values(15, 1, 1), [5, 3]));
+      parameter.learningRateScale = scale;
+      parameter.value.grad = Tensor.from(device, values(15, 2, 1), [5, 3]);
+      const settings = { beta1: 0.9, beta2: 0.99, eps: 1e-8, args: {} };
+      const optimizer = new Optimizer(new Map([["w", parameter]]), optimizerNamed(name).ruleFor(settings), new Map([["w", 0.1]]));
+      optimizer.update(rate, 1);
+      const after = await parameter.value.read();
+      for (const part of [parameter, optimizer]) part.dispose();
+      return after;
+    };
+    assert.deepEqual(await step(4, 0.01), await step(1, 0.04), name);
+    assert.notDeepEqual(await step(4, 0.01), await step(1, 0.01), name);
+  }
+});
+
 test("gradients that are one tensor for two weights are written by neither", async () => {
   for (const optim of ["sgd", "adafactor", "muon"] as const) {
     const tensor = () => Tensor.from(device, Float32Array.of(1, -2, 3, 4), [2, 2]);

@@ -52,7 +52,7 @@ export interface RecipeSettings {
   readonly lr_scheduler_kwargs?: Readonly<Record<string, unknown>> | null | undefined;
   /** Share of the steps in which the learning rate rises from 0; not set: see `learning_rate`. Takes a number from 0 to 1. */
   readonly warmup_ratio?: number | null | undefined;
-  /** The same as a number of steps; wins over `warmup_ratio` unless 0. Takes a whole number from 0. Default: `0`. */
+  /** The same as a number of steps, or below 1 as a share of them (transformers 5); wins over `warmup_ratio` unless 0. Takes a whole number from 0, or a number from 0 and below 1. Default: `0`. */
   readonly warmup_steps?: number | undefined;
   /** How weights are updated: AdamW with moments in f32, or in 8 bits (`adamw_8bit`, as in bitsandbytes), under several names; Adafactor, Lion, Muon, SGD. Default: `adamw_torch`. */
   readonly optim?: "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "adamw" | "paged_adamw_32bit" | "adamw_8bit" | "adamw_bnb_8bit" | "paged_adamw_8bit" | "adafactor" | "lion_32bit" | "paged_lion_32bit" | "muon" | "sgd" | undefined;

@@ -114,7 +114,10 @@ const steps = {
     .nullable()
     .default(null)
     .describe("share of the steps in which the learning rate rises from 0; not set: see `learning_rate`"),
-  warmup_steps: z.int().min(0).default(0).describe("the same as a number of steps; wins over `warmup_ratio` unless 0"),
+  warmup_steps: z
+    .union([z.int().min(0), z.number().min(0).lt(1)])
+    .default(0)
+    .describe("the same as a number of steps, or below 1 as a share of them (transformers 5); wins over `warmup_ratio` unless 0"),
   optim: z
     .enum(optimizerNames)
     .default("adamw_torch")

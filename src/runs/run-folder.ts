@@ -20,7 +20,7 @@ const resultPattern = /^((all|train|eval)_results\.json|training_.*\.png)$/;
  * The files that a run writes for its users, made from its events alone: events.jsonl has every event from the first on, and LLaMA-Factory's
  * trainer_log.jsonl, trainer_state.json, *_results.json and pictures follow from it. Before the start, events are added to what an earlier run
  * left; the start replaces the file by what stays of that run, up to the step that this one goes on from, and what came since: so a resumed run
- * continues as if it had never stopped. No number in a file is NaN: what is not finite is left out, or null in events.jsonl.
+ * continues as if it had never stopped. TensorBoard's files follow from the same log. No number in a file is NaN: what is not finite is left out, or null in events.jsonl.
  */
 export class RunFolder {
   readonly #recipe: Recipe;

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { CheckpointError, DivergedError } from "../errors.js";
+import { CheckpointError, DivergedError, ModelError } from "../errors.js";
 import { checkTensors } from "../io/adapters/adapter-folder.js";
 import { publishFolder } from "../io/checkpoint.js";
 import { namesIn, writeFileAtomic } from "../io/disk.js";
@@ -10,6 +10,7 @@ import {
   inPieces,
   openSafetensors,
   readEntry,
+  type SafetensorsFile,
   type TensorSource,
   toTensorEntry,
   writeSafetensors,
@@ -89,10 +90,24 @@ export async function loadCheckpoint(path: string, optimizer: Optimizer, progres
     );
   const file = await openSafetensors(join(path, optimizerName));
   const expected = new Map([...optimizer.kept()].map(([name, { tensor }]) => [name, tensor]));
-  checkTensors(file.path, new Map([...expected].map(([name, { shape }]) => [name, shape])), file.tensors);
+  checkKept(file, new Map([...expected].map(([name, { shape }]) => [name, shape])));
   for (const [name, tensor] of expected) setValues(tensor, await readEntry(toTensorEntry(file.tensors.get(name)!)), "f32");
   optimizer.step = state.optimizerSteps;
   Object.assign(progress, state.progress);
+}
+
+/** Throws CheckpointError if a checkpoint does not hold what the optimizer keeps. */
+function checkKept({ path, tensors }: SafetensorsFile, expected: ReadonlyMap<string, readonly number[]>): void {
+  try {
+    checkTensors(path, expected, tensors);
+  } catch (cause) {
+    if (!(cause instanceof ModelError)) throw cause;
+    throw new CheckpointError(
+      `${path}: does not hold what this optimizer keeps: the checkpoint was made with another optim, or other parameters trained. Restore the settings, or ` +
+        "start anew with overwrite_output_dir=true",
+      { cause },
+    );
+  }
 }
 
 /**

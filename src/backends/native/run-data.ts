@@ -144,7 +144,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
 
 /** Of a run of so many steps, those in which the learning rate rises. */
 export function warmupStepsOf({ warmup_steps, warmup_ratio }: Recipe, totalSteps: number): number {
-  return warmup_steps > 0 ? warmup_steps : Math.ceil(warmup_ratio * totalSteps);
+  return warmup_steps >= 1 ? warmup_steps : Math.ceil((warmup_steps || warmup_ratio) * totalSteps);
 }
 
 /** All that a row says but where it came from, and how long it is, which follows from the rest. */
