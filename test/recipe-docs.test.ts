@@ -4,6 +4,8 @@ import test from "node:test";
 import { everyMethod } from "../src/backends/index.js";
 import { ConfigError } from "../src/errors.js";
 import { recipeDocs } from "../src/recipe/docs.js";
+import { aliases } from "../src/recipe/foreign-keys.js";
+import { type ForeignKeyList, withKeys } from "../src/recipe/from-llama-factory.js";
 import { checkRecipe, parseRecipe } from "../src/recipe/parse.js";
 import type { RecipeSettings } from "../src/recipe/recipe-settings.js";
 import { axesOf, keySchemas, RecipeKeys } from "../src/recipe/schema.js";
@@ -59,4 +61,76 @@ test("the methods of attune fit into one recipe", () => {
     .flat()
     .flatMap(({ config }) => (config ? Object.keys(keySchemas(config)) : []));
   for (const name of names) assert.ok(!(name in RecipeKeys.shape), `${name} is a setting of every run, too`);
+});
+
+const fromDist = (path: string) => readFile(new URL(`../../${path}`, import.meta.url), "utf8");
+const list: ForeignKeyList = JSON.parse(await fromDist("test/fixtures/llama-factory-keys.json")).keys;
+const own = { model_name_or_path: "m", dataset: "d", output_dir: "o", learning_rate: 1e-4 };
+/** What a recipe with these settings is refused for, a line each. */
+const refusals = (settings: Readonly<Record<string, unknown>>) => {
+  try {
+    checkRecipe({ ...settings, ...own }, everyMethod);
+    return [];
+  } catch (error) {
+    assert.ok(error instanceof ConfigError, String(error));
+    return error.message.split("\n");
+  }
+};
+
+test("the pages about LLaMA-Factory have its keys as attune knows them", async () => {
+  for (const [page, language] of [
+    ["docs/from-llama-factory.md", "en"],
+    ["docs/from-llama-factory.zh.md", "zh"],
+  ] as const) {
+    const written = await fromDist(page);
+    assert.ok(
+      written === withKeys(written, list, everyMethod, language),
+      "run: npm run build && node scripts/make-recipe-docs.mjs",
+    );
+    for (const key of Object.values(list).flatMap(Object.keys))
+      assert.equal(written.split("\n").filter((line) => line.startsWith(`| \`${key}\` |`)).length, 1, `${page}: ${key}`);
+  }
+});
+
+test("no key of LLaMA-Factory is unknown", () => {
+  const keys = Object.values(list).flatMap(Object.keys);
+  const refused = refusals(Object.fromEntries(keys.map((key) => [key, "?"])));
+  assert.deepEqual(
+    refused.filter((line) => line.includes("unknown setting")),
+    [],
+  );
+  assert.ok(refused.length > 100, "a question mark is no value of most");
+  assert.match(refusals({ learning_rte: 1 }).join(), /unknown setting/);
+});
+
+test("what LLaMA-Factory does where a key is not set is refused nowhere", () => {
+  const elsewhere = ["EvaluationArguments", "GeneratingArguments"]; // its benchmarks and chats
+  const groups = Object.entries(list).filter(([group]) => !elsewhere.includes(group));
+  // `do_train` is what `attune train` is for; the other is an old name of per_device_train_batch_size.
+  const { do_train: _, per_gpu_train_batch_size: __, ...defaults } = Object.assign({}, ...groups.map(([, keys]) => keys));
+  assert.deepEqual(refusals(defaults), []);
+  assert.equal(refusals({ ...defaults, use_galore: true, fp8: true }).length, 2);
+});
+
+test("every other name of a setting is read as it", () => {
+  const values: Readonly<Record<string, unknown>> = {
+    ...{
+      model_name_or_path: "m2",
+      adapter_name_or_path: "a",
+      finetuning_type: "freeze",
+      dataset: ["d2"],
+      val_size: 0.1,
+      template: "qwen",
+    },
+    ...{ cutoff_len: 64, packing: true, train_on_prompt: true, per_device_train_batch_size: 2, num_train_epochs: 2 },
+    ...{ lr_scheduler_type: "cosine", eval_strategy: "no", lora_rank: 4, lora_target: ["q_proj"], optim: "adamw_8bit" },
+    ...{ additional_target: ["lm_head"], quantization_type: "fp4", double_quantization: false },
+  };
+  for (const [name, key] of Object.entries(aliases)) {
+    const { [key]: _, ...others } = own as Record<string, unknown>;
+    const { recipe, notices } = checkRecipe({ ...others, [name]: values[key] }, everyMethod);
+    const { tuner, ...common } = recipe;
+    assert.deepEqual(({ ...common, ...tuner } as Record<string, unknown>)[key], values[key], name);
+    assert.deepEqual(notices, [`recipe: ${name} is read as ${key}`]);
+  }
 });

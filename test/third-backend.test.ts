@@ -25,7 +25,7 @@ const canned = defineBackend({
   name: "canned",
   summary: "tells a story",
   config: z.strictObject({}),
-  unneeded: {},
+  needless: {},
   async *run(recipe, { resumeFrom, signal, trainerState }) {
     const first = resumeFrom === null ? 0 : Number(readFileSync(join(resumeFrom, "step"), "utf8"));
     const { machine } = results;
@@ -57,7 +57,7 @@ const cluster = defineBackend({
     hosts: z.array(z.string()).min(1).describe("the machines"),
     fails: z.enum(["before", "after", "as a bug"]).describe("when"),
   }),
-  unneeded: { dataloader_num_workers: "each machine reads its own rows" },
+  needless: { dataloader_num_workers: "each machine reads its own rows" },
   async *run(recipe, { config, ...context }) {
     if (config.fails === "before") throw new DivergedError(`${config.hosts[0]} does not answer`);
     for await (const event of canned.run(recipe, { config: {}, ...context })) {
@@ -108,8 +108,8 @@ test("a recipe chooses it, and has its settings; those of others are told or ref
   ]);
   assert.throws(() => parse("backend=cluster", "fails=after"), /hosts is missing: the machines/);
   assert.throws(
-    () => parse("backend=cluster", "hosts=a", "fails=after", "deepspeed=x"),
-    /deepspeed: "x" is not supported where backend is cluster/,
+    () => parse("backend=cluster", "hosts=a", "fails=after", "ddp_timeout=9"),
+    /ddp_timeout: 9 is not supported where backend is cluster/,
   );
   assert.throws(() => parse("backend=gpu"), /backend: unknown: "gpu"; expected one of native, canned, cluster/);
   assert.deepEqual(recipeJsonSchema(methods).properties.backend?.enum, ["native", "canned", "cluster"]);

@@ -16,7 +16,7 @@ export interface Backend<Config = unknown> extends Executor {
   /** Settings that only this backend reads: flags, YAML checks, UI forms and docs are made from it. */
   readonly config: z.ZodType<Config>;
   /** Settings of other trainers that change nothing about the result here, each with the reason. */
-  readonly unneeded: Readonly<Record<string, string>>;
+  readonly needless: Readonly<Record<string, string>>;
   run(recipe: Recipe, context: RunContext<Config>): AsyncIterable<RunEvent>;
 }
 

@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import { optimizers } from "../optim/optimizers.js";
 import { scheduleNames, schedules } from "../optim/schedule.js";
-import { aliases, missing, unneeded } from "./foreign-keys.js";
+import { aliases } from "./foreign-keys.js";
 import {
   axesOf,
   commonSteps,
@@ -45,16 +45,6 @@ export function recipeDocs(methods: Methods): string {
     rows(
       ["Name", "Is read as"],
       Object.entries(aliases).map(([name, key]) => [code(name), code(key)]),
-    ),
-    "### Not needed\n\nAccepted, and explained by one line when the run starts.",
-    reasons(unneeded),
-    ...Object.entries(axesOf(methods)).flatMap(([key, all]) =>
-      all.flatMap(({ name, unneeded: own }) => (own ? [`With \`${key}: ${name}\` neither:`, reasons(own)] : [])),
-    ),
-    "### Not there yet\n\nRefused unless the value asks for what attune does anyway.",
-    rows(
-      ["Setting", "What to know"],
-      Object.entries(missing).map(([name, { advice }]) => [code(name), advice]),
     ),
   ];
   return `${sections.join("\n\n")}\n`;
@@ -121,7 +111,8 @@ function nestedSettings(schema: z.ZodType): string {
 
 const foreignIntro = `## Settings of other trainers
 
-Recipes of LLaMA-Factory, axolotl and TRL bring along settings of their own. None is quietly obeyed otherwise than it says.`;
+Recipes of LLaMA-Factory, axolotl and TRL bring along settings of their own. None is quietly obeyed otherwise than it says: a needless one is explained
+by one line when the run starts, one that would change the result is refused. [from-llama-factory.md](from-llama-factory.md) has every one of them.`;
 
 function table(keys: Readonly<Record<string, KeySchema>>): string {
   const defaultOf = (schema: KeySchema) => {
@@ -140,18 +131,12 @@ function table(keys: Readonly<Record<string, KeySchema>>): string {
   return rows(["Setting", "Takes", "Default", "Meaning"], cells);
 }
 
-function reasons(why: Readonly<Record<string, string>>): string {
-  return rows(
-    ["Setting", "Why"],
-    Object.entries(why).map(([name, reason]) => [code(name), reason]),
-  );
-}
-
-function rows(heading: readonly string[], cells: readonly (readonly string[])[]): string {
+/** A table of Markdown. */
+export function rows(heading: readonly string[], cells: readonly (readonly string[])[]): string {
   const line = (row: readonly string[]) => `| ${row.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
   return [line(heading), line(heading.map(() => "---")), ...cells.map(line)].join("\n");
 }
 
-function code(text: string): string {
+export function code(text: string): string {
   return `\`${text}\``;
 }

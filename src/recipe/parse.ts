@@ -6,8 +6,17 @@ import { systemErrorCode } from "../io/disk.js";
 import { optimizerKeys } from "../optim/optimizer.js";
 import { optimizerNamed } from "../optim/optimizers.js";
 import { type Schedule, schedules } from "../optim/schedule.js";
-import { closest } from "../text/closest.js";
-import { aliases, knownStages, knownTuners, missing, missingValues, unneeded } from "./foreign-keys.js";
+import { closest, nearest } from "../text/closest.js";
+import {
+  aliases,
+  differently,
+  knownStages,
+  knownTuners,
+  needless,
+  type RefusedKey,
+  refused,
+  refusedValues,
+} from "./foreign-keys.js";
 import {
   axesOf,
   commonSteps,
@@ -276,23 +285,25 @@ function sortOut(named: Given, { known, common, axes, chosen }: Choice, { proble
   const isReady = Object.values(chosen).every((method) => method !== undefined);
   const read: Keys = Object.assign({}, common, ...Object.values(chosen).map((method) => (method ? keysOf(method) : {})));
   const dropped = Object.fromEntries(
-    [unneeded, ...Object.values(chosen).map((method) => method?.unneeded ?? {})]
+    [needless, ...Object.values(chosen).map((method) => method?.needless ?? {})]
       .flatMap(Object.entries<string>)
       .filter(([key]) => !Object.hasOwn(read, key)),
   );
-  const elsewhere: Record<string, string> = Object.assign({}, ...methods.map((method) => method.unneeded));
+  const elsewhere: Record<string, string> = Object.assign({}, ...methods.map((method) => method.needless));
+  const otherwise: Readonly<Record<string, string>> = differently;
+  const refusals: Readonly<Record<string, RefusedKey>> = refused;
 
   const given = new Map<string, Setting>();
-  const unknown: string[] = [];
   for (const [key, setting] of named) {
     const { name, value, where } = setting;
     const refuse = (why: string, harmless: readonly unknown[] = [false, 0]) => {
       const changesNothing = harmless.some((other) => JSON.stringify(other) === JSON.stringify(value));
-      if (!changesNothing) problems.push(`${where}: ${name}: ${show(value)} is not supported ${why}`);
+      if (!changesNothing) problems.push(`${where}: ${name}: ${show(value)} is not supported${why}`);
     };
-    if (![known, dropped, elsewhere, missing].some((keys) => Object.hasOwn(keys, key))) {
-      const near = closest(key, [known, aliases, dropped, missing].flatMap(Object.keys));
-      unknown.push(`${where}: unknown setting ${quote(name)}.${near ? ` Did you mean ${quote(near)}?` : ""}`);
+    if (![known, dropped, otherwise, elsewhere, refusals].some((keys) => Object.hasOwn(keys, key))) {
+      const ours = nearest(key, Object.keys(known));
+      const near = ours.length > 0 ? ours : nearest(key, [dropped, otherwise, refusals, aliases].flatMap(Object.keys));
+      problems.push(`${where}: unknown setting ${quote(name)}. ${didYouMean(near, "docs/recipe.md lists the settings")}`);
     } else if (value === null) {
       // Not set.
     } else if (Object.hasOwn(dropped, key)) {
@@ -300,21 +311,30 @@ function sortOut(named: Given, { known, common, axes, chosen }: Choice, { proble
     } else if (Object.hasOwn(known, key)) {
       if (key !== name) notices.push(`${where}: ${name} is read as ${key}`);
       given.set(key, setting);
-    } else if (Object.hasOwn(missing, key)) {
-      const { harmless, advice } = missing[key]!;
-      refuse(`yet; remove it (${advice})`, harmless);
+    } else if (Object.hasOwn(otherwise, key)) {
+      notices.push(`${where}: ${name} is taken differently: ${otherwise[key]}`);
+    } else if (Object.hasOwn(refusals, key)) {
+      const { harmless, why, instead } = refusals[key]!;
+      refuse(`: ${why}; ${instead ? `write ${instead} instead` : "remove it"}`, harmless);
     } else if (isReady) {
-      const [axis] = Object.entries(axes).find(([, choices]) => choices.some((one) => Object.hasOwn(one.unneeded ?? {}, key)))!;
-      refuse(`where ${axis} is ${chosen[axis]!.name}; remove it`);
+      const [axis] = Object.entries(axes).find(([, choices]) => choices.some((one) => Object.hasOwn(one.needless ?? {}, key)))!;
+      refuse(` where ${axis} is ${chosen[axis]!.name}; remove it`);
     }
   }
-  if (unknown.length > 0) problems.push(...unknown, `Settings: ${Object.keys(known).join(", ")}`);
   for (const [key, { where }] of given) {
     if (Object.hasOwn(read, key)) continue;
     const owners = methods.filter((method) => Object.hasOwn(keysOf(method), key)).map((method) => method.name);
     notices.push(`${where}: ${key} is not used: only ${owners.join(" and ")} reads it`);
   }
   return given;
+}
+
+/** `Did you mean "a" or "b"?`, and what to do where nothing is near. */
+function didYouMean(near: readonly string[], otherwise: string): string {
+  if (near.length === 0) return otherwise;
+  const last = quote(near.at(-1)!);
+  const earlier = near.slice(0, -1).map(quote).join(", ");
+  return `Did you mean ${earlier ? `${earlier} or ` : ""}${last}?`;
 }
 
 /** Reads the settings that the schema knows out of `given`. Returns undefined if a problem was reported. */
@@ -350,9 +370,9 @@ function validate<T>(schema: z.ZodType<T>, given: Given, { file, problems }: Rep
     else if (!setting) problems.push(`${file}: ${key} is missing: ${expected.description ?? expectation(expected)}`);
     else {
       const { where, value } = setting;
-      const reasons = missingValues[key];
-      const isKnown = typeof value === "string" && reasons !== undefined && Object.hasOwn(reasons, value);
-      const hinted = isKnown ? `: ${reasons[value]}` : hint(value, expected);
+      const reasons = refusedValues[key];
+      const isKnown = reasons !== undefined && Object.hasOwn(reasons, String(value));
+      const hinted = isKnown ? `: ${reasons[String(value)]}` : hint(value, expected);
       problems.push(`${where}: ${key}: expected ${expectation(expected)}, got ${show(value)}${hinted}`);
     }
   }

@@ -227,7 +227,7 @@ export interface Method {
   /** An objective whose rows always fill sequences of `cutoff_len`. */
   readonly packs?: boolean;
   /** Settings of other trainers that change nothing about the result under this method, each with the reason. */
-  readonly unneeded?: Readonly<Record<string, string>>;
+  readonly needless?: Readonly<Record<string, string>>;
 }
 
 /** What `finetuning_type`, `stage` and `backend` choose from. */

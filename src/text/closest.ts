@@ -13,6 +13,25 @@ export function closest(word: string, candidates: Iterable<string>): string | un
   return best;
 }
 
+/**
+ * Up to three candidates like `word`, best first: those with as few edits as `closest` wants, then those that share more than half of its
+ * parts between underscores.
+ */
+export function nearest(word: string, candidates: Iterable<string>): string[] {
+  const maxEdits = Math.floor(Math.min(word.length, 64) / 3);
+  const parts = word.toLowerCase().split("_");
+  const ranked = [...new Set(candidates)].map((candidate) => ({
+    candidate,
+    edits: Math.min(editDistance(word.slice(0, 64).toLowerCase(), candidate.toLowerCase()), maxEdits + 1),
+    shared: candidate.split("_").filter((part) => part.length > 2 && parts.includes(part)).length,
+  }));
+  return ranked
+    .filter(({ edits, shared }) => edits <= maxEdits || shared * 2 > parts.length)
+    .sort((a, b) => a.edits - b.edits || b.shared - a.shared || a.candidate.length - b.candidate.length)
+    .slice(0, 3)
+    .map(({ candidate }) => candidate);
+}
+
 function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {

@@ -9,6 +9,7 @@ import type { LanguageModel } from "../../models/language-model.js";
 import { settleTying } from "../../models/load.js";
 import { objectives } from "../../objectives/index.js";
 import { optimizerNamed } from "../../optim/optimizers.js";
+import { needlessOnOneCpu } from "../../recipe/foreign-keys.js";
 import type { Recipe } from "../../recipe/schema.js";
 import { during } from "../../runs/during.js";
 import type { RunEvent } from "../../runs/events.js";
@@ -26,7 +27,6 @@ import { checkMemory } from "./fit.js";
 import { Output } from "./output.js";
 import { countParameters, resultsOf } from "./results.js";
 import { prepareData, type RunData, warmupStepsOf } from "./run-data.js";
-import { unneeded } from "./unneeded.js";
 
 const NativeConfig = z.strictObject({
   compute_dtype: z
@@ -42,7 +42,7 @@ export const native = defineBackend({
   name: "native",
   summary: "attune's own engine, on this machine's CPU",
   config: NativeConfig,
-  unneeded,
+  needless: needlessOnOneCpu,
   checkCheckpoint: (path, recipe) => checkFinite(path, optimizerNamed(recipe.optim).keepsBlocks === true),
   run: execute,
 });
