@@ -10,6 +10,8 @@ export interface Asked {
 export interface Task {
   readonly name: string;
   readonly words: string;
+  /** What the system says in every row. */
+  readonly system: string;
   readonly train: readonly Asked[];
   readonly choose: readonly Asked[];
   readonly report: readonly Asked[];
@@ -18,12 +20,7 @@ export interface Task {
 const list = (text: string) => text.split("|").map((item) => item.trim());
 
 /** Rows of a task are drawn from its own seed; held-out rows use words that training never shows. */
-function taskOf(
-  name: string,
-  words: string,
-  trainRows: number,
-  draw: (rng: Rng, part: "train" | "held", i: number) => Asked,
-): Task {
+function taskOf(name: string, words: string, system: string, draw: (rng: Rng, part: "train" | "held", i: number) => Asked): Task {
   const rng = Rng.for(1, name);
   const seen = new Set<string>();
   const rows = (count: number, part: "train" | "held") => {
@@ -36,7 +33,7 @@ function taskOf(
     }
     return made;
   };
-  return { name, words, train: rows(trainRows, "train"), choose: rows(24, "held"), report: rows(24, "held") };
+  return { name, words, system, train: rows(60, "train"), choose: rows(20, "held"), report: rows(20, "held") };
 }
 
 const oneOf = <T>(rng: Rng, items: readonly T[]): T => items[rng.below(items.length)]!;
@@ -81,11 +78,16 @@ const openings = {
   held: list("Hello, | News for you: | They say | A line for tomorrow:"),
 };
 
-const classify = taskOf("desk", "classification, English: which of four desks a reader's line belongs to", 60, (rng, part, i) => {
-  const desk = (["sport", "money", "science", "culture"] as const)[i % 4]!;
-  const line = oneOf(rng, desks[desk][part]);
-  return { question: `${oneOf(rng, openings[part])} ${line}. Which desk?`, answer: desk };
-});
+const classify = taskOf(
+  "desk",
+  "classification, English: which of four desks a reader's line belongs to",
+  "Which desk?",
+  (rng, part, i) => {
+    const desk = (["sport", "money", "science", "culture"] as const)[i % 4]!;
+    const line = oneOf(rng, desks[desk][part]);
+    return { question: `${oneOf(rng, openings[part])} ${line}.`, answer: desk };
+  },
+);
 
 const people = {
   train: list(
@@ -117,12 +119,12 @@ const loanWording = {
   ],
 };
 
-const extract = taskOf("loans", "extraction, English: reader; title; date due", 60, (rng, part) => {
+const extract = taskOf("loans", "extraction, English: reader; title; date due", "Who; what; due when?", (rng, part) => {
   const [n, b] = [oneOf(rng, people[part]), oneOf(rng, titles[part])];
   const day = () => `${1 + rng.below(28)} ${oneOf(rng, months)}`;
   const [d, e] = [day(), day()];
   const text = oneOf(rng, loanWording[part]).replace("{n}", n).replace("{b}", b).replace("{d}", d).replace("{e}", e);
-  return { question: `${text} Who, what, due when?`, answer: `${n}; ${b}; ${e}` };
+  return { question: text, answer: `${n}; ${b}; ${e}` };
 });
 
 const names = {
@@ -140,7 +142,7 @@ const ways = [
   ["汽车", "开车"],
   ["自行车", "骑自行车"],
 ] as const;
-const generate = taskOf("trips", "generation, Chinese: a sentence from its parts", 60, (rng, part) => {
+const generate = taskOf("trips", "generation, Chinese: a sentence from its parts", "写一句话", (rng, part) => {
   const [name, city] = [oneOf(rng, names[part]), oneOf(rng, cities[part])];
   const [way, byWay] = oneOf(rng, ways);
   const day = `${1 + rng.below(12)}月${1 + rng.below(28)}日`;

@@ -144,10 +144,10 @@ async function perform(run: Run, folder: string, task: Task, settings: Settings)
   const classifies = isClassifier(folder);
   const write = (name: string, rows: readonly Asked[]) => {
     const path = join(place, name);
-    const row = ({ question, answer }: Asked) =>
+    const row = ({ question, answer }: Asked): object =>
       classifies
         ? { text: question, label: answer }
-        : { messages: [...asUser(question), { role: "assistant", content: answer }] };
+        : { messages: [...asked(task, question), { role: "assistant", content: answer }] };
     writeFileSync(path, rows.map((asked) => JSON.stringify(row(asked))).join("\n"));
     return path;
   };
@@ -168,7 +168,7 @@ async function perform(run: Run, folder: string, task: Task, settings: Settings)
       if (event.type === "step" && event.step === 1) seen.firstLoss = event.loss;
       if (event.type === "eval") seen.heldOutLoss = event.evalLoss;
     }
-    const isRight = await (classifies ? classified : answered)(folder, out, [...task.choose, ...task.report]);
+    const isRight = await (classifies ? classified : answered)(trainedIn(folder, out), task);
     const share = (right: readonly boolean[]) => right.filter(Boolean).length / right.length;
     seen.choose = share(isRight.slice(0, task.choose.length));
     seen.report = share(isRight.slice(task.choose.length));
@@ -180,27 +180,38 @@ async function perform(run: Run, folder: string, task: Task, settings: Settings)
   return { ...run, ...seen, seconds: (performance.now() - started) / 1000 };
 }
 
-const asUser = (content: string) => [{ role: "user" as const, content }];
-/** What was trained, as `open` of a chat or of a classifier takes it. */
-const trainedIn = (base: string, out: string) =>
-  existsSync(join(out, "adapter_config.json")) ? { model: base, adapter: out } : { model: out };
+const asked = ({ system }: Task, question: string) => [
+  { role: "system" as const, content: system },
+  { role: "user" as const, content: question },
+];
 
-/** Which questions are answered to the letter. */
-async function answered(base: string, out: string, asked: readonly Asked[]): Promise<boolean[]> {
-  const chat = await Chat.open(trainedIn(base, out));
-  const answers = await chat.answerAll(
-    asked.map(({ question }) => asUser(question)),
-    { maxNewTokens: 40 },
-  );
-  chat.close();
-  return asked.map(({ answer }, i) => answers[i]!.trim() === answer);
+interface Trained {
+  readonly model: string;
+  readonly adapter?: string;
 }
 
-async function classified(base: string, out: string, asked: readonly Asked[]): Promise<boolean[]> {
-  const classifier = await Classifier.open(trainedIn(base, out));
-  const found = await classifier.classify(asked.map(({ question }) => question));
+/** What was trained, as `open` of a chat or of a classifier takes it. */
+const trainedIn = (base: string, out: string): Trained =>
+  existsSync(join(out, "adapter_config.json")) ? { model: base, adapter: out } : { model: out };
+
+/** Which questions of both halves are answered to the letter. */
+async function answered(trained: Trained, task: Task): Promise<boolean[]> {
+  const held = [...task.choose, ...task.report];
+  const chat = await Chat.open(trained);
+  const answers = await chat.answerAll(
+    held.map(({ question }) => asked(task, question)),
+    { maxNewTokens: 40, slots: 20 },
+  );
+  chat.close();
+  return held.map(({ answer }, i) => answers[i]!.trim() === answer);
+}
+
+async function classified(trained: Trained, { choose, report }: Task): Promise<boolean[]> {
+  const held = [...choose, ...report];
+  const classifier = await Classifier.open(trained);
+  const found = await classifier.classify(held.map(({ question }) => question));
   classifier.close();
-  return asked.map(({ answer }, i) => found[i]!.label === answer);
+  return held.map(({ answer }, i) => found[i]!.label === answer);
 }
 
 function printTables(results: readonly Result[]): void {
