@@ -14,7 +14,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { everyMethod } from "../src/backends/index.js";
-import { Chat, Classifier, trainEvents } from "../src/index.js";
+import { Chat, Classifier, type RecipeSettings, trainEvents } from "../src/index.js";
 import { checkRecipe } from "../src/recipe/parse.js";
 import { type Asked, type Task, tasks } from "./defaults-tasks.js";
 import { formatMarkdown } from "./table.js";
@@ -163,7 +163,7 @@ async function perform(run: Run, folder: string, task: Task, settings: Settings)
   };
   const seen = { steps: 0, firstLoss: Number.NaN, heldOutLoss: Number.NaN, choose: 0, report: 0 };
   try {
-    for await (const event of trainEvents(recipe)) {
+    for await (const event of trainEvents(recipe as RecipeSettings)) {
       if (event.type === "step") seen.steps = event.step;
       if (event.type === "step" && event.step === 1) seen.firstLoss = event.loss;
       if (event.type === "eval") seen.heldOutLoss = event.evalLoss;
