@@ -50,6 +50,7 @@ static const Export exports[] = {
     {"gated", bind_gated},
     {"gatedGrad", bind_gated_grad},
     {"dropout", bind_dropout},
+    {"addUniform", bind_add_uniform},
     {"copyColumns", bind_copy_columns},
     {"gatherRows", bind_gather_rows},
     {"scatterRows", bind_scatter_rows},

@@ -27,7 +27,7 @@ Binding bind_attention, bind_attention_grad;
 // elements.cpp
 Binding bind_fill, bind_copy, bind_convert, bind_quantize, bind_add, bind_scale, bind_mul, bind_add_bias, bind_bias_grad, bind_activation,
     bind_activation_grad, bind_gated, bind_gated_grad, bind_copy_columns,
-    bind_dropout, bind_gather_rows, bind_scatter_rows, bind_sum, bind_sum_squares;
+    bind_dropout, bind_add_uniform, bind_gather_rows, bind_scatter_rows, bind_sum, bind_sum_squares;
 
 // matrix.cpp
 Binding bind_scale_rows, bind_scale_columns, bind_row_dots, bind_column_dots, bind_transpose, bind_square_root, bind_divide_sqrt, bind_svd;

@@ -148,6 +148,19 @@ napi_value bind_dropout(Call& call) {
   return nullptr;
 }
 
+napi_value bind_add_uniform(Call& call) {
+  const uint64_t seed = call.seed(3, "seed");
+  const int64_t rows = call.size(4, "rows"), cols = call.size(5, "cols");
+  std::vector<double> scales = call.float64s(1, "scales");
+  if (static_cast<int64_t>(scales.size()) != rows)
+    call.refuse(Refused::Range, "scales must hold one of its numbers for each of rows, which is " + std::to_string(rows) + ", got " +
+                                    std::to_string(scales.size()) + " numbers");
+  const float* x = call.floats(0, "x", {rows, cols});
+  float* y = call.output(2, "y", {rows, cols});
+  call.enqueue([=, scales = std::move(scales)] { kernels().elements.add_uniform(x, scales.data(), y, seed, rows, cols); });
+  return nullptr;
+}
+
 napi_value bind_copy_columns(Call& call) {
   const int64_t x_cols = call.size(1, "xCols"), x_start = call.size(2, "xStart");
   const int64_t y_cols = call.size(4, "yCols"), y_start = call.size(5, "yStart");

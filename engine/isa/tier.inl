@@ -37,6 +37,7 @@ namespace ATTUNE_TIER {
 #include "../kernels/cross_entropy.inl"
 #include "../kernels/descent.inl"
 #include "../kernels/dropout.inl"
+#include "../kernels/noise.inl"
 #include "../kernels/elements.inl"
 #include "../kernels/embedding.inl"
 #include "../kernels/reduce.inl"
@@ -55,7 +56,7 @@ constexpr KernelTable table = {
     quant_kernels,
     {embedding, scatter_rows, rms_norm, rms_norm_grad, rms_norm_weight_grad, layer_norm, layer_norm_grad, layer_norm_weight_grad,
      copy_columns, rope, cross_entropy, sample, add_bias, bias_grad},
-    {fill, copy, convert, add, scale, mul, activation, activation_grad, gated, gated_grad, dropout, sum, sum_squares},
+    {fill, copy, convert, add, scale, mul, activation, activation_grad, gated, gated_grad, dropout, add_uniform, sum, sum_squares},
     {adamw, adamw_8bit, blend, limit_rms, lion},
     {scale_rows, scale_columns, row_dots, column_dots, transpose, square_root, divide_sqrt, svd},
 };

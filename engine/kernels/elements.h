@@ -16,6 +16,7 @@ struct ElementKernels {
   void (*gated)(const float* gate, const float* up, float* y, int kind, int64_t count);
   void (*gated_grad)(const float* dy, const float* gate, const float* up, float* dgate, float* dup, int kind, int64_t count);
   void (*dropout)(const float* x, float* y, double p, uint64_t seed, int64_t count, bool accumulate);
+  void (*add_uniform)(const float* x, const double* scales, float* y, uint64_t seed, int64_t rows, int64_t cols);
   void (*sum)(const float* x, float* y, int64_t count, bool accumulate);
   void (*sum_squares)(const float* x, float* y, int64_t count, bool accumulate);
 };

@@ -197,6 +197,7 @@ function symbolicKernels(counter: Counter, elementBytes: number): Kernels {
     gated: (_gate, _up, _y, _kind, count) => each(count, 5, 3),
     gatedGrad: (_dy, _gate, _up, _dgate, _dup, _kind, count) => each(count, 10, 5),
     dropout: (_x, _y, _p, _seed, count) => each(count, 1, 2),
+    addUniform: (_x, _scales, _y, _seed, rows, cols) => each(rows * cols, 3, 2),
     copyColumns: (_x, _xCols, _xStart, _y, _yCols, _yStart, rows, cols, accumulate) =>
       each(rows * cols, accumulate ? 1 : 0, accumulate ? 3 : 2),
     gatherRows: (_x, indices, _y, _xRows, cols) => each(indices.length * cols, 0, 2),

@@ -143,6 +143,45 @@ for (const count of counts) {
   });
 }
 
+for (const [rows, cols] of [
+  [1, 1],
+  [3, 64],
+  [5, 131],
+] as const) {
+  const x = randomFloats(rows * cols, 5, 1);
+  const scales = Float64Array.from({ length: rows }, (_, row) => row / 2);
+  const seed = 0x0123_4567_89ab_cdefn;
+  testKernel(`addUniform of ${rows} × ${cols}`, {
+    async run(engine, blocks) {
+      const [a, y] = [blocks.of(x), blocks.empty(rows * cols * 4)];
+      engine.addUniform(a, scales, y, seed, rows, cols);
+      engine.addUniform(a, scales, a, seed, rows, cols);
+      return [await blocks.read(y, rows * cols), await blocks.read(a, rows * cols)];
+    },
+    expected: () => {
+      const signed = (row: number, i: number) => (philoxWord(seed, i, row) | 0) / 2 ** 31;
+      const y = Array.from(x, (value, i) => value + scales[Math.floor(i / cols)]! * signed(Math.floor(i / cols), i % cols));
+      return [y, y];
+    },
+    tolerance: 1e-7,
+  });
+}
+
+test("addUniform is even between −1 and 1", async () => {
+  const engine = loadEngine();
+  const blocks = new Blocks(engine);
+  const [rows, cols] = [100, 1000];
+  const y = blocks.of(new Float32Array(rows * cols));
+  engine.addUniform(y, new Float64Array(rows).fill(1), y, 7n, rows, cols);
+  const values = await blocks.read(y, rows * cols);
+  const mean = (of: (value: number) => number) => values.reduce((sum, value) => sum + of(value), 0) / values.length;
+  assert.ok(values.every((value) => Math.abs(value) <= 1));
+  assert.ok(Math.abs(mean((value) => value)) < 0.01);
+  assert.ok(Math.abs(mean((value) => value ** 2) - 1 / 3) < 0.005);
+  assert.ok(Math.abs(mean((value) => value ** 4) - 1 / 5) < 0.005);
+  blocks.freeAll();
+});
+
 test("the reference Philox gives the known answers of Random123", () => {
   assert.deepEqual(philox([0, 0, 0, 0], [0, 0]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
   const ones = 0xffffffff;

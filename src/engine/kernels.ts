@@ -191,6 +191,8 @@ export interface Elementwise {
   gatedGrad(dy: Id, gate: Id, up: Id, dgate: Id, dup: Id, kind: Activation, count: number): void;
   /** y = x / (1 − p) where Philox4x32-10(seed, element) keeps it, else 0. The gradient is the same call on dy. */
   dropout(x: Id, y: Id, p: number, seed: bigint, count: number, accumulate: boolean): void;
+  /** y = x + scales[row] · u, with u uniform in [−1, 1) by Philox4x32-10(seed, row, column). x, y (rows, cols); y may be x. */
+  addUniform(x: Id, scales: Float64Array, y: Id, seed: bigint, rows: number, cols: number): void;
   /** `cols` columns of y (rows, yCols) from yStart = those of x (rows, xCols) from xStart. */
   copyColumns(
     x: Id,

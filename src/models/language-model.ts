@@ -1,5 +1,6 @@
 import type { Device } from "../core/device.js";
 import type { Segment } from "../core/ops/attention.js";
+import { embeddingNoise } from "../core/ops/embedding-noise.js";
 import { gatherRows, mergeRows } from "../core/ops/rows.js";
 import { checkpoint } from "../core/tape.js";
 import { scope, type Tensor } from "../core/tensor.js";
@@ -61,6 +62,8 @@ export abstract class LanguageModel extends Module {
   abstract readonly shape: ModelShape;
   /** Whether each layer's activations are computed again in backward instead of staying in memory. */
   gradientCheckpointing = false;
+  /** α of the noise that tokens' vectors get in training, by NEFTune; 0 for none. Virtual tokens and the output projection get none. */
+  noiseAlpha = 0;
   prompt: PromptVectors | null = null;
   prefix: PastKeyValues | null = null;
 
@@ -145,7 +148,7 @@ export abstract class LanguageModel extends Module {
     checkVirtual(batch, this.virtualTokens);
     if (this.prompt !== null) return this.#hiddenAfterPrompt(batch, this.prompt, ({ tokenRows }) => tokenRows);
     const input = this.prefix === null ? presentOnly(batch) : afterPrefix(batch, this.prefix);
-    return this.#run(this.embed(batch.ids), input);
+    return this.#run(this.#noisyVectors(batch), input);
   }
 
   /** The last hidden state of the first row of each sequence, (S, C). With a `prompt` that row is a virtual token's. */
@@ -161,10 +164,14 @@ export abstract class LanguageModel extends Module {
     const { virtual, virtualRows, tokenRows, cacheRows, ...extended } = whole;
     const x = mergeRows(extended.positions.length, [
       ...(virtual.length > 0 ? [{ from: prompt.forward(), rows: virtual, at: virtualRows }] : []), // else all are in the cache
-      { from: this.embed(batch.ids), rows: null, at: tokenRows },
+      { from: this.#noisyVectors(batch), rows: null, at: tokenRows },
     ]);
     const cache = batch.cache && { store: batch.cache.store, rows: cacheRows };
     return gatherRows(this.#run(x, presentOnly({ ...extended, ...(cache && { cache }) })), chosen(whole));
+  }
+
+  #noisyVectors({ ids, segments }: TokenBatch): Tensor {
+    return embeddingNoise(this.embed(ids), segments, this.noiseAlpha);
   }
 
   #run(vectors: Tensor, input: LayerInput): Tensor {

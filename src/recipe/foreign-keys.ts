@@ -392,7 +392,6 @@ export const refused = {
   loraplus_lr_embedding: { harmless: [1e-6], why: "embeddings train whole, by `additional_target`" },
   ...all("this loss is not there: cross-entropy is minimised", { use_dft_loss: off, use_asft_loss: off, use_eaft_loss: off }),
   rl: { why: "it is axolotl's name of it, and preference training is not there yet: `stage` says what is minimised" },
-  neftune_noise_alpha: { why: "no noise is added to the embeddings" },
   metric_for_best_model: { why: "no checkpoint is treated as the best" },
   greater_is_better: { harmless: [false, true], why: "no checkpoint is treated as the best" },
   early_stopping_steps: { why: "training goes on to the end" },

@@ -191,7 +191,6 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "this loss is not there: cross-entropy is minimised": "没有这种损失：最小化的是交叉熵",
   "it is axolotl's name of it, and preference training is not there yet: `stage` says what is minimised":
     "这是 axolotl 的叫法，且偏好训练尚未支持：训练目标由 `stage` 指定",
-  "no noise is added to the embeddings": "不会给嵌入加噪声",
   "no checkpoint is treated as the best": "不区分最佳检查点",
   "training goes on to the end": "训练会一直进行到结束",
   "the end of training is saved; the loss at each checkpoint is in trainer_state.json":

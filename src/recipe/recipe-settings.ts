@@ -72,7 +72,9 @@ export interface RecipeSettings {
   readonly max_grad_norm?: number | undefined;
   /** Leave out the dropout that the base's own config.json asks for (TRL's name; the adapter's own stays). Default: `false`. */
   readonly disable_dropout?: boolean | undefined;
-  /** Of initialisation, data order and dropout. Takes a whole number from 0. Default: `42`. */
+  /** NEFTune: training adds uniform noise of ±α/√(L·C) to the vectors of tokens, L the length of the row itself, packed or not; not set or 0: none. Takes 0, or a number from 1e-37 to 1e+38. */
+  readonly neftune_noise_alpha?: number | null | undefined;
+  /** Of initialisation, data order, dropout and noise. Takes a whole number from 0. Default: `42`. */
   readonly seed?: number | undefined;
   /** Accepted for LLaMA-Factory's recipes; `attune train` trains. Default: `true`. */
   readonly do_train?: true | undefined;
@@ -188,9 +190,9 @@ export interface RecipeSettings {
   readonly init_weights?: "bert" | "mam_adapter" | "houlsby" | null | undefined;
   /** Virtual tokens before every sequence, as in PEFT's guides. Takes a whole number from 1. Default: `20`. */
   readonly num_virtual_tokens?: number | undefined;
-  /** Virtual tokens start at random, as tokens of the vocabulary, or as the tokens of a text; not with an encoder. Default: `RANDOM`. */
+  /** Virtual tokens start as the tokens of a text, as tokens of the vocabulary, or at random; PEFT: RANDOM. Default: `TEXT`. */
   readonly prompt_tuning_init?: "RANDOM" | "SAMPLE_VOCAB" | "TEXT" | undefined;
-  /** The text that virtual tokens start as: cut, or repeated, to their number. */
+  /** The text that virtual tokens start as: cut, or repeated, to their number; not set: a plain instruction. */
   readonly prompt_tuning_init_text?: string | null | undefined;
   /** Width of the encoder that makes the virtual tokens; not set: 128 for p-tuning, 512 for prefix-tuning. Takes a whole number from 1 to 65536. */
   readonly encoder_hidden_size?: number | null | undefined;

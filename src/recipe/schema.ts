@@ -151,7 +151,14 @@ const steps = {
     .boolean()
     .default(false)
     .describe("leave out the dropout that the base's own config.json asks for (TRL's name; the adapter's own stays)"),
-  seed: z.int().min(0).default(42).describe("of initialisation, data order and dropout"),
+  neftune_noise_alpha: z
+    .union([z.literal(0), positiveF32])
+    .nullable()
+    .default(null)
+    .describe(
+      "NEFTune: training adds uniform noise of ±α/√(L·C) to the vectors of tokens, L the length of the row itself, packed or not; not set or 0: none",
+    ),
+  seed: z.int().min(0).default(42).describe("of initialisation, data order, dropout and noise"),
   do_train: z.literal(true).default(true).describe("accepted for LLaMA-Factory's recipes; `attune train` trains"),
 };
 

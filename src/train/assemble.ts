@@ -22,6 +22,8 @@ export interface Parts {
   readonly gradientCheckpointing: boolean;
   /** Whether the base's own dropout is left out. */
   readonly disableDropout: boolean;
+  /** Of the noise on the vectors of tokens; 0 where not given. */
+  readonly noiseAlpha?: number;
   /** Whether the base must stay as it was beside what trains: `AddOptions.keepsBase`. */
   readonly keepsBase?: boolean;
   readonly optimizer: OptimizerChoice;
@@ -99,8 +101,9 @@ export function sketch(device: SymbolicDevice, parts: Parts): Trainee {
   return withOptimizer(base, parts);
 }
 
-function settle(model: LanguageModel, { gradientCheckpointing, disableDropout }: Parts): void {
+function settle(model: LanguageModel, { gradientCheckpointing, disableDropout, noiseAlpha = 0 }: Parts): void {
   model.gradientCheckpointing = gradientCheckpointing;
+  model.noiseAlpha = noiseAlpha;
   if (disableDropout) model.disableDropout();
 }
 

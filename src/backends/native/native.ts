@@ -158,6 +158,7 @@ function partsOf(recipe: Recipe, files: ModelFiles, tuning: Tuning): Parts {
     seed: recipe.seed,
     gradientCheckpointing: recipe.gradient_checkpointing,
     disableDropout: recipe.disable_dropout,
+    noiseAlpha: recipe.neftune_noise_alpha ?? 0,
     optimizer: {
       name: recipe.optim,
       beta1: recipe.adam_beta1,

@@ -315,6 +315,14 @@ export const kernelCalls: Record<Exclude<keyof Kernels, keyof Memory>, Arguments
     ["count", 9],
     ["accumulate", false],
   ],
+  addUniform: [
+    ["x", f32s(3 * 9)],
+    ["scales", Float64Array.of(0.5, 2, 0)],
+    ["y", f32s(3 * 9)],
+    ["seed", 1n],
+    ["rows", 3],
+    ["cols", 9],
+  ],
   gatherRows: [
     ["x", f32s(5 * 7)],
     ["indices", ids],
