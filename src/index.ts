@@ -24,7 +24,8 @@ export {
 export { type ExportOptions, type ExportReport, exportModel } from "./export/export.js";
 export { exportOfRecipe, type RecipeExport } from "./export/export-recipe.js";
 export type { Drift } from "./export/measure.js";
-export { Chat, type ChatFacts, type ChatOptions, type ReplyEnd, type ReplyOptions } from "./generate/chat.js";
+export type { Reading, Receipt, Verdict } from "./export/receipt.js";
+export { Chat, type ChatOptions, type ReplyOptions } from "./generate/chat.js";
 export { type Classification, Classifier, type ClassifierOptions } from "./generate/classifier.js";
 export type { SamplingOptions } from "./generate/sampling.js";
 export type { HubOptions } from "./io/hub/hub.js";

@@ -8,6 +8,7 @@ import test, { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
 import { ConfigError, DivergedError, DoesNotFitError, ModelError, NoSpaceError } from "../errors.js";
 import type { ExportOptions } from "../export/export.js";
+import type { Receipt } from "../export/receipt.js";
 import type { ChatOptions, ReplyOptions } from "../generate/chat.js";
 import type { ClassifierOptions } from "../generate/classifier.js";
 import type { Recipe } from "../recipe/schema.js";
@@ -97,10 +98,7 @@ function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
         async *reply(messages, replyOptions = {}) {
           calls.replies.push({ contents: messages.map(({ role, content }) => `${role}: ${content}`), options: replyOptions });
           yield* ["echo ", messages.at(-1)!.content];
-          return { finished: "stop", tokens: 2 };
         },
-        facts: { weights: "bf16", compute: "f32", contextTokens: 8192, methods: new Map(adapters.map((name) => [name, "lora"])) },
-        thoughts: { areKnown: false, areOpen: false },
         close() {
           calls.isClosed = true;
         },
@@ -126,9 +124,21 @@ function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
         ...{ positions: 512, maxLogitDifference: 0.01234, meanLogitDifference: 0.001, divergence: 0, sameToken: 0.995 },
         ...{ textLossBefore: 3, textLossAfter: 3.01, lossBefore: 1.23456, lossAfter: 1.25 },
       };
+      const answers = { loss: 1.25, right: 20, lost: 3, gained: 1, changed: 0.126 };
+      const reading = { program: "llama.cpp", arithmetic: "sums in f32", change: null } as const;
+      const receipt = {
+        ...{ receipt: 1, model: "m", adapter: "runs/orders", to: options.to, type: options.type ?? "q8_0", sha256: {} },
+        rows: { source: "given", from: ["held\x1b[31m.jsonl"], loss: 60, answers: 50 },
+        before: { baseLoss: 3, loss: 1.23456, right: 22 },
+        readings: [
+          { ...reading, answers, verdict: "warn", reasons: ["20 of 50"] },
+          { ...reading, program: "attune", answers: { ...answers, right: 22, changed: 0 }, verdict: "pass", reasons: [] },
+        ],
+        ...{ drift, verdict: "warn", advice: ["try f16"] },
+      } as const satisfies Receipt;
       return options.to === "gguf-lora"
-        ? { written: ["adapter.gguf"], type: null, drift: null }
-        : { written: ["model.gguf", "Modelfile"], type: options.type ?? "q8_0", drift };
+        ? { written: ["adapter.gguf"], type: null, drift: null, receipt: null }
+        : { written: ["model.gguf", "Modelfile"], type: options.type ?? "q8_0", drift, receipt };
     },
     previewData: realParts.previewData,
     systemPromptOf: realParts.systemPromptOf,
@@ -510,16 +520,32 @@ test("bin/attune.js says what to do where nothing is built", async () => {
 
 test("export hands its options on, and says what was written and what it changed", async () => {
   const args = ["--adapter", "runs/orders", "--type", "Q4_K_M", "--data", "held.jsonl", "--max-drift", "5", "--out", "exported"];
+  args.push("--check-rows", "20", "--force");
   const { code, out, err, calls } = await run(["export", "--to", "ollama", ...args]);
   assert.equal(code, 0);
-  const { to, type, maxDrift, adapter, model, data } = calls.exported!;
+  const { to, type, maxDrift, adapter, model, data, checkRows, force } = calls.exported!;
+  assert.deepEqual([checkRows, force], [20, true]);
   assert.deepEqual([to, type, maxDrift, adapter, model, data], ["ollama", "q4_k_m", 5, "runs/orders", undefined, "held.jsonl"]);
   assert.match(out, /^Wrote model\.gguf, Modelfile in q4_k_m to exported\n/);
   assert.match(
     out,
     /at 512 positions of text: a logit changes by at most 0\.012, by 0\.0010 in the mean; the likeliest token stays at 99\.5 %;/,
   );
-  assert.match(out, /Held-out loss: 1\.2346 before, 1\.2500 after/);
+  assert.ok(
+    out.includes(
+      [
+        "Receipt, 60 rows of held\\u001b[31m.jsonl:",
+        "  before, in f32: loss 1.2346, 22 / 50 answers exact",
+        "  llama.cpp (sums in f32): loss 1.2500, 20 / 50 answers exact, 13 % of the answers changed",
+        "    warning: 20 of 50",
+        "  attune (sums in f32): loss 1.2500, 22 / 50 answers exact, 0 % of the answers changed",
+        "    passes",
+        "  try f16",
+        `All of it: ${join("exported", "export_receipt.json")}`,
+      ].join("\n"),
+    ),
+    out,
+  );
   assert.match(out, /ollama create NAME -f exported[\\/]Modelfile/);
   assert.ok(err.includes("a notice") && !err.includes("\x1b[31m"));
 

@@ -1,6 +1,7 @@
 import { join } from "node:path";
-import { exportTargets, numberTypes } from "../export/choices.js";
+import { exportTargets, numberTypes, receiptName } from "../export/choices.js";
 import type { ExportReport } from "../export/export.js";
+import type { Receipt } from "../export/receipt.js";
 import type { AddCommand } from "./command.js";
 import { choiceFor, numberFor, required } from "./options.js";
 import { whileDownloading } from "./progress-bar.js";
@@ -24,6 +25,8 @@ export const exportCommand: AddCommand = (
     .option("-a, --adapter <folder>", words.adapter)
     .option("--type <type>", words.type(numberTypes.join(", ")), choiceFor("type", numberTypes))
     .option("-d, --data <file>", words.data)
+    .option("--check-rows <count>", words.checkRows, numberFor("check-rows", { from: 0, to: 10_000, whole: true }))
+    .option("--force", words.force)
     .option("--max-drift <number>", words.maxDrift, numberFor("max-drift", { from: 0 }))
     .option("--template <name>", shared.template)
     .option("--ollama-from <model>", words.ollamaFrom)
@@ -40,10 +43,10 @@ export const exportCommand: AddCommand = (
     });
 };
 
-function describe({ written, type, drift }: ExportReport, out: string, words: Words["export"]): string {
+function describe({ written, type, drift, receipt }: ExportReport, out: string, words: Words["export"]): string {
   const lines = [words.wrote(written.join(", "), type, escapeControls(out))];
   if (drift !== null) {
-    const { maxLogitDifference, meanLogitDifference, divergence, positions, sameToken, lossBefore, lossAfter } = drift;
+    const { maxLogitDifference, meanLogitDifference, divergence, positions, sameToken } = drift;
     const short = (value: number) => (value === 0 ? "0" : value.toPrecision(2));
     const exact = (loss: number) => loss.toFixed(4);
     lines.push(
@@ -51,7 +54,26 @@ function describe({ written, type, drift }: ExportReport, out: string, words: Wo
         words.likeliest((100 * sameToken).toFixed(1), short(divergence)) +
         words.textLoss(exact(drift.textLossBefore), exact(drift.textLossAfter)),
     );
-    if (lossBefore !== null) lines.push(words.heldOutLoss(exact(lossBefore), exact(lossAfter!)));
   }
+  if (receipt !== null) lines.push(...receiptLines(receipt, out, words));
   return `${lines.join("\n")}\n`;
+}
+
+function receiptLines({ rows, before, readings, advice }: Receipt, out: string, words: Words["export"]): string[] {
+  const lines =
+    rows === null ? [words.unchecked] : [words.checkedWith(rows.source, rows.loss, escapeControls(rows.from.join(", ")))];
+  const rightOf = (right: number | null) => (right === null || rows === null ? null : `${right} / ${rows.answers}`);
+  if (before.loss !== null) lines.push(words.before(before.loss.toFixed(4), rightOf(before.right)));
+  for (const { program, arithmetic, answers, verdict, reasons } of readings) {
+    if (answers !== null)
+      lines.push(
+        words.reading(program, arithmetic, answers.loss.toFixed(4), rightOf(answers.right), (100 * answers.changed).toFixed(0)),
+      );
+    lines.push(
+      ...(verdict === "pass" && answers === null
+        ? []
+        : [`    ${words.verdict[verdict]}${reasons.length > 0 ? `: ${reasons.join("; ")}` : ""}`]),
+    );
+  }
+  return [...lines, ...advice.map((one) => `  ${one}`), words.receiptAt(escapeControls(join(out, receiptName)))];
 }

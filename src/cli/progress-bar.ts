@@ -90,6 +90,11 @@ export class ProgressBar {
     this.#draw(doneBytes === totalBytes, (width) => cutTo(text, width));
   }
 
+  /** Of a check of an export: how many answers are done. */
+  showAnswers(done: number, total: number): void {
+    this.#draw(done === total, (width) => cutTo(this.#words.export.checking(done, total), width));
+  }
+
   /** `render` gets the terminal's width less one column, because a full line wraps on some terminals. */
   #draw(isLast: boolean, render: (width: number) => string): void {
     if (!this.#isLive) return;
@@ -120,6 +125,7 @@ export class ProgressBar {
 interface Watch {
   readonly onNotice: (message: string) => void;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
+  readonly onCheck: (done: number, total: number) => void;
 }
 
 /** Opens `model` with `open`, and shows on the terminal what is downloaded and noticed on the way. */
@@ -129,6 +135,7 @@ export async function whileDownloading<T>(model: string, io: Io, open: (watch: W
     return await open({
       onNotice: (message) => io.stderr.write(`${styleFor(io.stderr, io.env).dim(escapeControls(message))}\n`),
       onProgress: (doneBytes, totalBytes) => bar.showBytes(wordsFor(io.env).download.what(model), doneBytes, totalBytes),
+      onCheck: (done, total) => bar.showAnswers(done, total),
     });
   } finally {
     bar.clear();

@@ -12,3 +12,6 @@ export type ExportTarget = (typeof exportTargets)[number];
 export const numberTypes = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"] as const;
 /** One of `numberTypes`. */
 export type NumberType = (typeof numberTypes)[number];
+
+/** What an export writes of itself, beside what it exported. */
+export const receiptName = "export_receipt.json";

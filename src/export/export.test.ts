@@ -59,6 +59,7 @@ test("a merged Hugging Face folder says what the adapter on its base says", asyn
   assert.deepEqual([...written].sort(), [
     "chat_template.jinja",
     "config.json",
+    "export_receipt.json",
     "generation_config.json",
     "model.safetensors",
     "special_tokens_map.json",
@@ -95,7 +96,7 @@ for (const type of numberTypes)
       const folder = join(fixtures, name);
       const [out, options] = exported(t, { model: folder, to: "gguf", type });
       const { written, drift } = await exportModel(options);
-      assert.deepEqual(written, ["model.gguf"]);
+      assert.deepEqual(written, ["export_receipt.json", "model.gguf"]);
 
       const files = await openModel(join(out, "model.gguf"));
       const types = new Set([...files.tensors.values()].map(({ dtype }) => dtype));
@@ -261,7 +262,7 @@ async function ggufFloats(path: string, name: string): Promise<Float32Array> {
 
 test("a LoRA adapter goes into a GGUF file: names, alpha, and rows in llama.cpp's order", async (t) => {
   const [out, options] = exported(t, { model: base, adapter, to: "gguf-lora" });
-  assert.deepEqual(await exportModel(options), { written: ["adapter.gguf"], type: null, drift: null });
+  assert.deepEqual(await exportModel(options), { written: ["adapter.gguf"], type: null, drift: null, receipt: null });
   const path = join(out, "adapter.gguf");
   const { metadata, tensors } = readGgufHeader(path);
   assert.deepEqual(
@@ -313,12 +314,12 @@ test("rsLoRA's scaling goes into alpha, other alphas of some layers into their B
 
 test("for Ollama: weights or an adapter, and a Modelfile", async (t) => {
   const [out, options] = exported(t, { adapter, model: base, to: "ollama" });
-  assert.deepEqual((await exportModel(options)).written, ["Modelfile", "model.gguf"]);
+  assert.deepEqual((await exportModel(options)).written, ["Modelfile", "export_receipt.json", "model.gguf"]);
   assert.match(
     readFileSync(join(out, "Modelfile"), "utf8"),
     /^FROM \.\/model\.gguf\nTEMPLATE """[\s\S]*"""\nPARAMETER stop "<\|im_end\|>"\n/,
   );
-  assert.deepEqual(readdirSync(out).sort(), ["Modelfile", "model.gguf"]);
+  assert.deepEqual(readdirSync(out).sort(), ["Modelfile", "export_receipt.json", "model.gguf"]);
 
   const [onTop, adapterOptions] = exported(t, { adapter, model: base, to: "ollama", ollamaFrom: "tiny:latest" });
   assert.deepEqual((await exportModel(adapterOptions)).written, ["Modelfile", "adapter.gguf"]);

@@ -1,35 +1,30 @@
 import { join, resolve } from "node:path";
-import { everyMethod } from "../backends/index.js";
-import { Rng } from "../core/rng.js";
-import { loadDataset, tokenizeDataset } from "../data/dataset.js";
-import type { Example } from "../data/example.js";
-import { loadEngine } from "../engine/load.js";
-import { ConfigError, DivergedError, ModelError } from "../errors.js";
+import { fastestCompute, loadEngine } from "../engine/load.js";
+import { ConfigError, ModelError } from "../errors.js";
 import { readAdapterConfig } from "../io/adapters/adapter-folder.js";
 import { publishNewFolder, requireEmpty } from "../io/checkpoint.js";
-import { namesIn, writeFileAtomic } from "../io/disk.js";
+import { namesIn, sha256OfFile, writeFileAtomic } from "../io/disk.js";
 import { ggufShape } from "../io/gguf/config.js";
 import type { ModelFiles } from "../io/model-files.js";
-import { openModel } from "../io/open-model.js";
 import { resolveModel } from "../io/resolve.js";
-import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
-import { firstBroken } from "../models/finite.js";
-import type { LanguageModel } from "../models/language-model.js";
-import { loadModel, type StoreWeight, settleTying } from "../models/load.js";
-import { parseRecipe, readRecipe } from "../recipe/parse.js";
+import { settleTying } from "../models/load.js";
+import type { Recipe } from "../recipe/schema.js";
 import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
 import type { ChatFormat } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
 import { tuners } from "../tuners/index.js";
-import { applyAdapter } from "../tuners/tuned-files.js";
-import type { Tuning } from "../tuners/tuner.js";
-import type { ExportTarget, NumberType } from "./choices.js";
+import { Check } from "./check.js";
+import { type ExportTarget, type NumberType, receiptName } from "./choices.js";
 import { writeGgufModel } from "./gguf-file.js";
 import { writeGgufLora } from "./gguf-lora.js";
 import { writeHfFolder } from "./hf-folder.js";
-import { type Drift, driftBetween, type Measurement, measure, probesFor } from "./measure.js";
+import { type Drift, driftBetween, measure, probesFor } from "./measure.js";
+import { adapterOn, mergeAndStore, openBase, type Storing, usingWritten } from "./merged-model.js";
 import { ollamaModelfile } from "./modelfile.js";
-import { isPlain, matrixType, storeMatrices } from "./number-types.js";
+import { isPlain } from "./number-types.js";
+import { readAs, readersOf } from "./reader.js";
+import { overall, type Reading, type Receipt } from "./receipt.js";
+import { type CheckRows, recipeOfRun, rowsGiven, rowsOfRun } from "./run-rows.js";
 
 /** What to export, where to, and as what. */
 export interface ExportOptions {
@@ -50,12 +45,21 @@ export interface ExportOptions {
   readonly data?: string | undefined;
   /** Refuse to write if a logit changes by more; default: `defaultMaxDrift` of the type. */
   readonly maxDrift?: number | undefined;
+  /**
+   * How many rows the written model answers, and the adapter on its base before it; default 50. 0 checks with none. Rows are those of `data`, else those
+   * that the run held out, else those that it trained on.
+   */
+  readonly checkRows?: number | undefined;
+  /** Write although the receipt refuses. */
+  readonly force?: boolean | undefined;
   /** For Ollama: write the adapter alone, to be put on top of this model of Ollama's or GGUF file. */
   readonly ollamaFrom?: string | undefined;
   /** Called with what the user should know. */
   readonly onNotice?: (message: string) => void;
   /** Called while a model is downloaded. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  /** Hears how many answers of a check are done. */
+  readonly onCheck?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -66,6 +70,8 @@ export interface ExportReport {
   readonly type: NumberType | null;
   /** How what was written differs from the base with its adapter; null where an adapter was written. */
   readonly drift: Drift | null;
+  /** What was found of what was written, as in `export_receipt.json`; null where an adapter was written, as nothing of it is rounded. */
+  readonly receipt: Receipt | null;
 }
 
 /**
@@ -87,7 +93,8 @@ export const ggufAdapterName = "adapter.gguf";
 
 /**
  * Takes a model, or an adapter merged into its base, to other programs. What was written is opened again and measured against the base with its
- * adapter; if a logit changed by more than `maxDrift`, nothing stays. The folder appears when all of it is there, and only then. Weights of a quantized
+ * adapter: its logits on some text, and its loss and answers on rows of the run, in the arithmetic of the program that will read it. If a logit changed
+ * by more than `maxDrift`, or the receipt refuses, nothing stays. The folder appears when all of it is there, and only then. Weights of a quantized
  * base are expanded before they are changed. Throws ConfigError, ModelError, DivergedError, CheckpointError if `out` is in use, NoSpaceError.
  */
 export async function exportModel(options: ExportOptions): Promise<ExportReport> {
@@ -102,71 +109,80 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
   );
   const chat = await chatFormat(files, options, onNotice);
 
+  if (ollamaFrom !== undefined)
+    onNotice(
+      "Ollama from 0.34.1 on refuses ADAPTER in a Modelfile (ollama/ollama#14969). For it, leave out --ollama-from: the merged model is written.",
+    );
   if (adapterAlone)
     return await publishNewFolder(out, async (folder) => {
       await writeGgufLora(join(folder, ggufAdapterName), adapter!, files);
       if (to === "ollama") await writeModelfile(folder, { from: ollamaFrom!, adapter: `./${ggufAdapterName}` }, chat, onNotice);
-      return { written: (await namesIn(folder)).sort(), type: null, drift: null };
+      return { written: (await namesIn(folder)).sort(), type: null, drift: null, receipt: null };
     });
   if (to !== "hf") {
     ggufShape(files.config, 1, files.path); // refuses before any work
     warnOfWindow(files, onNotice);
   }
   const type = options.type ?? (to === "hf" ? "bf16" : "q8_0");
-  const heldOut = await heldOutRows(options.data, chat, files, onNotice);
+  const recipe = await recipeOfRun(adapter ?? (files.format === "safetensors" ? files.path : undefined));
+  const rows = await checkRowsOf(options, recipe, { chat, files, onNotice });
+  const check = new Check(rows, chat.tokenizer, options);
+  const storing = adapter === undefined ? undefined : storedInTraining(recipe, onNotice);
+  const source = { files, adapter, storing };
+  const format = to === "hf" ? "hf" : "gguf";
+  const readers = (candidate: NumberType) => readersOf(format, candidate, fastestCompute(loadEngine().info()));
 
-  const model = await opened(files, adapter === undefined ? undefined : await storedInTraining(adapter, onNotice));
+  const base = await openBase(source);
+  const { model } = base;
   try {
+    const baseLoss = adapter === undefined ? null : await check.lossOf(model);
     const tuning = adapter === undefined ? undefined : await adapterOn(model, adapter);
-    const probes = probesFor(chat, heldOut, model.shape);
-    const before = await measure(model, probes, heldOut);
-    tuning?.merge?.(model);
-    const broken = await firstBroken(model.namedParameters());
-    if (broken !== null) throw new DivergedError(`${broken} holds a number that is not finite: such a model is not exported`);
-    const mixture = { type, layers: model.shape.layers, isTied: model.isTied };
-    storeMatrices(model, (name, shape) => matrixType(name, shape, mixture));
+    const probes = probesFor(chat, options.data === undefined ? [] : check.lossRows, model.shape);
+    const measured = await measure(model, probes, check.lossRows);
+    const before = { baseLoss, before: await check.sayingsOf(model, measured.loss) };
+    const changes = await mergeAndStore(base, tuning, { files, type, readers: readers(type) });
     return await publishNewFolder(out, async (folder) => {
       const file = join(folder, ggufModelName);
       if (to === "hf") await writeHfFolder(folder, model, files, chat, { type: type as "f32" | "f16" | "bf16", shardBytes });
       else await writeGgufModel(file, model, files, chat, type);
       if (to === "ollama") await writeModelfile(folder, { from: `./${ggufModelName}` }, chat, onNotice);
       model.dispose(); // only one of them at a time need fit into memory
-      const after = await measureWritten(to === "hf" ? folder : file, probes, heldOut);
-      const drift = driftBetween(before, after, probes);
+      const path = to === "hf" ? folder : file;
+      const after = await usingWritten(path, "f32", (written) => measure(written, probes, check.lossRows));
+      const drift = driftBetween(measured, after, probes);
       const limit = options.maxDrift ?? defaultMaxDrift[type];
       if (!(drift.maxLogitDifference <= limit)) throw drifted(drift, type, limit);
-      return { written: (await namesIn(folder)).sort(), type, drift };
+
+      const readings: Reading[] = [];
+      for (const [i, reader] of readers(type).entries()) {
+        const said = await usingWritten(path, reader.compute, async (written) => {
+          readAs(written, reader);
+          return await check.sayingsOf(written);
+        });
+        readings.push(check.judged(reader, before, said, changes[i]!));
+      }
+      const verdict = overall(readings);
+      const readerOf = (candidate: NumberType) => readers(candidate)[0]!;
+      const passing = verdict === "refuse" ? await check.passingType(source, { to: format, type, readerOf }, before) : null;
+      const advice = adviceFor(readings, { to, type, passing, hasLora: tuning?.scaleAt !== undefined, adapter });
+      if (verdict === "refuse" && options.force !== true) throw refused(readings[0]!, type, advice);
+      const receipt: Receipt = {
+        receipt: 1,
+        model: options.model ?? files.path,
+        adapter: adapter ?? null,
+        to,
+        type,
+        sha256: await sha256OfWeights(folder),
+        rows: check.described,
+        before: { baseLoss, loss: measured.loss, right: check.rightIn(before.before) },
+        readings,
+        drift,
+        verdict,
+        advice,
+      };
+      await writeFileAtomic(join(folder, receiptName), `${JSON.stringify(receipt, null, 2)}\n`);
+      return { written: (await namesIn(folder)).sort(), type, drift, receipt };
     });
-  } finally {
-    model.dispose();
-  }
-}
-
-async function opened(files: ModelFiles, storing?: (model: LanguageModel) => StoreWeight | undefined): Promise<CausalLM> {
-  const model = await loadModel({ kernels: loadEngine(), compute: "f32" }, files, undefined, storing);
-  try {
-    return asCausalLM(model, "export");
-  } catch (error) {
-    model.dispose();
-    throw error;
-  }
-}
-
-/** Puts an adapter on a model, to be merged. Throws ConfigError for a method that cannot be. */
-async function adapterOn(model: CausalLM, adapter: string): Promise<Tuning> {
-  const { tuner, tuning } = await applyAdapter(adapter, model, tuners, new Rng(0));
-  if (tuning.merge !== undefined) return tuning;
-  throw new ConfigError(
-    `${adapter}: ${tuner.name} cannot be merged: it adds parts to the model that ordinary weights cannot hold. ` +
-      "The adapter's own folder is what PEFT and transformers load.",
-  );
-}
-
-/** What the written model computes when it is opened again. */
-async function measureWritten(path: string, probes: readonly Int32Array[], heldOut: readonly Example[]): Promise<Measurement> {
-  const model = await opened(await settleTying(await openModel(path)));
-  try {
-    return await measure(model, probes, heldOut);
   } finally {
     model.dispose();
   }
@@ -206,30 +222,71 @@ async function chatFormat(
 }
 
 /**
- * How the run that made an adapter stored its base, read from the recipe beside the adapter. An adapter that was trained on a
- * base in 4 bits is merged into that base, expanded.
+ * How the run that made an adapter stored its base. An adapter that was trained on a base in 4 bits is merged into that base, expanded.
  */
-async function storedInTraining(adapter: string, onNotice: (message: string) => void) {
-  if (!(await namesIn(adapter)).includes("recipe.yaml")) return undefined;
-  const { recipe } = parseRecipe(await readRecipe(join(adapter, "recipe.yaml")), [], everyMethod);
+function storedInTraining(recipe: Recipe | undefined, onNotice: (message: string) => void): Storing | undefined {
+  if (recipe === undefined) return undefined;
   const tuning = tuners.find(({ name }) => name === recipe.finetuning_type)?.bind(recipe.tuner);
   if (tuning?.mergesIntoStored !== true) return undefined;
   onNotice("The adapter was trained on a base in 4 bits: it is merged into that base, expanded.");
-  return (model: LanguageModel) => tuning.storing?.(model, onNotice);
+  return (model) => tuning.storing?.(model, () => {});
 }
 
-async function heldOutRows(
-  data: string | undefined,
-  chat: ChatFormat,
-  files: ModelFiles,
-  onNotice: (message: string) => void,
-): Promise<readonly Example[]> {
-  if (data === undefined) return [];
-  const loaded = await loadDataset({ dataset: [data] });
-  const longest = typeof files.config.max_position_embeddings === "number" ? files.config.max_position_embeddings : 2048;
-  const { examples, report } = await tokenizeDataset(loaded.conversations, chat, { cutoffLen: Math.min(2048, longest) });
-  for (const message of [...loaded.notices, ...report.notices]) onNotice(message);
-  return examples;
+/** The rows to check with: those given, else the run's own. */
+async function checkRowsOf(
+  { data, checkRows }: ExportOptions,
+  recipe: Recipe | undefined,
+  { chat, files, onNotice }: { chat: ChatFormat; files: ModelFiles; onNotice: (message: string) => void },
+): Promise<CheckRows | null> {
+  if (data !== undefined) return await rowsGiven(data, chat, files, onNotice);
+  return recipe === undefined || checkRows === 0 ? null : await rowsOfRun(recipe, files, onNotice);
+}
+
+/** sha256 of the files that hold weights, by name. */
+async function sha256OfWeights(folder: string): Promise<Record<string, string>> {
+  const names = (await namesIn(folder)).filter((name) => /\.(?:safetensors|gguf)$/.test(name)).sort();
+  return Object.fromEntries(
+    await Promise.all(names.map(async (name) => [name, await sha256OfFile(join(folder, name))] as const)),
+  );
+}
+
+/** What to do about what was found. */
+function adviceFor(
+  readings: readonly Reading[],
+  {
+    to,
+    type,
+    passing,
+    hasLora,
+    adapter,
+  }: {
+    readonly to: ExportTarget;
+    readonly type: NumberType;
+    readonly passing: NumberType | null;
+    readonly hasLora: boolean;
+    readonly adapter: string | undefined;
+  },
+): string[] {
+  const advice: string[] = [];
+  const [first, own] = readings;
+  if (passing !== null) advice.push(`${passing} passes the same check: --type ${passing}`);
+  if (first!.verdict !== "pass" && adapter !== undefined) {
+    if (to === "hf") advice.push(`or keep the adapter beside its base, where nothing is rounded: ${adapter} is what PEFT loads`);
+    else if (hasLora)
+      advice.push("or keep the adapter beside its base, where nothing is rounded: --to gguf-lora, for llama.cpp's --lora");
+  }
+  if (first!.verdict !== "refuse" && own !== undefined && own.verdict === "refuse")
+    advice.push(
+      `attune itself multiplies in bf16 on this CPU, which rounds ${type} weights further: in attune, use the adapter on its base, not this file`,
+    );
+  return advice;
+}
+
+function refused({ reasons, program, arithmetic }: Reading, type: NumberType, advice: readonly string[]): ModelError {
+  return new ModelError(
+    `The exported model has lost what was learnt: as ${program} reads it in ${type} (${arithmetic}), ${reasons.join("; ")}. Nothing was written. ` +
+      `${advice.map((one) => `${one[0]!.toUpperCase()}${one.slice(1)}`).join(". ")}${advice.length > 0 ? ". " : ""}--force writes it all the same.`,
+  );
 }
 
 function drifted({ maxLogitDifference, lossBefore, lossAfter }: Drift, type: NumberType, limit: number): ModelError {

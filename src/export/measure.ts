@@ -96,7 +96,8 @@ export async function measure(model: CausalLM, probes: readonly Int32Array[], he
   return { logits, loss: heldOut.length === 0 ? null : await heldOutLoss(model, heldOut) };
 }
 
-async function heldOutLoss(model: CausalLM, rows: readonly Example[]): Promise<number> {
+/** Mean −log p over the supervised tokens of rows. */
+export async function heldOutLoss(model: CausalLM, rows: readonly Example[]): Promise<number> {
   const { loss } = (await evaluate(new SharedBase(model), null, nextToken, rows, { batchSize: 1 }))!; // nobody can end it
   return loss;
 }

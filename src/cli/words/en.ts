@@ -94,38 +94,19 @@ All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5
     temperature: "0: always the likeliest token",
     topP: "sample from the likeliest tokens of this total probability",
     examples: `
-In the chat, /help lists the commands. Ctrl-C stops an answer, twice leaves; Ctrl-D leaves.
-A line that ends with \\ goes on, Alt-Enter begins a new line, text between """ and """ has several, and pasted text is not sent.
+In the chat: /reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
+With adapters: /adapter NAME changes to another, /base to the model without one, /adapters lists them.
 
 Examples:
   attune chat --model SmolLM2-135M-Instruct --adapter runs/orders
   attune chat --model SmolLM2-135M-Instruct --adapter a=runs/orders --adapter b=runs/poems
   echo "two teas to table 5" | attune chat --model model.gguf`,
-    facts: (weights: string, compute: string, tokens: number) =>
-      `${weights} weights, ${compute} products, ${tokens} tokens of context`,
-    adapters: (adapters: string) => `adapter ${adapters}`,
-    hint: "/help lists the commands; Ctrl-D leaves.",
-    commands: `/system TEXT   sets the system message; /system shows it, /system "" takes it away
-/set NAME VALUE  changes how answers are drawn, such as /set temperature 0.7; /set shows all
-/save FILE     writes the conversation as training data (OpenAI messages)
-/reset         forgets the conversation
-/quit          leaves, as does Ctrl-D; Ctrl-C stops an answer, twice leaves
-Several lines: end one with \\, press Alt-Enter, paste, or write between """ and """.`,
-    adapterCommands: `/adapter NAME  changes to another adapter, /base to the model without one
-/adapters      lists them`,
+    commands: "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.",
+    adapterCommands: "/adapter NAME changes to another, /base to the model without one, /adapters lists them.",
     reset: "The conversation begins anew.",
-    systemIs: (text: string) => `system: ${text}`,
-    noSystem: "There is no system message.",
-    savedTo: (messages: number, file: string) => `Wrote ${messages} messages to ${file}`,
     base: "From now on the model answers without an adapter.",
     answers: (adapter: string) => `From now on ${adapter} answers.`,
     baseName: "(base)",
-    noCommand: (line: string) => `no command: ${line}`,
-    cutAtLimit: (tokens: number) => `[cut after ${tokens} tokens; /set max_new_tokens allows more]`,
-    contextFull: (tokens: number) => `[cut: the model takes ${tokens} tokens in all; /reset begins anew]`,
-    stopped: "[stopped]",
-    thoughtsHeading: "[thoughts]",
-    answerHeading: "[answer]",
     leaving: "Ctrl-C again, /quit or Ctrl-D leaves.",
   },
 
@@ -149,9 +130,11 @@ Examples:
     model: "a folder, a GGUF file, or a name on the hub; default: the base that the adapter names",
     adapter: "the output_dir of a run, or any adapter that chat takes",
     type: (types: string) => `how weights are stored: ${types}; default: bf16 for hf, q8_0 for gguf and ollama`,
-    data: "held-out rows: compare the loss before and after",
+    data: "rows to check with, 200 at most; default: those that the run held out, else those it trained on",
+    checkRows: "how many of them the model answers, before and after; default: 50; 0: check with none",
+    force: "write although the receipt refuses",
     maxDrift: "write nothing if a logit changes by more; default: what rounding to the type explains",
-    ollamaFrom: "for ollama: write the adapter alone, on top of this model of Ollama's or GGUF file",
+    ollamaFrom: "for Ollama before 0.34.1: write the adapter alone, on top of this model of Ollama's or GGUF file",
     examples: `
 Formats:
   hf         a folder that transformers, vLLM and others load
@@ -162,7 +145,7 @@ Formats:
 Examples:
   attune export --adapter runs/orders --to gguf --type q4_k_m --out exported
   attune export --adapter runs/orders --to hf --data held-out.jsonl --out exported
-  attune export --adapter runs/orders --to ollama --ollama-from smollm2:135m --out exported`,
+  attune export --adapter runs/orders --to ollama --out exported`,
     wrote: (files: string, type: string | null, folder: string) =>
       `Wrote ${files}${type === null ? "" : ` in ${type}`} to ${folder}`,
     drift: (positions: number, most: string, mean: string) =>
@@ -170,7 +153,16 @@ Examples:
     likeliest: (percent: string, divergence: string) =>
       `the likeliest token stays at ${percent} %; KL divergence ${divergence}; `,
     textLoss: (before: string, after: string) => `loss ${before} before, ${after} after`,
-    heldOutLoss: (before: string, after: string) => `Held-out loss: ${before} before, ${after} after`,
+    checking: (done: number, total: number) => `checking what was learnt: ${done} of ${total} answers`,
+    checkedWith: (source: "held-out" | "training" | "given", rows: number, from: string) =>
+      `Receipt, ${rows} ${{ "held-out": "held-out rows", training: "rows that it trained on (none were held out)", given: "rows" }[source]} of ${from}:`,
+    before: (loss: string, right: string | null) =>
+      `  before, in f32: loss ${loss}${right === null ? "" : `, ${right} answers exact`}`,
+    reading: (program: string, arithmetic: string, loss: string, right: string | null, changed: string) =>
+      `  ${program} (${arithmetic}): loss ${loss}${right === null ? "" : `, ${right} answers exact`}, ${changed} % of the answers changed`,
+    unchecked: "Receipt: there were no rows to check with; give some with --data",
+    verdict: { pass: "passes", warn: "warning", refuse: "REFUSED" },
+    receiptAt: (path: string) => `All of it: ${path}`,
   },
 
   data: {

@@ -92,37 +92,19 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
     temperature: "0：总取最可能的 token",
     topP: "只从累计概率达到此值的最可能 token 中采样",
     examples: `
-对话中用 /help 列出命令。Ctrl-C 停止回答，按两次离开；Ctrl-D 离开。
-行末写 \\ 可接着写下一行，Alt-Enter 换行，""" 与 """ 之间可写多行，粘贴的文字不会自动发送。
+对话中：/reset 忘掉对话，/quit 或 Ctrl-D 离开，Ctrl-C 停止回答。
+带适配器时：/adapter NAME 换一个，/base 换回不带适配器的模型，/adapters 列出全部。
 
 示例：
   attune chat --model SmolLM2-135M-Instruct --adapter runs/orders
   attune chat --model SmolLM2-135M-Instruct --adapter a=runs/orders --adapter b=runs/poems
   echo "两杯茶，五号桌" | attune chat --model model.gguf`,
-    facts: (weights, compute, tokens) => `权重 ${weights}，以 ${compute} 做乘法，上下文 ${tokens} 个 token`,
-    adapters: (adapters) => `适配器 ${adapters}`,
-    hint: "/help 列出命令；Ctrl-D 离开。",
-    commands: `/system TEXT   设定系统提示；/system 显示它，/system "" 去掉它
-/set NAME VALUE  改变采样方式，例如 /set temperature 0.7；/set 显示全部
-/save FILE     把对话存为训练数据（OpenAI messages）
-/reset         忘掉对话
-/quit          离开，Ctrl-D 也可；Ctrl-C 停止回答，按两次离开
-多行：行末写 \\，或按 Alt-Enter，或粘贴，或写在 """ 与 """ 之间。`,
-    adapterCommands: `/adapter NAME  换一个适配器，/base 换回不带适配器的模型
-/adapters      列出全部`,
+    commands: "/reset 忘掉对话，/quit 或 Ctrl-D 离开，Ctrl-C 停止回答。",
+    adapterCommands: "/adapter NAME 换一个适配器，/base 换回不带适配器的模型，/adapters 列出全部。",
     reset: "对话重新开始。",
-    systemIs: (text) => `系统提示：${text}`,
-    noSystem: "没有系统提示。",
-    savedTo: (messages, file) => `已把 ${messages} 条消息写入 ${file}`,
     base: "从现在起由不带适配器的模型回答。",
     answers: (adapter) => `从现在起由 ${adapter} 回答。`,
     baseName: "（基座）",
-    noCommand: (line) => `没有这个命令：${line}`,
-    cutAtLimit: (tokens) => `［在 ${tokens} 个 token 处截断；/set max_new_tokens 可放宽］`,
-    contextFull: (tokens) => `［截断：模型一共容纳 ${tokens} 个 token；/reset 重新开始］`,
-    stopped: "［已停止］",
-    thoughtsHeading: "［思考］",
-    answerHeading: "［回答］",
     leaving: "再按一次 Ctrl-C，或用 /quit、Ctrl-D 离开。",
   },
 
@@ -146,9 +128,11 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
     model: "文件夹、GGUF 文件，或 hub 上的名字；默认：适配器自己记下的基座",
     adapter: "训练的 output_dir，或 chat 接受的任何适配器",
     type: (types) => `权重的存储类型：${types}；默认：hf 为 bf16，gguf 和 ollama 为 q8_0`,
-    data: "留出的数据：比较导出前后的损失",
+    data: "用来检查的数据，最多 200 行；默认：训练时留出的行，没有则为训练行",
+    checkRows: "其中让模型在导出前后各回答多少行；默认：50；0：不检查",
+    force: "即使检查结果是拒绝也写出",
     maxDrift: "只要有一个 logit 的变化超过此值，就什么也不写；默认：该类型的舍入所能解释的值",
-    ollamaFrom: "用于 ollama：只写适配器，叠在 Ollama 的这个模型或 GGUF 文件之上",
+    ollamaFrom: "用于 0.34.1 之前的 Ollama：只写适配器，叠在 Ollama 的这个模型或 GGUF 文件之上",
     examples: `
 格式：
   hf         transformers、vLLM 等能加载的文件夹
@@ -159,13 +143,21 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
 示例：
   attune export --adapter runs/orders --to gguf --type q4_k_m --out exported
   attune export --adapter runs/orders --to hf --data held-out.jsonl --out exported
-  attune export --adapter runs/orders --to ollama --ollama-from smollm2:135m --out exported`,
+  attune export --adapter runs/orders --to ollama --out exported`,
     wrote: (files, type, folder) => `已写出 ${files}${type === null ? "" : `（${type}）`}，位于 ${folder}`,
     drift: (positions, most, mean) =>
       `漂移（在写出的文件上测量，${positions} 个文本位置）：logit 最多变化 ${most}，平均 ${mean}；`,
     likeliest: (percent, divergence) => `最可能的 token 不变的占 ${percent} %；KL 散度 ${divergence}；`,
     textLoss: (before, after) => `损失：之前 ${before}，之后 ${after}`,
-    heldOutLoss: (before, after) => `留出集损失：之前 ${before}，之后 ${after}`,
+    checking: (done, total) => `检查学到的内容：已回答 ${done} / ${total}`,
+    checkedWith: (source, rows, from) =>
+      `检查结果，${from} 的 ${rows} 行${{ "held-out": "（留出集）", training: "（训练集：没有留出行）", given: "" }[source]}：`,
+    before: (loss, right) => `  导出前（f32）：损失 ${loss}${right === null ? "" : `，${right} 个回答完全正确`}`,
+    reading: (program, arithmetic, loss, right, changed) =>
+      `  ${program}（${arithmetic}）：损失 ${loss}${right === null ? "" : `，${right} 个回答完全正确`}，${changed} % 的回答有变化`,
+    unchecked: "检查结果：没有可用来检查的数据；请用 --data 给出",
+    verdict: { pass: "通过", warn: "警告", refuse: "拒绝" },
+    receiptAt: (path) => `完整内容：${path}`,
   },
 
   data: {
