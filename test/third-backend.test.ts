@@ -109,7 +109,7 @@ test("a recipe chooses it, and has its settings; those of others are told or ref
   assert.throws(() => parse("backend=cluster", "fails=after"), /hosts is missing: the machines/);
   assert.throws(
     () => parse("backend=cluster", "hosts=a", "fails=after", "ddp_timeout=9"),
-    /ddp_timeout: 9 is not supported where backend is cluster/,
+    /ddp_timeout: 9 is not supported: it is not for backend: cluster/,
   );
   assert.throws(() => parse("backend=gpu"), /backend: unknown: "gpu"; expected one of native, canned, cluster/);
   assert.deepEqual(recipeJsonSchema(methods).properties.backend?.enum, ["native", "canned", "cluster"]);

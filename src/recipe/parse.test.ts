@@ -11,6 +11,7 @@ const methods: Methods = {
       name: "lora",
       config: z.strictObject({
         lora_rank: z.int().min(1).default(8),
+        quantization_bit: z.literal(4).nullable().default(null),
         lora_alpha: z.number().gt(0).nullable().default(null),
         lora_target: z.union([z.literal("all"), z.array(z.string().min(1)).min(1)]).default("all"),
       }),
@@ -52,7 +53,7 @@ test("a minimal recipe gets LLaMA-Factory's defaults", () => {
   const { recipe, notices } = parse(minimal);
   assert.deepEqual(notices, []);
   assert.deepEqual(recipe.dataset, ["a.jsonl", "b.jsonl"]);
-  assert.deepEqual(recipe.tuner, { lora_rank: 8, lora_alpha: null, lora_target: "all" });
+  assert.deepEqual(recipe.tuner, { lora_rank: 8, quantization_bit: null, lora_alpha: null, lora_target: "all" });
   assert.deepEqual(recipe.objective, {});
   const { finetuning_type, learning_rate, num_train_epochs, cutoff_len, seed, eval_strategy } = recipe;
   assert.deepEqual(
@@ -228,8 +229,11 @@ test("every kind of mistake is reported with its line and what to write", () => 
     ["val_size: 1.5", /^recipe\.yaml:4: val_size: expected a number from 0 and below 1, or a whole number from 1, got 1\.5$/],
     ["max_steps: 0", /^recipe\.yaml:4: max_steps: expected a whole number from 1 to 100000000, or -1, got 0$/],
     ["packing: yes", /^recipe\.yaml:4: packing: expected true or false, got "yes": write true$/],
-    ["template: 3", /^recipe\.yaml:4: template: expected a text, got 3: put it in quotes, "3"$/],
-    ["template: [a]", /^recipe\.yaml:4: template: expected a text, got a list$/],
+    ["dataset_dir: 3", /^recipe\.yaml:4: dataset_dir: expected a text, got 3: put it in quotes, "3"$/],
+    ["dataset_dir: [a]", /^recipe\.yaml:4: dataset_dir: expected a text, got a list$/],
+    ["template: lama3", /^recipe\.yaml:4: template: expected one of default, .*, got "lama3"\. Did you mean "llama3"\?$/],
+    ["template: qwen2_vl", /^recipe\.yaml:4: template: .*, got "qwen2_vl": it belongs to .*; without the line, the model's own/],
+    ["quantization_bit: 8", /^recipe\.yaml:4: quantization_bit: expected 4, got 8: the base is kept in 4 bits .*: write 4, or/],
     [
       "lr_scheduler_type: sine",
       /^recipe\.yaml:4: lr_scheduler_type: expected one of linear, cosine, cosine_with_restarts, .*constant_with_warmup, got "sine"$/,
@@ -351,9 +355,9 @@ test("overrides win over the file, in every spelling", () => {
   assert.deepEqual(parse(`${minimal}lora_target: q_proj,v_proj`).recipe.tuner.lora_target, ["q_proj", "v_proj"]);
   assert.equal(parse(minimal, "resume_from_checkpoint=true").recipe.resume_from_checkpoint, true);
   assert.equal(parse(minimal, "output_dir=C:\\a #1: b").recipe.output_dir, "C:\\a #1: b");
-  assert.equal(parse(minimal, 'template="a').recipe.template, '"a');
-  assert.equal(parse(minimal, "template=*a").recipe.template, "*a");
-  assert.equal(parse(minimal, `template=${"[".repeat(100_000)}`).recipe.template?.length, 100_000);
+  assert.equal(parse(minimal, 'dataset_dir="a').recipe.dataset_dir, '"a');
+  assert.equal(parse(minimal, "dataset_dir=*a").recipe.dataset_dir, "*a");
+  assert.equal(parse(minimal, `dataset_dir=${"[".repeat(100_000)}`).recipe.dataset_dir.length, 100_000);
   assert.equal(parse(`${minimal}use_galore: true\nlora_r: 4\n`, "use_galore=null", "lora_rank=2").recipe.tuner.lora_rank, 2);
   assert.equal(parseRecipe(undefined, ["model=m", "dataset=d", "output_dir=o"], methods).recipe.model_name_or_path, "m");
 });
@@ -427,7 +431,7 @@ test("evaluation follows the held-out data", () => {
 });
 
 test("a formatted recipe parses to itself", () => {
-  const { recipe } = parse(`${minimal}val_size: 0.1\nlora_rank: 4\ntemplate: "no"\nneat_packing: true\nmax_steps: 3\n`);
+  const { recipe } = parse(`${minimal}val_size: 0.1\nlora_rank: 4\ndataset_dir: "no"\nneat_packing: true\nmax_steps: 3\n`);
   assert.deepEqual(parse(formatRecipe(recipe)), { recipe, notices: [] });
   const idle = parse(
     `${minimal}max_steps: 3\nwarmup_steps: 2\nsave_strategy: epoch\npacking: true\nresume_from_checkpoint: true\n`,
@@ -472,9 +476,12 @@ test("a backend brings its own settings, and its own list of those that it does 
   ]);
   assert.match(
     problems("backend: cluster\nbf16: true\n"),
-    /:5: bf16: true is not supported where backend is cluster; remove it$/,
+    /:5: bf16: true is not supported: it is not for backend: cluster; remove it$/,
   );
-  assert.match(problems("cluster_name: x\n"), /:4: cluster_name: "x" is not supported where backend is native; remove it$/);
+  assert.match(
+    problems("cluster_name: x\n"),
+    /:4: cluster_name: "x" is not supported: it is not for backend: native; remove it$/,
+  );
   assert.match(
     problems("backend: gpu\nbf16: true\n"),
     /^recipe\.yaml:4: backend: unknown: "gpu"; expected one of native, cluster$/,

@@ -62,7 +62,7 @@ export async function readRecipe(path: string): Promise<RecipeSource> {
 }
 
 /** One setting as somebody wrote it. */
-interface Setting {
+export interface Setting {
   /** The name as written, but with underscores. */
   readonly name: string;
   readonly value: unknown;
@@ -104,7 +104,7 @@ export function formatRecipe(recipe: Recipe): string {
 
 const maxRecipeBytes = 1 << 20;
 
-function readSettings({ text, file }: RecipeSource): Setting[] {
+export function readSettings({ text, file }: RecipeSource): Setting[] {
   if (Buffer.byteLength(text) > maxRecipeBytes) throw new ConfigError(`${file}: expected a recipe, which is never over 1 MB`);
   if (nestsDeeply(text)) throw new ConfigError(`${file}: expected settings, got lists in lists without end`);
   const lines = new LineCounter();
@@ -159,7 +159,7 @@ function explain(code: string, message: string, rest: string): string {
   return `not valid YAML: ${message}`;
 }
 
-function readOverrides(args: readonly string[]): Setting[] {
+export function readOverrides(args: readonly string[]): Setting[] {
   const settings: Setting[] = [];
   for (let i = 0; i < args.length; i++) {
     const arg = args[i]!;
@@ -202,7 +202,7 @@ function contentsOf(document: ReturnType<typeof parseDocument>): unknown {
 }
 
 /** What has been found so far: all problems are reported at once. */
-interface Report {
+export interface Report {
   readonly file: string;
   readonly problems: string[];
   readonly notices: string[];
@@ -211,7 +211,7 @@ interface Report {
 type Keys = Readonly<Record<string, KeySchema>>;
 
 /** What is set, by the name of the setting. */
-type Given = ReadonlyMap<string, Setting>;
+export type Given = ReadonlyMap<string, Setting>;
 
 /** `layers` come in rising order of weight: what is set in a later one replaces what an earlier one says. */
 function check(layers: readonly Setting[][], file: string, methods: Methods): ParsedRecipe {
@@ -225,7 +225,8 @@ function check(layers: readonly Setting[][], file: string, methods: Methods): Pa
   const objective = choose("stage", knownStages);
   const backend = choose("backend", []);
   const chosen = { finetuning_type: tuner, stage: objective, backend };
-  const given = sortOut(named, { known, common, axes, chosen }, report);
+  const given = sortOut(named, { known, ...fatesOf(axes, chosen, common) }, report);
+  tellIdle(given, axes, chosen, report);
 
   const checked = validate(RecipeKeys, given, report);
   const settings = checked && { ...checked, ...optimOf(checked, given, report) };
@@ -254,8 +255,39 @@ function keysOf({ config }: Method): Keys {
   return config ? keySchemas(config) : {};
 }
 
+type Axes = Readonly<Record<string, readonly Method[]>>;
+
+/** By the same names as the axes; undefined where a problem was reported. */
+type Chosen = Readonly<Record<string, Method | undefined>>;
+
+/** What the methods that are chosen do not need, and what only others could do without. */
+function fatesOf(axes: Axes, chosen: Chosen, common: Keys): Omit<Fates, "known"> {
+  const ofChosen = Object.values(chosen).filter((method) => method !== undefined);
+  const read: Keys = Object.assign({}, common, ...ofChosen.map(keysOf));
+  const reasons: Record<string, string> = Object.assign({}, needless, ...ofChosen.map((method) => method.needless));
+  const refusals: Record<string, RefusedKey> = { ...refused };
+  for (const [axis, choices] of Object.entries(axes))
+    for (const key of choices.flatMap((method) => Object.keys(method.needless ?? {})))
+      if (chosen[axis] === undefined) reasons[key] ??= "";
+      else if (!Object.hasOwn(reasons, key)) refusals[key] ??= { why: `it is not for ${axis}: ${chosen[axis].name}` };
+  return {
+    needless: Object.fromEntries(Object.entries(reasons).filter(([key]) => !Object.hasOwn(read, key))),
+    refused: refusals,
+  };
+}
+
+/** Tells of settings that only methods read that are not chosen. */
+function tellIdle(given: Given, axes: Axes, chosen: Chosen, { notices }: Report): void {
+  const methods = Object.values(axes).flat();
+  for (const [key, { where }] of given) {
+    const owners = methods.filter((method) => Object.hasOwn(keysOf(method), key));
+    if (owners.length === 0 || owners.some((owner) => Object.values(chosen).includes(owner))) continue;
+    notices.push(`${where}: ${key} is not used: only ${owners.map(({ name }) => name).join(" and ")} reads it`);
+  }
+}
+
 /** What is set, under our names: settings of later layers in the place of those of earlier ones. */
-function resolveNames(layers: readonly Setting[][], known: Keys, { problems }: Report): Given {
+export function resolveNames(layers: readonly Setting[][], known: Keys, { problems }: Report): Given {
   const keyOf = (name: string) => (!Object.hasOwn(known, name) && Object.hasOwn(aliases, name) ? aliases[name]! : name);
   const named = new Map<string, Setting>();
   for (const layer of layers) {
@@ -271,60 +303,40 @@ function resolveNames(layers: readonly Setting[][], known: Keys, { problems }: R
   return named;
 }
 
-interface Choice {
+/** What becomes of settings, by name. */
+export interface Fates {
   readonly known: Keys;
-  readonly common: Keys;
-  readonly axes: Readonly<Record<string, readonly Method[]>>;
-  /** By the same names as `axes`; undefined where a problem was reported. */
-  readonly chosen: Readonly<Record<string, Method | undefined>>;
+  /** Why it changes nothing here; stronger than `known`. */
+  readonly needless: Readonly<Record<string, string>>;
+  /** Why it is refused, but for some values. */
+  readonly refused: Readonly<Record<string, RefusedKey>>;
 }
 
-/** Sorts settings into those that are read (returned), other methods' and other trainers' (explained or refused) and unknown ones (refused). */
-function sortOut(named: Given, { known, common, axes, chosen }: Choice, { problems, notices }: Report): Given {
-  const methods = Object.values(axes).flat();
-  const isReady = Object.values(chosen).every((method) => method !== undefined);
-  const read: Keys = Object.assign({}, common, ...Object.values(chosen).map((method) => (method ? keysOf(method) : {})));
-  const dropped = Object.fromEntries(
-    [needless, ...Object.values(chosen).map((method) => method?.needless ?? {})]
-      .flatMap(Object.entries<string>)
-      .filter(([key]) => !Object.hasOwn(read, key)),
-  );
-  const elsewhere: Record<string, string> = Object.assign({}, ...methods.map((method) => method.needless));
+/** Sorts settings into those that are read (returned), those that are explained, refused, and unknown. */
+export function sortOut(named: Given, { known, needless, refused }: Fates, { problems, notices }: Report): Given {
   const otherwise: Readonly<Record<string, string>> = differently;
-  const refusals: Readonly<Record<string, RefusedKey>> = refused;
-
   const given = new Map<string, Setting>();
   for (const [key, setting] of named) {
     const { name, value, where } = setting;
-    const refuse = (why: string, harmless: readonly unknown[] = [false, 0]) => {
-      const changesNothing = harmless.some((other) => JSON.stringify(other) === JSON.stringify(value));
-      if (!changesNothing) problems.push(`${where}: ${name}: ${show(value)} is not supported${why}`);
-    };
-    if (![known, dropped, otherwise, elsewhere, refusals].some((keys) => Object.hasOwn(keys, key))) {
+    if (![known, needless, otherwise, refused].some((keys) => Object.hasOwn(keys, key))) {
       const ours = nearest(key, Object.keys(known));
-      const near = ours.length > 0 ? ours : nearest(key, [dropped, otherwise, refusals, aliases].flatMap(Object.keys));
+      const near = ours.length > 0 ? ours : nearest(key, [needless, otherwise, refused, aliases].flatMap(Object.keys));
       problems.push(`${where}: unknown setting ${quote(name)}. ${didYouMean(near, "docs/recipe.md lists the settings")}`);
     } else if (value === null) {
       // Not set.
-    } else if (Object.hasOwn(dropped, key)) {
-      notices.push(`${where}: ${name} is not needed: ${dropped[key]}`);
+    } else if (Object.hasOwn(needless, key)) {
+      notices.push(`${where}: ${name} is not needed: ${needless[key]}`);
     } else if (Object.hasOwn(known, key)) {
       if (key !== name) notices.push(`${where}: ${name} is read as ${key}`);
       given.set(key, setting);
     } else if (Object.hasOwn(otherwise, key)) {
       notices.push(`${where}: ${name} is taken differently: ${otherwise[key]}`);
-    } else if (Object.hasOwn(refusals, key)) {
-      const { harmless, why, instead } = refusals[key]!;
-      refuse(`: ${why}; ${instead ? `write ${instead} instead` : "remove it"}`, harmless);
-    } else if (isReady) {
-      const [axis] = Object.entries(axes).find(([, choices]) => choices.some((one) => Object.hasOwn(one.needless ?? {}, key)))!;
-      refuse(` where ${axis} is ${chosen[axis]!.name}; remove it`);
+    } else {
+      const { harmless = [false, 0], why, instead } = refused[key]!;
+      const changesNothing = harmless.some((other) => JSON.stringify(other) === JSON.stringify(value));
+      const advice = instead ? `write ${instead} instead` : "remove it";
+      if (!changesNothing) problems.push(`${where}: ${name}: ${show(value)} is not supported: ${why}; ${advice}`);
     }
-  }
-  for (const [key, { where }] of given) {
-    if (Object.hasOwn(read, key)) continue;
-    const owners = methods.filter((method) => Object.hasOwn(keysOf(method), key)).map((method) => method.name);
-    notices.push(`${where}: ${key} is not used: only ${owners.join(" and ")} reads it`);
   }
   return given;
 }
@@ -338,7 +350,7 @@ function didYouMean(near: readonly string[], otherwise: string): string {
 }
 
 /** Reads the settings that the schema knows out of `given`. Returns undefined if a problem was reported. */
-function validate<T>(schema: z.ZodType<T>, given: Given, { file, problems }: Report): T | undefined {
+export function validate<T>(schema: z.ZodType<T>, given: Given, { file, problems }: Report): T | undefined {
   const keys: Keys = keySchemas(schema);
   const ours = [...given].filter(([key]) => Object.hasOwn(keys, key));
   const values = Object.fromEntries(ours.map(([key, { value }]) => [key, value]));
@@ -558,6 +570,12 @@ function takes(type: "string" | "array", schema: KeySchema): boolean {
   return (schema.type === type && isOpen) || (schema.anyOf?.some((choice) => takes(type, choice)) ?? false);
 }
 
+/** The names that a setting chooses from. */
+function choicesOf(schema: KeySchema): string[] {
+  const own = (schema.enum ?? []).filter((choice) => typeof choice === "string");
+  return [...own, ...(schema.anyOf ?? []).flatMap(choicesOf)];
+}
+
 /** What to write instead, where it is easy to tell. */
 function hint(value: unknown, schema: KeySchema): string {
   if (typeof value === "string") {
@@ -567,6 +585,8 @@ function hint(value: unknown, schema: KeySchema): string {
       return number === value ? `: write it without quotes, ${value}` : `: write ${number}`;
     if (/^(yes|on|y)$/i.test(value)) return ": write true";
     if (/^(no|off|n)$/i.test(value)) return ": write false";
+    const near = closest(value, choicesOf(schema));
+    if (near !== undefined) return `. Did you mean ${quote(near)}?`;
   } else if ((typeof value === "number" || typeof value === "boolean") && takes("string", schema)) {
     return `: put it in quotes, "${value}"`;
   }

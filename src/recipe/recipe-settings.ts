@@ -19,7 +19,7 @@ export interface RecipeSettings {
   /** How much of `dataset` to hold out: a share, or a number of rows. Takes a number from 0 and below 1, or a whole number from 1. Default: `0`. */
   readonly val_size?: number | undefined;
   /** The chat template; the model's own where not set. */
-  readonly template?: string | null | undefined;
+  readonly template?: "default" | "alpaca" | "chatml" | "gemma" | "gemma2" | "gemma3" | "llama2" | "llama2_zh" | "llama3" | "ministral" | "mistral" | "mistral_small" | "phi" | "phi_small" | "phi4" | "phi4_mini" | "qwen" | "qwen3" | "qwen3_nothink" | "smollm" | "smollm2" | "vicuna" | "zephyr" | null | undefined;
   /** How tools and calls of them are written, for a chat template that has no place for them; LLaMA-Factory's other formats are not known. */
   readonly tool_format?: "default" | "qwen" | "llama3" | "mistral" | null | undefined;
   /** Longest row, in tokens; what is longer is cut, with a notice. Takes a whole number from 2. Default: `2048`. */

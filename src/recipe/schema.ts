@@ -2,6 +2,7 @@ import { z } from "zod";
 import { positiveF32 } from "../core/positive-f32.js";
 import { optimizerNames } from "../optim/optimizers.js";
 import { scheduleNames } from "../optim/schedule.js";
+import { templateNames } from "../text/templates.js";
 import { toolFormatNames } from "../text/tool-formats.js";
 import type { StepDefaults } from "../tuners/tuner.js";
 
@@ -64,7 +65,7 @@ const data = {
     .union([z.number().min(0).lt(1), count])
     .default(0)
     .describe("how much of `dataset` to hold out: a share, or a number of rows"),
-  template: z.string().min(1).nullable().default(null).describe("the chat template; the model's own where not set"),
+  template: z.enum(templateNames).nullable().default(null).describe("the chat template; the model's own where not set"),
   tool_format: z
     .enum(toolFormatNames)
     .nullable()
