@@ -92,7 +92,7 @@ export async function timeTraining(engine: NativeEngine, work: TrainingWork, aft
     optimizer: { name: optim, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, args: {} },
     onNotice: (message) => console.error(message),
   };
-  const start: Start = { rng: new Rng(0), encode: () => new Int32Array() };
+  const start: Start = { rng: new Rng(0), encode: () => Int32Array.of(0) };
   const trainee = await assemble({ kernels: engine, compute }, parts, { weightsFrom: null, start, hasNewHead: false });
   const rows = randomExamples(work.rows, work.tokens, trainee.base.shape.vocabSize);
   const oneBatch = rows.map((_, i) => i);

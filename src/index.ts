@@ -25,7 +25,7 @@ export { type ExportOptions, type ExportReport, exportModel } from "./export/exp
 export { exportOfRecipe, type RecipeExport } from "./export/export-recipe.js";
 export type { Drift } from "./export/measure.js";
 export type { Reading, Receipt, Verdict } from "./export/receipt.js";
-export { Chat, type ChatOptions, type ReplyOptions } from "./generate/chat.js";
+export { Chat, type ChatFacts, type ChatOptions, type ReplyEnd, type ReplyOptions } from "./generate/chat.js";
 export { type Classification, Classifier, type ClassifierOptions } from "./generate/classifier.js";
 export type { SamplingOptions } from "./generate/sampling.js";
 export type { HubOptions } from "./io/hub/hub.js";

@@ -146,3 +146,35 @@ test("a closed chat says so, to an answer under way and to every later call", as
   assert.throws(() => chat.useAdapter("other"), ClosedError);
   chat.close();
 });
+
+test("a chat tells how an answer ended, and what it has loaded", async () => {
+  const chat = await Chat.open(opened);
+  const { contextTokens, methods, weights, compute } = chat.facts;
+  assert.deepEqual(
+    [weights, compute, [...methods]],
+    [
+      "f32",
+      "f32",
+      [
+        ["trained", "lora"],
+        ["other", "adapter"],
+      ],
+    ],
+  );
+  assert.deepEqual(chat.thoughts, { areKnown: false, areOpen: false });
+  const ended = async (question: string, more: Parameters<typeof chat.reply>[1]) => {
+    const reply = chat.reply(ask(question), more);
+    for (;;) {
+      const next = await reply.next();
+      if (next.done === true) return next.value;
+    }
+  };
+  assert.deepEqual(await ended("Where is the hen?", { maxNewTokens: 3 }), { finished: "length", tokens: 3 });
+  const room = contextTokens - renderPrompt(format, { messages: ask("Where is the hen?") }).length + 1; // the last token is not computed on
+  chat.useAdapter(null);
+  assert.deepEqual(await ended("Where is the hen?", { maxNewTokens: 10 * contextTokens }), { finished: "context", tokens: room });
+  const aborted = new AbortController();
+  aborted.abort();
+  assert.deepEqual(await ended("Where?", { signal: aborted.signal }), { finished: "aborted", tokens: 0 });
+  chat.close();
+});

@@ -3,6 +3,7 @@ import { ConfigError } from "../errors.js";
 import type { AddCommand } from "./command.js";
 import { numberFor, required } from "./options.js";
 import { whileDownloading } from "./progress-bar.js";
+import { defaultReply, type ReplySettings, replyRanges } from "./reply-settings.js";
 
 /** `attune chat`: a conversation on a terminal, or one turn for every line of the input. */
 export const chat: AddCommand = (program, { io, words: { chat: words, options }, parts }) => {
@@ -15,18 +16,24 @@ export const chat: AddCommand = (program, { io, words: { chat: words, options },
     .option("-a, --adapter <folder>", words.adapter, (folder: string, before: readonly string[] = []) => [...before, folder])
     .option("-s, --system <text>", words.system)
     .option("--template <name>", options.template)
-    .option("-n, --max-new-tokens <count>", words.maxNewTokens, numberFor("max-new-tokens", { from: 1, whole: true }), 512)
-    .option("-t, --temperature <number>", words.temperature, numberFor("temperature", { from: 0 }), 0)
-    .option("--top-p <number>", words.topP, numberFor("top-p", { from: 0, to: 1 }), 1)
+    .option("-n, --max-new-tokens <count>", words.maxNewTokens, numberFor("max-new-tokens", replyRanges.max_new_tokens))
+    .option("-t, --temperature <number>", words.temperature, numberFor("temperature", replyRanges.temperature))
+    .option("--top-p <number>", words.topP, numberFor("top-p", replyRanges.top_p))
     .addHelpText("after", words.examples)
-    .action(async ({ model: name, adapter = [], system, template, ...replyOptions }) => {
+    .action(async ({ model: name, adapter = [], system, template, maxNewTokens, temperature, topP }) => {
       const model = required("model", name);
+      const reply: ReplySettings = {
+        ...defaultReply,
+        ...(maxNewTokens !== undefined && { max_new_tokens: maxNewTokens }),
+        ...(temperature !== undefined && { temperature }),
+        ...(topP !== undefined && { top_p: topP }),
+      };
       const opened = await whileDownloading(model, io, (watch) =>
         parts.openChat({ model, adapter: adaptersOf(adapter), template, ...watch }),
       );
       try {
         const { converse } = await import("./conversation.js");
-        await converse(opened, { ...replyOptions, system }, io);
+        await converse(opened, { model, system, reply }, io);
       } finally {
         opened.close();
       }

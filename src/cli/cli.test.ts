@@ -98,7 +98,10 @@ function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
         async *reply(messages, replyOptions = {}) {
           calls.replies.push({ contents: messages.map(({ role, content }) => `${role}: ${content}`), options: replyOptions });
           yield* ["echo ", messages.at(-1)!.content];
+          return { finished: "stop", tokens: 2 };
         },
+        facts: { weights: "bf16", compute: "f32", contextTokens: 8192, methods: new Map(adapters.map((name) => [name, "lora"])) },
+        thoughts: { areKnown: false, areOpen: false },
         close() {
           calls.isClosed = true;
         },

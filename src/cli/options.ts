@@ -1,7 +1,9 @@
 import { ConfigError } from "../errors.js";
 
-interface Range {
-  readonly from: number;
+export interface Range {
+  readonly from?: number;
+  /** The same, without the number itself. */
+  readonly above?: number;
   readonly to?: number;
   readonly whole?: boolean;
 }
@@ -13,16 +15,19 @@ export function required<Value extends string>(name: string, value: Value | unde
 }
 
 /** Reads the value of an option that takes a number; the reader throws ConfigError with the range. */
-export function numberFor(name: string, { from, to = Number.POSITIVE_INFINITY, whole = false }: Range) {
-  return (text: string): number => {
-    const value = Number(text);
-    if (text.trim() !== "" && value >= from && value <= to && Number.isFinite(value) && (!whole || Number.isInteger(value)))
-      return value;
-    const upTo = to === Number.POSITIVE_INFINITY ? "" : ` to ${to}`;
-    throw new ConfigError(
-      `--${name}: expected ${whole ? "a whole number" : "a number"} from ${from}${upTo}, got ${JSON.stringify(text)}`,
-    );
-  };
+export function numberFor(name: string, range: Range) {
+  return (text: string): number => numberOf(`--${name}`, text, range);
+}
+
+/** A number that somebody wrote for what is called `label`. Throws ConfigError with the range. */
+export function numberOf(label: string, text: string, { from, above, to, whole = false }: Range): number {
+  const value = Number(text);
+  const isIn = value >= (from ?? -Infinity) && value > (above ?? -Infinity) && value <= (to ?? Infinity);
+  if (text.trim() !== "" && isIn && Number.isFinite(value) && (!whole || Number.isInteger(value))) return value;
+  const bounds = `${from === undefined ? "" : ` from ${from}`}${above === undefined ? "" : ` above ${above}`}`;
+  throw new ConfigError(
+    `${label}: expected ${whole ? "a whole number" : "a number"}${bounds}${to === undefined ? "" : ` to ${to}`}, got ${JSON.stringify(text)}`,
+  );
 }
 
 /** Reads the value of an option that takes one of a few words, in either case; the reader throws ConfigError that lists them. */

@@ -9,7 +9,9 @@ import type { RunOptions } from "../runs/run.js";
 /** The work behind the commands. Each part is loaded when a command needs it, so that `attune --help` does not wait for the engine. */
 export interface Parts {
   runRecipe(recipe: Recipe, options: RunOptions): AsyncIterable<RunEvent>;
-  openChat(options: ChatOptions): Promise<Pick<Chat, "reply" | "close" | "adapter" | "adapters" | "useAdapter">>;
+  openChat(
+    options: ChatOptions,
+  ): Promise<Pick<Chat, "reply" | "close" | "adapter" | "adapters" | "useAdapter" | "facts" | "thoughts">>;
   openClassifier(options: ClassifierOptions): Promise<Pick<Classifier, "classify" | "close">>;
   exportModel(options: ExportOptions): Promise<ExportReport>;
   previewData(file: string, options: PreviewOptions): Promise<DataPreview>;

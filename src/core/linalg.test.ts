@@ -145,6 +145,54 @@ test("nothing but results stays in memory, also outside of every scope", () => {
   for (const result of [blocks, other, ...results]) result.dispose();
 });
 
+test("least squares: what can be met is met by the smallest weight, the rest as nearly as it can be", async () => {
+  const rng = new Rng(5);
+  const draw = (rows: number, columns: number) =>
+    Array.from({ length: rows }, () => Array.from({ length: columns }, () => rng.normal()));
+  const dot = (u: readonly number[], v: readonly number[]) => u.reduce((sum, value, i) => sum + value * v[i]!, 0);
+  const solve = async (x: number[][], y: number[][]) => {
+    const weight = linalg.leastSquares(tensor(x), tensor(y));
+    const flat = [...(await weight.read())];
+    return y[0]!.map((_, n) => flat.slice(n * x[0]!.length, (n + 1) * x[0]!.length));
+  };
+
+  const [wide, targets] = [draw(4, 9), draw(4, 3)];
+  const smallest = await solve(wide, targets);
+  for (const [i, row] of wide.entries())
+    for (const [n, w] of smallest.entries()) assert.ok(Math.abs(dot(row, w) - targets[i]![n]!) < 1e-3, "met");
+  const away = draw(1, 9)[0]!; // whatever no row of x sees is of no use in a weight
+  const basis: number[][] = [];
+  for (const row of wide) {
+    const rest = basis.reduce((left, unit) => left.map((value, i) => value - dot(left, unit) * unit[i]!), row);
+    basis.push(rest.map((value) => value / Math.hypot(...rest)));
+  }
+  const unseen = basis.reduce((left, unit) => left.map((value, i) => value - dot(left, unit) * unit[i]!), away);
+  for (const w of smallest) assert.ok(Math.abs(dot(w, unseen)) < 1e-4, "smallest");
+
+  const [tall, wanted] = [draw(6, 2), draw(6, 1)];
+  const [w] = await solve(tall, wanted);
+  const residual = tall.map((row, i) => dot(row, w!) - wanted[i]![0]!);
+  for (const column of [0, 1])
+    assert.ok(
+      Math.abs(
+        dot(
+          residual,
+          tall.map((row) => row[column]!),
+        ),
+      ) < 1e-3,
+      "normal equations",
+    );
+
+  const [same] = await solve(
+    [
+      [1, 2],
+      [1, 2],
+    ],
+    [[5], [5]],
+  );
+  assert.ok(Math.abs(same![0]! - 1) < 1e-3 && Math.abs(same![1]! - 2) < 1e-3, `rows that are alike: ${same}`);
+});
+
 test("shapes and types that do not fit are refused, with both named", () => {
   const [x, y, s] = [tensor(a), tensor(c), vector([1, 2])];
   const half = linalg.converted(x, "bf16");
@@ -169,6 +217,8 @@ test("shapes and types that do not fit are refused, with both named", () => {
     () => linalg.copyInto(x, y),
     () => linalg.copyIntoColumns(y, 5, x),
     () => linalg.svd(half),
+    () => linalg.leastSquares(x, tensor(b)),
+    () => linalg.leastSquares(half, x),
   ])
     assert.throws(wrong, ShapeError, String(wrong));
   assert.throws(() => linalg.product(x, y), /product: expected b of 3 rows \(the columns of a\), got \[5, 7\]/);

@@ -1,5 +1,6 @@
 import { type DType, dtypes } from "../engine/dtype.js";
 import { ShapeError } from "../errors.js";
+import { divideSqrt } from "./ops/divide-sqrt.js";
 import { checkFloat, checkShape, scope, sizeOf, Tensor } from "./tensor.js";
 
 /**
@@ -207,6 +208,30 @@ export function svd(x: Tensor): { readonly u: Tensor; readonly s: Tensor; readon
   const [u, s] = [Tensor.empty(x.device, [m, m]), Tensor.empty(x.device, [m])];
   x.device.kernels.svd(x.id, u.id, s.id, m, n);
   return { u, s, v: x };
+}
+
+/**
+ * W (N, K) that brings x Wᵀ as near to y as it can, and of those the smallest: ridge regression, whose ridge is a millionth of ‖x‖². x (M, K), y (M, N).
+ * Quick for few rows.
+ */
+export function leastSquares(x: Tensor, y: Tensor): Tensor {
+  const [m] = matrix("leastSquares", "x", x);
+  const [rows, n] = matrix("leastSquares", "y", y);
+  if (rows !== m) throw new ShapeError(`leastSquares: expected y of ${m} rows, as x has, got [${y.shape.join(", ")}]`);
+  const [, k] = x.shape as [number, number];
+  const weight = Tensor.empty(x.device, [n, k]);
+  scope(() => {
+    const { u, s, v } = svd(copyOf(x)); // x = uᵀ diag(s) v, so Wᵀ = vᵀ diag(s / (s² + ridge)) u y
+    const column = s.alias([m, 1]);
+    const ones = Tensor.from(x.device, new Float32Array(m).fill(1), [m, 1]);
+    const squares = rowSquares(column).alias([m, 1]);
+    const total = product(s.alias([1, m]), column);
+    addProduct(squares, ones, total, 1e-6);
+    const right = product(u, y);
+    multiplyRows(right, divideSqrt(s, rowSquares(squares)));
+    writeProduct("leastSquares", weight, transposed(right), v, 1, false);
+  });
+  return weight;
 }
 
 function matrix(op: string, name: string, x: Tensor): readonly [rows: number, columns: number] {

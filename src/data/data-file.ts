@@ -2,19 +2,23 @@ import { type FileHandle, open, stat } from "node:fs/promises";
 import { getHeapStatistics } from "node:v8";
 import { DataError } from "../errors.js";
 
-/** A text file that is read chunk by chunk, without its byte-order mark. */
+/** A file that is read chunk by chunk, as text without its byte-order mark, or at any place, as Parquet is. */
 export interface DataFile {
+  readonly isParquet: boolean;
+  readonly size: number;
   /** Where its text begins: behind the mark. */
   readonly startOffset: number;
   /** The next bytes; null at the end. Throws DataError when the file changes meanwhile, or holds more than fits into memory. */
   next(): Promise<Buffer | null>;
+  /** The bytes from `start` up to `end`. Throws DataError when the file has no such bytes. */
+  slice(start: number, end: number): Promise<Buffer>;
   close(): Promise<void>;
 }
 
 const chunkBytes = 2 ** 20;
 
 /** Texts take up to two bytes a character in memory, beside what is made of them. */
-const maxTextBytes = () => Math.floor(getHeapStatistics().heap_size_limit / 3);
+export const maxTextBytes = () => Math.floor(getHeapStatistics().heap_size_limit / 3);
 
 const toJsonLines = 'convert it: datasets.load_dataset("KIND", data_files="FILE")["train"].to_json("rows.jsonl")';
 const neverOpened = "attune never opens these; save the data as JSON lines";
@@ -29,7 +33,7 @@ const otherFormats: readonly (readonly [name: string, remedy: string, ...magic: 
   ["7z", "unpack it", "7z\xbc\xaf\x27\x1c"],
   ["RAR", "unpack it", "Rar!\x1a"],
   ["ZIP (or a spreadsheet, or what PyTorch saves)", "unpack it, or save it as JSON lines", "PK\x03\x04", "PK\x05\x06"],
-  ["Parquet", toJsonLines.replace("KIND", "parquet"), "PAR1\x15"],
+  ["encrypted Parquet", "decrypt it first", "PARE"],
   ["Arrow", toJsonLines.replace("KIND", "arrow"), "ARROW1", "\xff\xff\xff\xff"],
   ["Avro", "convert it to JSON lines", "Obj\x01"],
   ["an SQLite database", "convert it to JSON lines", "SQLite format 3\0"],
@@ -42,7 +46,7 @@ const otherFormats: readonly (readonly [name: string, remedy: string, ...magic: 
 ];
 
 /**
- * Opens a file of text. Throws DataError for what is none: a folder, a pipe or a device (which is not even opened: it might never answer), another
+ * Opens a file of text or of Parquet. Throws DataError for what is neither: a folder, a pipe or a device (which is not even opened: it might never answer), another
  * format by its first bytes, UTF-16; and, when all of it is to be read (`isWhole`), what would not fit into memory.
  */
 export async function openDataFile(path: string, isWhole = true): Promise<DataFile> {
@@ -60,22 +64,28 @@ export async function openDataFile(path: string, isWhole = true): Promise<DataFi
     throw unreadable(path, error);
   }
 
-  let offset = 0;
-  const read = async (): Promise<Buffer> => {
-    if (offset > maxTextBytes()) throw tooLarge(path);
-    // No further than the size at the beginning: a file that somebody still writes to would never end.
-    const chunk = Buffer.allocUnsafe(Math.min(chunkBytes, size - offset));
+  const slice = async (start: number, end: number): Promise<Buffer> => {
+    if (!(start >= 0 && start <= end && end <= size))
+      throw new DataError(`${path}: the file is damaged or cut off: it has no bytes ${start} to ${end}.`);
+    const chunk = Buffer.allocUnsafe(end - start);
     let length = 0;
     try {
       while (length < chunk.length) {
-        const { bytesRead } = await file.read(chunk, length, chunk.length - length, offset + length);
+        const { bytesRead } = await file.read(chunk, length, chunk.length - length, start + length);
         if (bytesRead === 0) throw new DataError(`${path}: the file became shorter while it was read.`);
         length += bytesRead;
       }
     } catch (error) {
       throw unreadable(path, error);
     }
-    offset += length;
+    return chunk;
+  };
+  let offset = 0;
+  const read = async (): Promise<Buffer> => {
+    if (offset > maxTextBytes()) throw tooLarge(path);
+    // No further than the size at the beginning: a file that somebody still writes to would never end.
+    const chunk = await slice(offset, Math.min(size, offset + chunkBytes));
+    offset += chunk.length;
     return chunk;
   };
 
@@ -85,6 +95,9 @@ export async function openDataFile(path: string, isWhole = true): Promise<DataFi
     const hasByteOrderMark = head[0] === 0xef && head[1] === 0xbb && head[2] === 0xbf;
     let first: Buffer | null = hasByteOrderMark ? head.subarray(3) : head;
     return {
+      isParquet: head.toString("latin1", 0, 4) === "PAR1",
+      size,
+      slice,
       startOffset: head.length - first.length,
       async next() {
         const chunk = first ?? (offset < size ? await read() : null);
@@ -106,7 +119,7 @@ function unreadable(path: string, error: unknown): DataError {
   return new DataError(`${path}: cannot be read: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
 }
 
-function tooLarge(path: string): DataError {
+export function tooLarge(path: string): DataError {
   return new DataError(
     `${path}: more than ${maxTextBytes()} bytes of rows do not fit into Node's memory; split the file, set max_samples, or allow more with NODE_OPTIONS=--max-old-space-size=MEGABYTES.`,
   );

@@ -307,14 +307,14 @@ test("what is no file of text is refused at once, whoever names it", { skip: pro
   await assert.rejects(named("sparse.jsonl"), { code: "DATA", message: /do not fit into Node's memory/ });
   const packed: [RegExp, Buffer][] = [
     [/gzip; unpack it with gunzip/, gzipSync("[]")],
-    [/Parquet; convert it/, Buffer.from("PAR1\x15\x04")],
+    [/encrypted Parquet; decrypt/, Buffer.from("PARE\x15\x04")],
     [/ZIP/, Buffer.from("PK\x03\x04\0\0")],
     [/a Python pickle; attune never/, Buffer.from([0x80, 4, 0x95])],
     [/an SQLite database/, Buffer.from("SQLite format 3\0")],
     [/Git LFS/, Buffer.from("version https://git-lfs.github.com/spec/v1\n")],
   ];
   for (const [message, bytes] of packed) await assert.rejects(load("x.jsonl", bytes), { code: "DATA", message });
-  await assert.rejects(load("x.csv", "a,b\n1,2\n"), { code: "DATA", message: /begins with "a,b.*load_dataset\("csv"/s });
+  await assert.rejects(load("x.tab", "a,b\n1,2\n"), { code: "DATA", message: /ends in .csv.*begins with "a,b/s });
 });
 
 test("dataset_info.json leads nowhere else, and what it says and is not used is told", {

@@ -11,7 +11,8 @@ import { shuffled } from "./batches.js";
 import { openDataFile } from "./data-file.js";
 import type { Example } from "./example.js";
 import { type Conversation, conversations } from "./formats.js";
-import { type BadRow, type Row, readRows } from "./read-rows.js";
+import type { BadRow, Row } from "./pieces.js";
+import { readRows } from "./read-rows.js";
 import { Fields, isRecord, RowFault, type RowFormat, Tally } from "./row-format.js";
 
 export interface DatasetOptions {
@@ -169,13 +170,13 @@ function entrySource<Layout>(
   const { file_name, script_url, num_samples, ...rest } = entry;
   if (script_url !== undefined && script_url !== null)
     throw new ConfigError(
-      `${where}: script_url runs a downloaded program, which attune never does. Save the data as JSON and give its file_name.`,
+      `${where}: script_url runs a downloaded program, which attune never does. Save the data as JSON, CSV or Parquet and give its file_name.`,
     );
   if (typeof file_name !== "string") {
     const hub = rest.hf_hub_url ?? rest.ms_hub_url ?? rest.cloud_file_name;
     if (typeof hub !== "string") throw new ConfigError(`${where}: there is no file_name.`);
     throw new ConfigError(
-      `${where}: the data is on a hub, which attune does not download from. Fetch it (hf download --repo-type dataset ${hub}), save it as JSON lines, and give its path.`,
+      `${where}: the data is on a hub, which attune does not download from. Fetch it (hf download --repo-type dataset ${hub}), and name its Parquet, JSON or CSV file.`,
     );
   }
   // The file may come from a stranger, with the folder that it stands in. A link in the folder is somebody's own and is followed.

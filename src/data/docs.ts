@@ -15,14 +15,15 @@ import { textColumns } from "./texts.js";
 
 /** docs/data.md: every column and key of a row with what becomes of it, made from the lists that rows are read by. */
 export function dataDocs(): string {
-  return `${[intro, conversations(), messages(), plain, badRows].join("\n\n")}\n`;
+  return `${[intro, tables, conversations(), messages(), plain, badRows].join("\n\n")}\n`;
 }
 
 const intro = `<!-- Made by scripts/make-data-docs.mjs from src/data/. Change it there. -->
 
 # Data
 
-A data set is a JSON array of rows, JSON lines, or (for \`stage: pt\`) a \`.txt\` file with a text in each line, in UTF-8. \`dataset:\` names files, or entries of
+A data set is a JSON array of rows, JSON lines, Parquet, CSV (\`.csv\`, or \`.tsv\` with tabs), or (for \`stage: pt\`) a \`.txt\` file with a text in each line, all in
+UTF-8. Data on a hub is fetched first (\`hf download --repo-type dataset OWNER/NAME\`); Parquet is what hubs keep. \`dataset:\` names files, or entries of
 \`dataset_info.json\` in \`dataset_dir\`, written as LLaMA-Factory writes them. \`attune data preview FILE\` shows what the model sees of it, what it learns, and
 all that a run would say.
 
@@ -31,6 +32,17 @@ key is named once, with how many rows fill it, when a run starts. Null, \`""\`, 
 
 Rows are read one by one: each by its own columns, whatever the first row looks like, and a file that mixes layouts is told. Where an entry of
 \`dataset_info.json\` names the columns (\`columns\`, \`tags\`, \`formatting\`), these are read and the rest is named.`;
+
+const tables = `## Tables: CSV and Parquet
+
+The same columns as in JSON, with the same checks. In CSV the first line names them; quotation marks, line breaks inside them, blank lines and rows that end early
+are read as pandas, and so Hugging Face's datasets, reads them, and an empty cell is null. Three things differ: a cell is the text that stands there (\`007\`, \`1.0\`, \`NA\`
+and \`None\` stay, where pandas makes numbers and nulls of them); text behind a closing quotation mark makes a row bad; two columns of one name are an error. A row with
+more cells than there are columns is bad, in pandas too.
+
+Of Parquet all of Arrow's types are read, nested and compressed (Snappy, gzip, Brotli, Zstandard, LZ4), but for VARIANT and the encoding
+DELTA_BYTE_ARRAY. A list of structs is a list of messages; dates and times are their ISO text, which datasets gives as Python objects; whole numbers beyond 2⁵³ lose
+digits, and are refused as labels. What a file would unpack to is counted first: more than fits into Node's memory is refused.`;
 
 /** What becomes of each kind of column beside the question and the answer. */
 const columnMeanings: Readonly<Record<keyof typeof conversationColumns, string>> = {

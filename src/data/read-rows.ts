@@ -1,29 +1,14 @@
-import { isUtf8 } from "node:buffer";
-import { basename } from "node:path";
+import { basename, extname } from "node:path";
 import { DataError } from "../errors.js";
 import { parseStrictJson, toPlainJson } from "../io/strict-json.js";
+import { csvRows } from "./csv.js";
 import { type DataFile, openDataFile } from "./data-file.js";
-
-/** One row of a data file as it stands there. */
-export interface Row {
-  readonly value: Readonly<Record<string, unknown>>;
-  /** `orders.jsonl:17` or `alpaca.json, row 3`. */
-  readonly where: string;
-}
-
-/** A row that cannot be used, and why. */
-export interface BadRow {
-  readonly where: string;
-  readonly reason: string;
-}
-
-export const maxRowBytes = 32 * 2 ** 20;
-
-const newline = 0x0a;
+import { type BadRow, countNewlines, encodingFault, Gatherer, newline, type Piece, type Row, tooLong } from "./pieces.js";
 
 /**
- * The rows of a JSON array or of JSON lines; which of them it is, the file itself says. Of a file that is called `.txt`, every line that is
- * not empty is a row with one column, `text`, as Hugging Face's datasets reads it. Rows that are no JSON objects, or too long to be meant,
+ * The rows of Parquet, of a JSON array or of JSON lines; which of them it is, the file itself says. A file that is called `.csv` or `.tsv` has the names of
+ * its columns in its first line. Of a file that is called `.txt`, every line that is not empty is a row with one column, `text`, as Hugging Face's
+ * datasets reads it. Rows that are no objects, or too long to be meant,
  * come back as bad, one for one. At most `maxRows` of them, and the file is never held whole.
  * Throws DataError for what spoils the whole file: missing, empty, no text, an array that does not go on as one.
  */
@@ -31,7 +16,7 @@ export async function* readRows(path: string, maxRows = Number.POSITIVE_INFINITY
   const file = await openDataFile(path, maxRows === Number.POSITIVE_INFINITY);
   try {
     let rows = 0;
-    for await (const row of rowsOf(file, basename(path))) {
+    for await (const row of rowsOf(file, basename(path), maxRows)) {
       yield row;
       if (++rows >= maxRows) return;
     }
@@ -40,9 +25,20 @@ export async function* readRows(path: string, maxRows = Number.POSITIVE_INFINITY
   }
 }
 
-async function* rowsOf(file: DataFile, name: string): AsyncGenerator<Row | BadRow> {
+async function* rowsOf(file: DataFile, name: string, maxRows: number): AsyncGenerator<Row | BadRow> {
+  const ending = extname(name).toLowerCase();
+  if (file.isParquet) {
+    const { parquetRows } = await import("./parquet.js"); // its reader takes time to load
+    yield* parquetRows(file, name, maxRows);
+    return;
+  }
+  if (ending === ".parquet") throw new DataError(`${name}: this is no Parquet: it does not begin with PAR1.`);
+  if (ending === ".csv" || ending === ".tsv") {
+    yield* csvRows(file, name, ending === ".csv" ? "," : "\t");
+    return;
+  }
   const first = await firstByte(file, name);
-  if (name.toLowerCase().endsWith(".txt")) {
+  if (ending === ".txt") {
     for await (const piece of lines(file, first)) yield textRow(piece, name);
   } else if (first.byte === 0x5b) {
     for await (const piece of elements(file, name, first)) yield jsonRow(piece, name, `${name}, row ${piece.number}`);
@@ -50,11 +46,8 @@ async function* rowsOf(file: DataFile, name: string): AsyncGenerator<Row | BadRo
     for await (const piece of lines(file, first)) yield jsonRow(piece, name, `${name}:${piece.line}`);
   } else {
     const begins = JSON.stringify(first.bytes.toString("utf8", 0, 20));
-    const hint = /\.[ct]sv$/i.test(name)
-      ? ' Convert it: datasets.load_dataset("csv", data_files="FILE")["train"].to_json("rows.jsonl").'
-      : "";
     throw new DataError(
-      `${name}: expected a JSON array of rows, or JSON lines with one row in each; the file begins with ${begins}.${hint}`,
+      `${name}: expected a JSON array of rows, JSON lines with one row in each, Parquet, or a name that ends in .csv, .tsv or .txt; the file begins with ${begins}.`,
     );
   }
 }
@@ -78,38 +71,6 @@ async function firstByte(file: DataFile, name: string): Promise<Start> {
     line += countNewlines(blanks);
     offset += blanks.length;
     if (at >= 0) return { byte: chunk[at]!, bytes: chunk.subarray(at), line, offset };
-  }
-}
-
-/** The bytes of one row. */
-interface Piece {
-  /** Null when they are more than a row may have. */
-  readonly bytes: Buffer | null;
-  readonly length: number;
-  /** Line of the file in which it begins, from 1, and offset of its first byte. */
-  readonly line: number;
-  readonly offset: number;
-  /** Of the row, from 1. */
-  readonly number: number;
-}
-
-/** Gathers the bytes of a row over the chunks that it lies in, and drops them when they become too many. */
-class Gatherer {
-  #parts: Buffer[] = [];
-  length = 0;
-
-  add(part: Buffer): void {
-    this.length += part.length;
-    if (this.length > maxRowBytes) this.#parts = [];
-    else if (part.length > 0) this.#parts.push(part);
-  }
-
-  take(): Pick<Piece, "bytes" | "length"> {
-    const { length } = this;
-    const bytes = length > maxRowBytes ? null : this.#parts.length === 1 ? this.#parts[0]! : Buffer.concat(this.#parts);
-    this.#parts = [];
-    this.length = 0;
-    return { bytes, length };
   }
 }
 
@@ -234,10 +195,6 @@ function jsonRow({ bytes, length, line, offset }: Piece, name: string, where: st
   return { where, reason: `expected an object with columns, got ${source.trim().slice(0, 60)}.` };
 }
 
-function tooLong(length: number): string {
-  return `the row has ${length} bytes, more than the ${maxRowBytes} allowed.`;
-}
-
 /** Where and why JSON is not valid: lines behind the first, and the column. */
 function faultOf({ message }: SyntaxError, source: string): { line: number; reason: string } {
   const [, what = message, position = "0"] = /^(.*) at character (\d+)$/s.exec(message) ?? [];
@@ -251,40 +208,4 @@ function faultOf({ message }: SyntaxError, source: string): { line: number; reas
     line: before.split("\n").length - 1,
     reason: `${what} in column ${at - before.lastIndexOf("\n")}.${hint}`,
   };
-}
-
-function encodingFault(
-  bytes: Buffer,
-  { line, offset }: { line: number; offset: number },
-): { line: number; reason: string } | null {
-  if (isUtf8(bytes)) return null;
-  const at = firstInvalidByte(bytes);
-  const byte = (bytes[at] ?? 0).toString(16).padStart(2, "0");
-  return {
-    line: line + countNewlines(bytes.subarray(0, at)),
-    reason: `not UTF-8: byte 0x${byte} at offset ${offset + at}. Save the file as UTF-8.`,
-  };
-}
-
-/** Source: Unicode 15, table 3-7 (well-formed UTF-8 byte sequences). */
-function firstInvalidByte(bytes: Uint8Array): number {
-  for (let i = 0; i < bytes.length; ) {
-    const lead = bytes[i]!;
-    const length = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
-    if (length === 0) return i;
-    const low = lead === 0xe0 ? 0xa0 : lead === 0xf0 ? 0x90 : 0x80;
-    const high = lead === 0xed ? 0x9f : lead === 0xf4 ? 0x8f : 0xbf;
-    for (let k = 1; k < length; k++) {
-      const byte = bytes[i + k] ?? 0;
-      if (k === 1 ? byte < low || byte > high : byte < 0x80 || byte > 0xbf) return i;
-    }
-    i += length;
-  }
-  return bytes.length;
-}
-
-function countNewlines(bytes: Buffer): number {
-  let count = 0;
-  for (let at = bytes.indexOf(newline); at >= 0; at = bytes.indexOf(newline, at + 1)) count++;
-  return count;
 }

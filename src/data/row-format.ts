@@ -190,6 +190,7 @@ export function jsonIn(source: string, place: string): unknown {
 export function kindOf(value: unknown): string {
   if (value === null) return "null";
   if (Array.isArray(value)) return value.length === 0 ? "an empty list" : "a list";
+  if (value instanceof Uint8Array) return "bytes";
   return typeof value === "object" ? "an object" : `the ${typeof value} ${String(value).slice(0, 60)}`;
 }
 

@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { Rng } from "../core/rng.js";
-import { scope, Tensor } from "../core/tensor.js";
+import { scope } from "../core/tensor.js";
 import { loadEngine } from "../engine/load.js";
 import { openModel } from "../io/open-model.js";
 import { temporaryFolder } from "../io/testing/folders.js";

@@ -1,11 +1,14 @@
 import { basename, resolve } from "node:path";
 import type { ComputeType } from "../engine/kernels.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
+import { ModelError } from "../errors.js";
 import { resolveModel } from "../io/resolve.js";
 import { asCausalLM } from "../models/causal-lm.js";
+import type { LanguageModel } from "../models/language-model.js";
 import { loadModel } from "../models/load.js";
-import type { Message } from "../text/chat-template.js";
+import type { ChatTemplate, Message } from "../text/chat-template.js";
 import { loadTokenizer, readChatTemplate } from "../text/load-tokenizer.js";
+import { thoughtTags } from "../text/shield.js";
 import { type ChatFormat, renderPrompt } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
 import { SharedBase } from "../tuners/shared-base.js";
@@ -38,6 +41,24 @@ export interface ReplyOptions extends Partial<SamplingOptions> {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** How an answer came to its end: of itself, at `maxNewTokens`, because the model takes no more tokens, or by the signal; and of how many tokens it is. */
+export interface ReplyEnd {
+  readonly finished: "stop" | "length" | "context" | "aborted";
+  readonly tokens: number;
+}
+
+/** What a chat has loaded. */
+export interface ChatFacts {
+  /** The type in which most of the base's numbers are stored, such as `bf16` or `q8_0`. */
+  readonly weights: string;
+  /** How matrix products multiply. */
+  readonly compute: ComputeType;
+  /** Most tokens of a conversation with its answer, by the adapter in use. */
+  readonly contextTokens: number;
+  /** The methods of the adapters, by their names. */
+  readonly methods: ReadonlyMap<string, string>;
+}
+
 /** Replies that are decoded at once; what is more waits. */
 const slots = 16;
 
@@ -50,10 +71,12 @@ export class Chat {
   readonly #base: SharedBase;
   readonly #decoder: Decoder;
   readonly #formatOf: (adapter: string | null) => ChatFormat;
+  readonly #methods: ReadonlyMap<string, string>;
   #adapter: string | null;
 
-  private constructor(base: SharedBase, formatOf: (adapter: string | null) => ChatFormat) {
+  private constructor(base: SharedBase, methods: ReadonlyMap<string, string>, formatOf: (adapter: string | null) => ChatFormat) {
     this.#base = base;
+    this.#methods = methods;
     this.#decoder = new Decoder(this.#base, { slots });
     this.#formatOf = formatOf;
     this.#adapter = base.names[0] ?? null;
@@ -89,8 +112,9 @@ export class Chat {
     try {
       for (const message of model.notices) onNotice(message);
       asCausalLM(model, "a chat");
-      for (const [key, folder] of folders) await base.load(key, folder);
-      return new Chat(base, formatOf);
+      const methods = new Map<string, string>();
+      for (const [key, folder] of folders) methods.set(key, (await base.load(key, folder)).tuner.name);
+      return new Chat(base, methods, formatOf);
     } catch (error) {
       base.dispose();
       throw error;
@@ -106,6 +130,21 @@ export class Chat {
     return this.#adapter;
   }
 
+  get facts(): ChatFacts {
+    const { compute } = this.#base.device;
+    const contextTokens = this.#base.with(this.#adapter, ({ shape, virtualTokens }) => shape.maxPositions - virtualTokens);
+    return { weights: this.#base.with(null, storedAs), compute, contextTokens, methods: this.#methods };
+  }
+
+  /**
+   * What the chat template in use knows of thoughts: whether it can keep them apart from an answer (`reasoning_content` of a message), and whether its
+   * generation prompt opens them, so that an answer begins inside.
+   */
+  get thoughts(): { readonly areKnown: boolean; readonly areOpen: boolean } {
+    const { template } = this.#formatOf(this.#adapter);
+    return { areKnown: template.source.includes(thoughtTags[1]), areOpen: opensThoughts(template) };
+  }
+
   /**
    * Puts an adapter to use, or the base (null), for the answers to come; those under way keep theirs. Throws ConfigError for a name that is not there,
    * or if the base has no chat template.
@@ -118,17 +157,24 @@ export class Chat {
 
   /**
    * The answer to a conversation, piece by piece as it is decoded, by the adapter that is in use now. Throws ConfigError if the conversation is too
-   * long, ClosedError once the chat is closed.
+   * long, ClosedError once the chat is closed. Returns how the answer ended.
    */
-  reply(messages: readonly Message[], options: ReplyOptions = {}): AsyncGenerator<string> {
+  reply(messages: readonly Message[], options: ReplyOptions = {}): AsyncGenerator<string, ReplyEnd> {
     return this.#decode(messages, options, this.#adapter);
   }
 
-  async *#decode(messages: readonly Message[], options: ReplyOptions, adapter: string | null): AsyncGenerator<string> {
+  async *#decode(messages: readonly Message[], options: ReplyOptions, adapter: string | null): AsyncGenerator<string, ReplyEnd> {
     const text = this.#formatOf(adapter).tokenizer.decodeStream();
-    for await (const { id, isStop } of this.#decoder.decode(this.#request(messages, options, adapter), options.signal))
+    const request = this.#request(messages, options, adapter);
+    let tokens = 0;
+    let finished: ReplyEnd["finished"] = "aborted";
+    for await (const { id, isStop, finished: reason } of this.#decoder.decode(request, options.signal)) {
+      if (!isStop) tokens++;
+      if (reason !== null) finished = reason === "length" && tokens < request.maxNewTokens ? "context" : reason;
       if (!isStop) yield text.push(id);
+    }
     yield text.end();
+    return { finished, tokens };
   }
 
   /** The answers to several conversations, decoded `slots` at a time. */
@@ -167,5 +213,23 @@ export class Chat {
       },
       seed,
     };
+  }
+}
+
+/** The type of most of a model's numbers. */
+function storedAs(model: LanguageModel): string {
+  const counts = new Map<string, number>();
+  for (const [, { value }] of model.namedParameters())
+    counts.set(value.dtype, (counts.get(value.dtype) ?? 0) + value.rows * value.columns);
+  return [...counts].reduce((most, each) => (each[1] > most[1] ? each : most))[0];
+}
+
+function opensThoughts(template: ChatTemplate): boolean {
+  try {
+    const prompt = template.render({ messages: [{ role: "user", content: "Hello" }] }, { addGenerationPrompt: true });
+    return prompt.trimEnd().endsWith(thoughtTags[0]);
+  } catch (error) {
+    if (error instanceof ModelError) return false; // it refuses such a chat
+    throw error;
   }
 }

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import test, { before } from "node:test";
 import { Rng } from "../../src/core/rng.js";
 import { scope } from "../../src/core/tensor.js";
+import { trainEvents } from "../../src/index.js";
 import { openModelFolder } from "../../src/io/hf-folder.js";
 import { loadModel } from "../../src/models/load.js";
 import { packSequences } from "../../src/models/token-batch.js";
@@ -13,7 +14,7 @@ import { trainModules } from "../../src/tuners/train-whole.js";
 import { applyAdapter, loadTuned, saveTuned, settingsOfAdapter, trainingWeightsName } from "../../src/tuners/tuned-files.js";
 import { assertClose } from "../support/assert-close.js";
 import { device } from "../support/gradient-check.js";
-import { runPython, skipWithoutPeers } from "../support/peers.js";
+import { runPython, skipWithoutPeers, smolLM2Folder } from "../support/peers.js";
 import { readTensorFile } from "../support/tensors.js";
 import { loadTinyLlama, logitsOf, reference, runReference, sequences, tinyLlama } from "../support/tiny-llama.js";
 
@@ -55,10 +56,15 @@ before(async () => {
     const tuner = tuners.find((candidate) => candidate.name === tunerName)!;
     const config = tuner.config.parse(settings);
     const { model, files } = await loadTinyLlama("tied");
-    tuner.bind(config).apply(model, new Rng(7));
+    const tuning = tuner.bind(config);
+    tuning.apply(model, new Rng(7));
+    tuning.initialize!(model, {
+      rng: new Rng(8),
+      encode: (text) => Int32Array.from(text, (letter) => letter.charCodeAt(0) % 256),
+    });
     await runReference(model, { ...reference.lora, settings: { ...reference.lora.settings, learning_rate: 2e-2 } });
     ours.set(name, await logitsOf(model));
-    await saveTuned(join(folder, "ours", name), model, tuner.bind(config), { name: "tiny", config: files.config });
+    await saveTuned(join(folder, "ours", name), model, tuning, { name: "tiny", config: files.config });
     model.dispose();
   }
   for (const [name, [tunerName, settings]] of Object.entries(classifiers)) {
@@ -113,6 +119,37 @@ for (const [name, [, settings]] of Object.entries(made))
       if (key !== "prompt_tuning_init") assert.deepEqual(json[key], value, key);
     goingOn.dispose();
   });
+
+test("on SmolLM2, virtual tokens start with no more than 1.1 times the loss of the base", options, async () => {
+  const model = smolLM2Folder();
+  const dataset = join(folder, "orders.jsonl");
+  const rows = ["The heating is broken: caretaker", "My parcel is late: post", "I cannot log in: support"].map((row) => {
+    const [user, assistant] = row.split(": ");
+    return {
+      messages: [
+        { role: "user", content: user },
+        { role: "assistant", content: assistant },
+      ],
+    };
+  });
+  writeFileSync(dataset, rows.map((row) => JSON.stringify(row)).join("\n"));
+  const firstLoss = async (settings: Readonly<Record<string, unknown>>) => {
+    const steps = { per_device_train_batch_size: 3, max_steps: 1, learning_rate: 1e-12, plot_loss: false };
+    const output_dir = join(folder, `start-${Object.values(settings).join("-")}`);
+    let loss = Number.NaN;
+    for await (const event of trainEvents({ model_name_or_path: model, dataset, output_dir, ...steps, ...settings }))
+      if (event.type === "step") loss = event.loss;
+    return loss;
+  };
+  const base = await firstLoss({ finetuning_type: "lora" });
+  for (const [finetuning_type, settings] of Object.values(trained)) {
+    const start = await firstLoss({ finetuning_type, ...settings });
+    console.log(
+      `${Object.values(settings)[0] ?? finetuning_type}: step 0's loss ${start.toFixed(3)}, the base's ${base.toFixed(3)}`,
+    );
+    assert.ok(start < 1.1 * base, `${finetuning_type}: ${start}, base ${base}`);
+  }
+});
 
 function report(what: string, actual: Float32Array, expected: Float32Array): void {
   assertClose(actual, expected, 1e-4, what);

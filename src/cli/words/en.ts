@@ -94,19 +94,38 @@ All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5
     temperature: "0: always the likeliest token",
     topP: "sample from the likeliest tokens of this total probability",
     examples: `
-In the chat: /reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
-With adapters: /adapter NAME changes to another, /base to the model without one, /adapters lists them.
+In the chat, /help lists the commands. Ctrl-C stops an answer, twice leaves; Ctrl-D leaves.
+A line that ends with \\ goes on, Alt-Enter begins a new line, text between """ and """ has several, and pasted text is not sent.
 
 Examples:
   attune chat --model SmolLM2-135M-Instruct --adapter runs/orders
   attune chat --model SmolLM2-135M-Instruct --adapter a=runs/orders --adapter b=runs/poems
   echo "two teas to table 5" | attune chat --model model.gguf`,
-    commands: "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.",
-    adapterCommands: "/adapter NAME changes to another, /base to the model without one, /adapters lists them.",
+    facts: (weights: string, compute: string, tokens: number) =>
+      `${weights} weights, ${compute} products, ${tokens} tokens of context`,
+    adapters: (adapters: string) => `adapter ${adapters}`,
+    hint: "/help lists the commands; Ctrl-D leaves.",
+    commands: `/system TEXT   sets the system message; /system shows it, /system "" takes it away
+/set NAME VALUE  changes how answers are drawn, such as /set temperature 0.7; /set shows all
+/save FILE     writes the conversation as training data (OpenAI messages)
+/reset         forgets the conversation
+/quit          leaves, as does Ctrl-D; Ctrl-C stops an answer, twice leaves
+Several lines: end one with \\, press Alt-Enter, paste, or write between """ and """.`,
+    adapterCommands: `/adapter NAME  changes to another adapter, /base to the model without one
+/adapters      lists them`,
     reset: "The conversation begins anew.",
+    systemIs: (text: string) => `system: ${text}`,
+    noSystem: "There is no system message.",
+    savedTo: (messages: number, file: string) => `Wrote ${messages} messages to ${file}`,
     base: "From now on the model answers without an adapter.",
     answers: (adapter: string) => `From now on ${adapter} answers.`,
     baseName: "(base)",
+    noCommand: (line: string) => `no command: ${line}`,
+    cutAtLimit: (tokens: number) => `[cut after ${tokens} tokens; /set max_new_tokens allows more]`,
+    contextFull: (tokens: number) => `[cut: the model takes ${tokens} tokens in all; /reset begins anew]`,
+    stopped: "[stopped]",
+    thoughtsHeading: "[thoughts]",
+    answerHeading: "[answer]",
     leaving: "Ctrl-C again, /quit or Ctrl-D leaves.",
   },
 

@@ -92,19 +92,37 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
     temperature: "0：总取最可能的 token",
     topP: "只从累计概率达到此值的最可能 token 中采样",
     examples: `
-对话中：/reset 忘掉对话，/quit 或 Ctrl-D 离开，Ctrl-C 停止回答。
-带适配器时：/adapter NAME 换一个，/base 换回不带适配器的模型，/adapters 列出全部。
+对话中用 /help 列出命令。Ctrl-C 停止回答，按两次离开；Ctrl-D 离开。
+行末写 \\ 可接着写下一行，Alt-Enter 换行，""" 与 """ 之间可写多行，粘贴的文字不会自动发送。
 
 示例：
   attune chat --model SmolLM2-135M-Instruct --adapter runs/orders
   attune chat --model SmolLM2-135M-Instruct --adapter a=runs/orders --adapter b=runs/poems
   echo "两杯茶，五号桌" | attune chat --model model.gguf`,
-    commands: "/reset 忘掉对话，/quit 或 Ctrl-D 离开，Ctrl-C 停止回答。",
-    adapterCommands: "/adapter NAME 换一个适配器，/base 换回不带适配器的模型，/adapters 列出全部。",
+    facts: (weights, compute, tokens) => `权重 ${weights}，以 ${compute} 做乘法，上下文 ${tokens} 个 token`,
+    adapters: (adapters) => `适配器 ${adapters}`,
+    hint: "/help 列出命令；Ctrl-D 离开。",
+    commands: `/system TEXT   设定系统提示；/system 显示它，/system "" 去掉它
+/set NAME VALUE  改变采样方式，例如 /set temperature 0.7；/set 显示全部
+/save FILE     把对话存为训练数据（OpenAI messages）
+/reset         忘掉对话
+/quit          离开，Ctrl-D 也可；Ctrl-C 停止回答，按两次离开
+多行：行末写 \\，或按 Alt-Enter，或粘贴，或写在 """ 与 """ 之间。`,
+    adapterCommands: `/adapter NAME  换一个适配器，/base 换回不带适配器的模型
+/adapters      列出全部`,
     reset: "对话重新开始。",
+    systemIs: (text) => `系统提示：${text}`,
+    noSystem: "没有系统提示。",
+    savedTo: (messages, file) => `已把 ${messages} 条消息写入 ${file}`,
     base: "从现在起由不带适配器的模型回答。",
     answers: (adapter) => `从现在起由 ${adapter} 回答。`,
     baseName: "（基座）",
+    noCommand: (line) => `没有这个命令：${line}`,
+    cutAtLimit: (tokens) => `［在 ${tokens} 个 token 处截断；/set max_new_tokens 可放宽］`,
+    contextFull: (tokens) => `［截断：模型一共容纳 ${tokens} 个 token；/reset 重新开始］`,
+    stopped: "［已停止］",
+    thoughtsHeading: "［思考］",
+    answerHeading: "［回答］",
     leaving: "再按一次 Ctrl-C，或用 /quit、Ctrl-D 离开。",
   },
 

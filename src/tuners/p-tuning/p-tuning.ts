@@ -1,5 +1,4 @@
 import { z } from "zod";
-import { copyInto } from "../../core/linalg.js";
 import { scope } from "../../core/tensor.js";
 import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapters/adapter-folder.js";
 import { checkAdapterConfig, peft } from "../../io/adapters/peft.js";
@@ -13,7 +12,8 @@ import { encoderWidth, PromptEncoder } from "./prompt-encoder.js";
  *
  * Source: Liu et al. 2021, arXiv:2103.10385, §2.3, where the encoder is a bidirectional LSTM and an MLP; Lester et al. 2021, arXiv:2104.08691, for
  * prompt tuning. As in PEFT all virtual tokens come first, and the encoder is an MLP unless set otherwise. PEFT's defaults, but for the number of
- * virtual tokens, which it has none for, and the encoder's width: both are those of its guide.
+ * virtual tokens, which it has none for, and the encoder's width: both are those of its guide. Unlike there, virtual tokens start as those of a text also
+ * where an encoder makes them, so that training begins near the base.
  */
 export const PTuningConfig = z
   .strictObject({
@@ -30,7 +30,7 @@ export const PTuningConfig = z
       .default(0)
       .describe("chance of zeroing a value between layers of the LSTM encoder, in training only"),
   })
-  .superRefine((config, context) => checkStart(config.encoder_reparameterization_type !== "NONE", config, context));
+  .superRefine((config, context) => checkStart(config, context));
 export type PTuningConfig = z.output<typeof PTuningConfig>;
 
 export const pTuning = defineTuner<PTuningConfig>({
@@ -48,8 +48,7 @@ export const pTuning = defineTuner<PTuningConfig>({
     initialize(model, start) {
       const ids = startTokens(config, model, start);
       if (ids === null) return;
-      const { weight } = (model.prompt as PromptEncoder).embedding;
-      scope(() => copyInto(weight.value, model.tokenVectors(ids)));
+      scope(() => (model.prompt as PromptEncoder).startAs(model.tokenVectors(ids)));
     },
 
     adapter: {

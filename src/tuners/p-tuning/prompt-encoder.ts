@@ -1,12 +1,14 @@
+import { copyInto } from "../../core/linalg.js";
 import { activation } from "../../core/ops/activation.js";
 import type { Rng } from "../../core/rng.js";
 import type { Tensor } from "../../core/tensor.js";
 import type { LanguageModel, PromptVectors } from "../../models/language-model.js";
 import type { Embedding } from "../../nn/embedding.js";
 import { drawnEmbedding, drawnLinear } from "../../nn/init.js";
-import type { Projection } from "../../nn/linear.js";
+import type { Linear, Projection } from "../../nn/linear.js";
 import { BidirectionalLstm } from "../../nn/lstm.js";
 import { Module } from "../../nn/module.js";
+import { fitLastLayer } from "../virtual-tokens.js";
 
 export interface PromptEncoderOptions {
   /** P */
@@ -24,7 +26,7 @@ export function encoderWidth({ encoder_hidden_size }: Pick<PromptEncoderOptions,
 
 /**
  * Virtual tokens (P, C), as they are or through an encoder: for MLP three Linears with ReLU between, for LSTM a bidirectional LSTM and two Linears.
- * Source: PEFT 0.21, tuners/p_tuning/model.py, whose names, shapes and start are kept.
+ * Source: PEFT 0.21, tuners/p_tuning/model.py, whose names and shapes are kept, and the random start until `startAs`.
  */
 export class PromptEncoder extends Module implements PromptVectors {
   readonly embedding: Embedding;
@@ -61,8 +63,19 @@ export class PromptEncoder extends Module implements PromptVectors {
   }
 
   forward(): Tensor {
+    return this.#through(this.mlp_head);
+  }
+
+  /** Lets the virtual tokens be `vectors` (P, C) for now. */
+  startAs(vectors: Tensor): void {
+    const last = this.mlp_head.at(-1);
+    if (last === undefined) copyInto(this.embedding.weight.value, vectors);
+    else fitLastLayer(last as Linear, this.#through(this.mlp_head.slice(0, -1)), vectors);
+  }
+
+  #through(layers: readonly Projection[]): Tensor {
     const vectors = this.embedding.weight.value;
-    return this.mlp_head.reduce((x, layer) => layer.forward(x), this.lstm_head?.forward(vectors) ?? vectors);
+    return layers.reduce((x, layer) => layer.forward(x), this.lstm_head?.forward(vectors) ?? vectors);
   }
 }
 

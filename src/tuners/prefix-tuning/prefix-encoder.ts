@@ -1,3 +1,4 @@
+import { copyInto } from "../../core/linalg.js";
 import { activation } from "../../core/ops/activation.js";
 import { splitColumns } from "../../core/ops/columns.js";
 import type { Rng } from "../../core/rng.js";
@@ -5,8 +6,9 @@ import type { Tensor } from "../../core/tensor.js";
 import type { LanguageModel, PastKeyValues } from "../../models/language-model.js";
 import type { Embedding } from "../../nn/embedding.js";
 import { drawnEmbedding, drawnLinear } from "../../nn/init.js";
-import type { Projection } from "../../nn/linear.js";
+import type { Linear, Projection } from "../../nn/linear.js";
 import { Module } from "../../nn/module.js";
+import { fitLastLayer } from "../virtual-tokens.js";
 
 export interface PrefixEncoderOptions {
   /** P */
@@ -23,7 +25,7 @@ export function projectionWidth({ encoder_hidden_size }: Pick<PrefixEncoderOptio
 /**
  * Keys and values of P virtual tokens in every layer, as attention sees them: keys are rotated already, for positions 0 … P − 1. A row holds layer
  * after layer, each its keys and then its values: (P, L · 2 · G · D), as they are or made by Linear, tanh, Linear from (P, G · D).
- * Source: PEFT 0.21, tuners/prefix_tuning/model.py, whose names, shapes and start are kept.
+ * Source: PEFT 0.21, tuners/prefix_tuning/model.py, whose names and shapes are kept, and the random start until `startAs`.
  */
 export class PrefixEncoder extends Module implements PastKeyValues {
   readonly embedding: Embedding;
@@ -55,7 +57,18 @@ export class PrefixEncoder extends Module implements PastKeyValues {
 
   /** (P, L · 2 · G · D) */
   rows(): Tensor {
-    return this.transform.reduce((x, layer) => layer.forward(x), this.embedding.weight.value);
+    return this.#through(this.transform);
+  }
+
+  /** Lets `rows()` be `rows` for now. */
+  startAs(rows: Tensor): void {
+    const last = this.transform.at(-1);
+    if (last === undefined) copyInto(this.embedding.weight.value, rows);
+    else fitLastLayer(last as Linear, this.#through(this.transform.slice(0, -1)), rows);
+  }
+
+  #through(layers: readonly Projection[]): Tensor {
+    return layers.reduce((x, layer) => layer.forward(x), this.embedding.weight.value);
   }
 
   forward(): readonly (readonly [keys: Tensor, values: Tensor])[] {

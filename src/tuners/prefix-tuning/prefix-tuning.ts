@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { copyIntoColumns, firstOf } from "../../core/linalg.js";
-import { scope } from "../../core/tensor.js";
+import { scope, Tensor } from "../../core/tensor.js";
 import { adapterConfigName, checkSize, settingsFrom } from "../../io/adapters/adapter-folder.js";
 import { checkAdapterConfig, peft } from "../../io/adapters/peft.js";
 import type { LanguageModel } from "../../models/language-model.js";
@@ -13,8 +13,8 @@ import { PrefixEncoder, projectionWidth } from "./prefix-encoder.js";
  * Prefix-Tuning: keys and values that every sequence finds before its own in each layer train, and nothing else does.
  *
  * Source: Li & Liang 2021, arXiv:2101.00190, §4; without the projection P-Tuning v2, Liu et al. 2021, arXiv:2110.07602. The paper always projects; like
- * PEFT we do not unless told to: Llama-2-7B then trains 5 million parameters instead of 137, and they can start from a text's keys and values, as the
- * paper advises for little data (§7.4).
+ * PEFT we do not unless told to: Llama-2-7B then trains 5 million parameters instead of 137. With and without it the prefix starts as the keys and values of a
+ * text, as the paper advises for little data (§7.4): a random one, as in PEFT, multiplies the loss of the first step.
  */
 export const PrefixTuningConfig = z
   .strictObject({
@@ -24,7 +24,7 @@ export const PrefixTuningConfig = z
       .default(false)
       .describe("make keys and values by a two-layer network while they train, as in the paper; else they train directly"),
   })
-  .superRefine((config, context) => checkStart(config.prefix_projection, config, context));
+  .superRefine((config, context) => checkStart(config, context));
 export type PrefixTuningConfig = z.output<typeof PrefixTuningConfig>;
 
 export const prefixTuning = defineTuner<PrefixTuningConfig>({
@@ -41,7 +41,7 @@ export const prefixTuning = defineTuner<PrefixTuningConfig>({
 
     initialize(model, start) {
       const ids = startTokens(config, model, start);
-      if (ids !== null) takeKeysAndValues(model, ids);
+      if (ids !== null) scope(() => (model.prefix as PrefixEncoder).startAs(keysAndValuesOf(model, ids)));
     },
 
     adapter: {
@@ -85,19 +85,19 @@ const PeftConfig = z.object({
   init_weights: z.unknown().optional(),
 });
 
-/** Lets the prefix be what the base model's attention sees of tokens. */
-function takeKeysAndValues(model: LanguageModel, ids: Int32Array): void {
-  const prefix = model.prefix as PrefixEncoder;
+/** What the base model's attention sees of tokens, as rows of a prefix: (P, L · 2 · G · D). */
+function keysAndValuesOf(model: LanguageModel, ids: Int32Array): Tensor {
+  const { prefix, device } = model;
   const { layers, kvWidth } = model.shape;
   model.prefix = null;
   const cache = model.newCache(1);
   try {
     scope(() => void model.hidden(continueSequences(cache, [0], [ids])));
-    const { value } = prefix.embedding.weight;
+    const rows = Tensor.empty(device, [ids.length, layers * 2 * kvWidth]);
     for (let layer = 0; layer < layers; layer++)
-      for (const [i, part] of cache.layer(layer).entries()) {
-        scope(() => copyIntoColumns(value, (2 * layer + i) * kvWidth, firstOf(part, ids.length)));
-      }
+      for (const [i, part] of cache.layer(layer).entries())
+        scope(() => copyIntoColumns(rows, (2 * layer + i) * kvWidth, firstOf(part, ids.length)));
+    return rows;
   } finally {
     cache.dispose();
     model.prefix = prefix;
