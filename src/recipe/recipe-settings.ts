@@ -190,9 +190,9 @@ export interface RecipeSettings {
   readonly init_weights?: "bert" | "mam_adapter" | "houlsby" | null | undefined;
   /** Virtual tokens before every sequence, as in PEFT's guides. Takes a whole number from 1. Default: `20`. */
   readonly num_virtual_tokens?: number | undefined;
-  /** Virtual tokens start at random, as tokens of the vocabulary, or as the tokens of a text; not with an encoder. Default: `RANDOM`. */
+  /** Virtual tokens start as the tokens of a text, as tokens of the vocabulary, or at random; PEFT: RANDOM. Default: `TEXT`. */
   readonly prompt_tuning_init?: "RANDOM" | "SAMPLE_VOCAB" | "TEXT" | undefined;
-  /** The text that virtual tokens start as: cut, or repeated, to their number. */
+  /** The text that virtual tokens start as: cut, or repeated, to their number; not set: a plain instruction. */
   readonly prompt_tuning_init_text?: string | null | undefined;
   /** Width of the encoder that makes the virtual tokens; not set: 128 for p-tuning, 512 for prefix-tuning. Takes a whole number from 1 to 65536. */
   readonly encoder_hidden_size?: number | null | undefined;

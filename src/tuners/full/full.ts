@@ -10,7 +10,7 @@ export const full = defineTuner<FullConfig>({
   name: "full",
   summary: "trains every weight: the most memory, the most freedom, the most forgetting",
   config: FullConfig,
-  defaults: [{ learning_rate: 2e-4, rowsPerStep: 4, warmup_ratio: 0.1 }],
+  defaults: [{ learning_rate: 1e-4, rowsPerStep: 4, warmup_ratio: 0.1 }],
 
   bind: () => ({
     changesBase: true,

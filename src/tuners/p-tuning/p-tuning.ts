@@ -37,7 +37,13 @@ export const pTuning = defineTuner<PTuningConfig>({
   name: "p-tuning",
   summary: "trains vectors that stand before every text like tokens; the model itself stays as it is",
   config: PTuningConfig,
-  defaults: [{ learning_rate: 1e-2, rowsPerStep: 4, warmup_ratio: 0.1 }],
+  defaults: [
+    {
+      where: { words: "without encoder", fits: ({ encoder_reparameterization_type: type }) => type === "NONE" },
+      ...{ learning_rate: 1e-2, rowsPerStep: 4, warmup_ratio: 0.1 },
+    },
+    { learning_rate: 3e-3, rowsPerStep: 4, warmup_ratio: 0.1 },
+  ],
 
   bind: (config) => ({
     apply(model, rng) {

@@ -31,7 +31,13 @@ export const prefixTuning = defineTuner<PrefixTuningConfig>({
   name: "prefix-tuning",
   summary: "trains keys and values that stand before every text in each layer; the model itself stays as it is",
   config: PrefixTuningConfig,
-  defaults: [{ learning_rate: 1e-2, rowsPerStep: 4, warmup_ratio: 0.1 }],
+  defaults: [
+    {
+      where: { words: "with `prefix_projection`", fits: ({ prefix_projection }) => prefix_projection },
+      ...{ learning_rate: 1e-3, rowsPerStep: 4, warmup_ratio: 0.1 },
+    },
+    { learning_rate: 1e-2, rowsPerStep: 4, warmup_ratio: 0.1 },
+  ],
 
   bind: (config) => ({
     apply(model, rng) {
