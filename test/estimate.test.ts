@@ -177,3 +177,18 @@ test("packed, a batch of one is a whole bin, not a row: what is advised fits", a
   assert.match(smaller.change, /cutoff_len=|optim=adamw_8bit/);
   model.dispose();
 });
+
+test("8-bit moments are advised to AdamW; another optimizer is left as it is", async () => {
+  const { model, files } = await loadTinyLlama("tied");
+  const full = tunerNamed("full");
+  const shape = { batchSize: 1, isPacked: false, cutoffLen: 100 };
+  const adviceFor = async (optim: OptimizerName) => {
+    const work = checkpointedWork({ ...loraWork(files), parts: partsOf(files, full.bind({}), { optim }), ...batchesOf(shape) });
+    const { peakBytes } = await estimateStep(work);
+    return (await smallestRemedy(work, shape, batchesOf, peakBytes - 1))?.change ?? "";
+  };
+  assert.match(await adviceFor("adamw_torch"), /optim=adamw_8bit/);
+  for (const optim of ["adamw_8bit", "adafactor", "lion_32bit", "muon", "sgd"] as const)
+    assert.doesNotMatch(await adviceFor(optim), /optim/, optim);
+  model.dispose();
+});

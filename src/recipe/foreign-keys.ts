@@ -63,6 +63,10 @@ export const differently = {
   learning_rate: "where not set, the method's own rate, with its accumulation and warm-up; there 5e-5",
   optim: "one of the optimizers of docs/recipe.md; `adamw_torch`, `adamw_torch_fused` and their like are the same here",
   lr_scheduler_type: "all but those that follow the loss",
+  lr_scheduler_kwargs:
+    "settings that the schedule does not know are refused; of `warmup_stable_decay`, `num_decay_steps` alone leaves all other steps at the peak",
+  use_muon: "its weight decay leaves out biases and norms",
+  report_to: "`tensorboard` (also by `all`) is written; other services get nothing, and each is told",
   seed: "the same seed gives the same run here, not the numbers that PyTorch draws",
   data_seed: "`seed` decides the order of the data too",
   do_train: "`attune train` trains; true is all it takes",

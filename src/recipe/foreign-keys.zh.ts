@@ -51,6 +51,11 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "`best` is not there": "没有 `best`",
   "a number of steps, not a share of them; every step is in events.jsonl": "步数，不能写比例；每一步都记录在 events.jsonl 中",
   "`logging_steps` decides; events.jsonl has every step": "由 `logging_steps` 决定；每一步都记录在 events.jsonl 中",
+  "settings that the schedule does not know are refused; of `warmup_stable_decay`, `num_decay_steps` alone leaves all other steps at the peak":
+    "调度器不认识的设置会被拒绝；对 `warmup_stable_decay`，只写 `num_decay_steps` 时，其余步数都保持峰值学习率",
+  "its weight decay leaves out biases and norms": "权重衰减不作用于偏置和归一化层",
+  "`tensorboard` (also by `all`) is written; other services get nothing, and each is told":
+    "会写出 `tensorboard`（`all` 也一样）的文件；其他服务收不到任何数据，并逐一提示",
   "off where not set, as long as memory suffices; the result is the same": "未设置时不启用；启用与否结果相同，只影响内存与速度",
   "what trains is kept in f32, which loses less; the base keeps its stored type":
     "训练的参数以 f32 保存，精度更高；基座保持原来的存储类型",
