@@ -48,22 +48,29 @@ class Sums {
 
 /**
  * What each of some roundings leaves of a merge, over the matrices that it changed: those of `merged`, in f32, that are not among `before`. W is read from
- * the files again, one matrix at a time, stored as `store` says. Null for each where nothing changed that the files hold.
+ * the files again, one matrix at a time, stored as `store` says. `settle` may round a matrix its own way first. Null for each where nothing changed that
+ * the files hold.
  */
 export async function survivingChanges(
   merged: LanguageModel,
   before: ReadonlySet<Parameter>,
   { files, store }: { readonly files: ModelFiles; readonly store: StoreWeight | undefined },
   roundings: readonly ((name: string, weight: Tensor) => readonly DType[])[],
+  settle: (name: string, parameter: Parameter) => Promise<void>,
 ): Promise<(SurvivingChange | null)[]> {
   const sums = roundings.map(() => new Sums());
   for (const [name, parameter] of merged.namedParameters()) {
     const { value } = parameter;
     const entry = files.tensors.get(name);
-    if (before.has(parameter) || entry === undefined || value.shape.length !== 2) continue;
+    if (before.has(parameter) || value.shape.length !== 2) continue;
+    if (entry === undefined) {
+      await settle(name, parameter);
+      continue;
+    }
     const original = await originalOf(files, name, parameter, store);
     try {
       const [w, after] = [await rowsOf(original), await rowsOf(value)];
+      await settle(name, parameter);
       for (const [i, rounding] of roundings.entries()) {
         const types = rounding(name, value);
         sums[i]!.add(w, after, await rounded(original, types), await rounded(value, types));

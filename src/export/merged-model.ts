@@ -13,6 +13,7 @@ import { applyAdapter } from "../tuners/tuned-files.js";
 import type { Tuning } from "../tuners/tuner.js";
 import { type SurvivingChange, survivingChanges } from "./change.js";
 import type { NumberType } from "./choices.js";
+import { type Directions, roundKeeping } from "./kept-rounding.js";
 import { matrixType, storeMatrices } from "./number-types.js";
 import type { Reader } from "./reader.js";
 
@@ -71,7 +72,7 @@ export async function adapterOn(model: CausalLM, adapter: string): Promise<Tunin
 }
 
 /**
- * Merges what sits on a base into it, in f32, and stores the matrices as `type` says. Returns what rounding leaves of the change for each reader, null
+ * Merges what sits on a base into it, in f32, and stores the matrices as `type` says: rounded to the nearest, or, of a LoRA in bf16, by `roundKeeping`. Returns what rounding leaves of the change for each reader, null
  * without an adapter. Throws DivergedError if a number is not finite.
  */
 export async function mergeAndStore(
@@ -80,6 +81,7 @@ export async function mergeAndStore(
   { files, type, readers }: { readonly files: ModelFiles; readonly type: NumberType; readonly readers: readonly Reader[] },
 ): Promise<(SurvivingChange | null)[]> {
   const before = new Set([...model.namedParameters()].map(([, parameter]) => parameter));
+  const directions = await directionsOf(model, tuning);
   tuning?.merge?.(model);
   const broken = await firstBroken(model.namedParameters());
   if (broken !== null) throw new DivergedError(`${broken} holds a number that is not finite: such a model is not exported`);
@@ -89,7 +91,26 @@ export async function mergeAndStore(
     return compute === "bf16" ? [stored, "bf16" as const] : [stored];
   });
   const changes =
-    tuning === undefined ? readers.map(() => null) : await survivingChanges(model, before, { files, store }, roundings);
+    tuning === undefined
+      ? readers.map(() => null)
+      : await survivingChanges(model, before, { files, store }, roundings, async (name, { value }) => {
+          const along = directions.get(name);
+          if (along === undefined || matrixType(name, value.shape, mixture) !== "bf16") return;
+          const values = await value.read();
+          roundKeeping(values, value.columns, along);
+          value.device.kernels.write(value.id, 0, values);
+        });
   storeMatrices(model, (name, shape) => matrixType(name, shape, mixture));
   return changes;
+}
+
+/** Where the factors of a change are known, what it looks at, by the names of the weights that it changes. */
+async function directionsOf(model: CausalLM, tuning: Tuning | undefined): Promise<ReadonlyMap<string, Directions>> {
+  const found = new Map<string, Directions>();
+  if (tuning?.scaleAt === undefined) return found;
+  for (const [name, { value }] of model.namedParameters()) {
+    const path = /^(.*)\.lora_A\.weight$/.exec(name)?.[1];
+    if (path !== undefined) found.set(`${path}.weight`, { a: await value.read(), rank: value.shape[0]! });
+  }
+  return found;
 }
