@@ -43,6 +43,8 @@ test("train, chat and the files between them, as a user types it", () => {
   );
   assert.equal(answer.status, 0, answer.stderr);
   assert.match(answer.stdout, /^on the /);
+  const byRecipe = attune(["chat", join(folder, "recipe.yaml"), "max_new_tokens=16"], { input: "Where is the owl??\n" });
+  assert.equal(byRecipe.stdout, answer.stdout, byRecipe.stderr);
 });
 
 test("a small run that a large process started tells its own peak of memory", () => {

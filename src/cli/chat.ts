@@ -1,9 +1,12 @@
 import { basename, resolve } from "node:path";
 import { ConfigError } from "../errors.js";
+import type { InferenceRecipe } from "../recipe/inference.js";
 import type { AddCommand } from "./command.js";
 import { numberFor, required } from "./options.js";
 import { whileDownloading } from "./progress-bar.js";
-import { defaultReply, type ReplySettings, replyRanges } from "./reply-settings.js";
+import { checkStage, type RecipeUse, readRecipeArgs, readUse, systemOf } from "./recipe-use.js";
+import { defaultReply, llamaFactoryReply, type ReplySettings, replyRanges } from "./reply-settings.js";
+import { styleFor } from "./terminal.js";
 
 /** `attune chat`: a conversation on a terminal, or one turn for every line of the input. */
 export const chat: AddCommand = (program, { io, words: { chat: words, options }, parts }) => {
@@ -11,7 +14,8 @@ export const chat: AddCommand = (program, { io, words: { chat: words, options },
     .command("chat")
     .summary(words.summary)
     .description(words.description)
-    .usage("--model MODEL [--adapter [NAME=]FOLDER ...]")
+    .usage("[recipe.yaml] [--model MODEL] [--adapter [NAME=]FOLDER ...] [key=value ...]")
+    .argument("[args...]")
     .option("-m, --model <model>", options.model)
     .option("-a, --adapter <folder>", words.adapter, (folder: string, before: readonly string[] = []) => [...before, folder])
     .option("-s, --system <text>", words.system)
@@ -20,16 +24,36 @@ export const chat: AddCommand = (program, { io, words: { chat: words, options },
     .option("-t, --temperature <number>", words.temperature, numberFor("temperature", replyRanges.temperature))
     .option("--top-p <number>", words.topP, numberFor("top-p", replyRanges.top_p))
     .addHelpText("after", words.examples)
-    .action(async ({ model: name, adapter = [], system, template, maxNewTokens, temperature, topP }) => {
-      const model = required("model", name);
-      const reply: ReplySettings = {
-        ...defaultReply,
-        ...(maxNewTokens !== undefined && { max_new_tokens: maxNewTokens }),
-        ...(temperature !== undefined && { temperature }),
-        ...(topP !== undefined && { top_p: topP }),
-      };
+    .action(async (args, { adapter: folders = [], ...flags }) => {
+      if (args.length === 0) required("model", flags.model);
+      const { parseInference } = await import("../recipe/inference.js");
+      const { everyMethod } = await import("../backends/index.js");
+      const use = await readUse(await readRecipeArgs(args), [
+        { flag: "--model", key: "model_name_or_path", value: flags.model },
+        { flag: "--adapter", key: "adapter_name_or_path", value: folders.length > 0 ? folders.join(" ") : undefined },
+        { flag: "--system", key: "default_system", value: flags.system },
+        { flag: "--template", key: "template", value: flags.template },
+        { flag: "--max-new-tokens", key: "max_new_tokens", value: flags.maxNewTokens },
+        { flag: "--temperature", key: "temperature", value: flags.temperature },
+        { flag: "--top-p", key: "top_p", value: flags.topP },
+      ]);
+      await checkStage(use, "chat");
+      const { recipe, notices } = parseInference(use.source, use.overrides, everyMethod);
+      const { reply, notice } = replyOf(recipe, use);
+      const style = styleFor(io.stderr, io.env);
+      // A recipe of training is full of what only training reads.
+      for (const each of use.result === undefined ? [...notices, ...notice] : []) io.stderr.write(`${style.dim(each)}\n`);
+
+      const model = use.result?.model ?? recipe.model_name_or_path;
+      const adapter = folders.length > 0 ? adaptersOf(folders) : adapterOf(recipe, use);
+      const template = use.result === undefined ? (recipe.template ?? undefined) : (use.after.template as string | undefined);
+      const system =
+        flags.system ??
+        (use.result && (await systemOf(use.settings, parts.systemPromptOf))) ??
+        recipe.default_system ??
+        undefined;
       const opened = await whileDownloading(model, io, (watch) =>
-        parts.openChat({ model, adapter: adaptersOf(adapter), template, ...watch }),
+        parts.openChat({ model, adapter, template, enableThinking: recipe.enable_thinking ?? undefined, ...watch }),
       );
       try {
         const { converse } = await import("./conversation.js");
@@ -54,3 +78,36 @@ function adaptersOf(flags: readonly string[]): string | ReadonlyMap<string, stri
 }
 
 const named = /^([\w.-]+)=(.+)$/s;
+
+function adapterOf({ adapter_name_or_path: path }: InferenceRecipe, { file, result }: RecipeUse): string | undefined {
+  if (result !== undefined) return result.adapter;
+  if (path?.includes(","))
+    throw new ConfigError(
+      `${file}: adapter_name_or_path: LLaMA-Factory puts several adapters onto each other; a chat uses one at a time. ` +
+        `To change between them: ${path
+          .split(",")
+          .map((each) => `--adapter ${each.trim()}`)
+          .join(" ")}`,
+    );
+  return path ?? undefined;
+}
+
+/**
+ * How answers are drawn. A recipe that samples, or names how, gets LLaMA-Factory's numbers for what it leaves open; one that says nothing of it gets
+ * the likeliest tokens.
+ */
+function replyOf(recipe: InferenceRecipe, { source, inFile }: RecipeUse): { reply: ReplySettings; notice: string[] } {
+  const samples = recipe.do_sample === true || ["temperature", "top_p", "top_k"].some((key) => (inFile[key] ?? null) !== null);
+  const given = Object.entries(recipe).filter(([key, value]) => Object.hasOwn(replyRanges, key) && value !== null);
+  const reply = { ...(samples ? llamaFactoryReply : defaultReply), ...Object.fromEntries(given) };
+  const isSilent = source.text !== "" && !samples && recipe.do_sample === null && recipe.temperature === null;
+  const { temperature, top_p, top_k } = llamaFactoryReply;
+  return {
+    reply: recipe.do_sample === false ? { ...reply, temperature: 0 } : reply,
+    notice: isSilent
+      ? [
+          `answers are the likeliest tokens; do_sample=true draws them as LLaMA-Factory does (temperature ${temperature}, top_p ${top_p}, top_k ${top_k})`,
+        ]
+      : [],
+  };
+}

@@ -1,7 +1,9 @@
+import { existsSync } from "node:fs";
 import { createInterface } from "node:readline";
 import type { AddCommand } from "./command.js";
 import { required } from "./options.js";
 import { whileDownloading } from "./progress-bar.js";
+import { checkStage, readRecipeArgs, readUse, textOf } from "./recipe-use.js";
 import { escapeControls, type Io } from "./terminal.js";
 
 const linesAtOnce = 16;
@@ -12,14 +14,22 @@ export const classify: AddCommand = (program, { io, words: { classify: words }, 
     .command("classify")
     .summary(words.summary)
     .description(words.description)
-    .usage("--model MODEL [--adapter FOLDER] [text ...]")
+    .usage("[recipe.yaml] [--model MODEL] [--adapter FOLDER] [text ...]")
     .argument("[texts...]")
     .option("-m, --model <model>", words.model)
     .option("-a, --adapter <folder>", words.adapter)
     .option("--json", words.json)
     .addHelpText("after", words.examples)
-    .action(async (texts, { model: name, adapter, json }) => {
-      const model = required("model", name);
+    .action(async (args, { json, ...flags }) => {
+      const isRecipe = /\.ya?ml$/i.test(args[0] ?? "") && existsSync(args[0]!);
+      const texts = isRecipe ? args.slice(1) : args;
+      const use = await readUse(await readRecipeArgs(isRecipe ? args.slice(0, 1) : []), [
+        { flag: "--model", key: "model_name_or_path", value: flags.model },
+        { flag: "--adapter", key: "adapter_name_or_path", value: flags.adapter },
+      ]);
+      await checkStage(use, "classify");
+      const model = required("model", use.result?.model ?? textOf(use, "model_name_or_path"));
+      const adapter = use.result === undefined ? textOf(use, "adapter_name_or_path") : use.result.adapter;
       const classifier = await whileDownloading(model, io, (watch) => parts.openClassifier({ model, adapter, ...watch }));
       try {
         for await (const some of texts.length > 0 ? [texts] : linesOf(io)) {

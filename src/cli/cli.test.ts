@@ -231,7 +231,7 @@ test("a slip in a command or an option is answered with what was probably meant,
     [["chat", "--modl", "x"], /^attune: unknown option '--modl'\n\(Did you mean --model\?\)/],
     [["chat"], /^attune: --model is missing/],
     [["chat", "-m", "x", "-t", "hot"], /^attune: --temperature: expected a number from 0, got "hot"\n$/],
-    [["chat", "-m", "x", "--top-p", "1.5"], /^attune: --top-p: expected a number from 0 to 1, got "1\.5"\n$/],
+    [["chat", "-m", "x", "--top-p", "1.5"], /^attune: --top-p: expected a number above 0 to 1, got "1\.5"\n$/],
     [["data", "preview", "f", "-n", "0"], /^attune: --rows: expected a whole number from 1, got "0"\n$/],
     [["train"], /^attune: expected a recipe/],
     [["train", "no.yaml"], /^attune: no\.yaml: no such file\n$/],
@@ -406,6 +406,170 @@ test("chat changes adapters between turns, and keeps the conversation", async ()
   const twice = await run(["chat", "-m", "base", "-a", "x/out", "-a", "y/out"]);
   assert.equal(twice.code, 2);
   assert.match(twice.err, /^attune: --adapter: two are called "out"; give them names: --adapter NAME=FOLDER\n$/);
+});
+
+/** Writes a recipe as people share it. */
+async function writeRecipe(name: string, lines: readonly string[]): Promise<string> {
+  const path = join(folder, name);
+  await writeFile(path, `${lines.join("\n")}\n`);
+  return path;
+}
+
+/** examples/inference/qwen3_lora_sft.yaml of LLaMA-Factory 0.9.5 */
+const inference = [
+  "model_name_or_path: Qwen/Qwen3-4B-Instruct-2507",
+  "adapter_name_or_path: saves/qwen3-4b/lora/sft",
+  "template: qwen3_nothink",
+  "infer_backend: huggingface  # choices: [huggingface, vllm, sglang, ktransformers]",
+  "trust_remote_code: true",
+];
+
+test("LLaMA-Factory's inference recipes open a chat; settings after the recipe win over it, and flags may not contradict it", async () => {
+  const file = await writeRecipe("inference.yaml", inference);
+  const { code, out, err, calls } = await run(["chat", file], { input: "hi\n" });
+  assert.equal(code, 0, err);
+  assert.equal(out, "echo hi\n");
+  const { model, adapter, template } = calls.chat!;
+  assert.deepEqual([model, adapter, template], ["Qwen/Qwen3-4B-Instruct-2507", "saves/qwen3-4b/lora/sft", "qwen3_nothink"]);
+  assert.match(err, /inference\.yaml:4: infer_backend is not needed: /);
+  assert.match(err, /answers are the likeliest tokens; do_sample=true draws them as LLaMA-Factory does/);
+  assert.equal(calls.replies[0]!.options.temperature, 0);
+
+  const changed = [
+    "do_sample=true",
+    "top_k=20",
+    "max_new_tokens=64",
+    "default_system=Be brief.",
+    "enable_thinking=false",
+    "seed=3",
+  ];
+  const drawn = (await run(["chat", file, ...changed], { input: "hi\n" })).calls;
+  assert.equal(drawn.chat!.enableThinking, false);
+  const { temperature, topP, topK, maxNewTokens, seed } = drawn.replies[0]!.options;
+  assert.deepEqual([temperature, topP, topK, maxNewTokens, seed], [0.95, 0.7, 20, 64, 3]);
+  assert.deepEqual(drawn.replies[0]!.contents, ["system: Be brief.", "user: hi"]);
+  const named = await writeRecipe("named.yaml", [...inference, "temperature: 0.5", "repetition_penalty: 1.1"]);
+  const { options } = (await run(["chat", named, "-n", "9"], { input: "hi\n" })).calls.replies[0]!;
+  assert.deepEqual([options.temperature, options.topP, options.repetitionPenalty, options.maxNewTokens], [0.5, 0.7, 1.1, 9]);
+  const greedy = (await run(["chat", named, "do_sample=false"], { input: "hi\n" })).calls.replies[0]!.options;
+  assert.equal(greedy.temperature, 0);
+  const flags = (await run(["chat", "-m", "base", "-s", "# be brief", "top_p=0.5"], { input: "hi\n" })).calls;
+  assert.deepEqual([flags.chat!.model, flags.replies[0]!.options.topP, flags.replies[0]!.options.temperature], ["base", 0.5, 0]);
+  assert.equal(flags.replies[0]!.contents[0], "system: # be brief");
+
+  const several = await writeRecipe("several.yaml", [inference[0]!, "adapter_name_or_path: a, b"]);
+  const classes = await writeRecipe("classes.yaml", [inference[0]!, "stage: classification"]);
+  const cases: [args: string[], expected: RegExp][] = [
+    [
+      [file, "--model", "other"],
+      /--model other and .*inference\.yaml: model_name_or_path: Qwen\S+ say different things: leave one out/,
+    ],
+    [[file, "template=qwen3", "--template", "chatml"], /--template chatml and template= qwen3 say different things/],
+    [[file, "top_q=1"], /unknown setting "top_q"\. Did you mean/],
+    [[file, "temperature=-1"], /override "temperature=-1": temperature: expected a number/],
+    [[several], /several\.yaml: adapter_name_or_path: .*To change between them: --adapter a --adapter b\n$/],
+    [[classes], /classes\.yaml: stage classification is used by attune classify, not by attune chat\n$/],
+    [["no.yaml"], /no\.yaml: no such file/],
+  ];
+  for (const [args, expected] of cases) {
+    const answer = await run(["chat", ...args]);
+    assert.match(answer.err, expected);
+    assert.deepEqual([answer.code, answer.calls.chat], [2, undefined]);
+  }
+});
+
+test("a recipe of training stands for what its run has made", async () => {
+  const out = join(folder, "made");
+  const rows = join(folder, "made.jsonl");
+  const row = {
+    messages: [
+      { role: "system", content: "Long\nago" },
+      { role: "user", content: "Hi" },
+      { role: "assistant", content: "Yo" },
+    ],
+  };
+  await writeFile(rows, JSON.stringify(row));
+  const lines = [
+    "model_name_or_path: base",
+    `dataset: ${rows}`,
+    `output_dir: ${out}`,
+    "adapter_name_or_path: start",
+    "learning_rate: 1e-4",
+  ];
+  const file = await writeRecipe("training.yaml", lines);
+  const early = await run(["chat", file]);
+  assert.equal(early.code, 2);
+  assert.match(early.err, /its run has left no result in .*made: attune train .*training\.yaml\n$/);
+  await mkdir(join(out, "checkpoint-9"), { recursive: true });
+  await mkdir(join(out, "checkpoint-10"));
+  assert.match((await run(["chat", file])).err, /or use its newest checkpoint: adapter_name_or_path=.*checkpoint-10\n$/);
+  assert.equal(
+    (await run(["chat", file, `adapter_name_or_path=${out}/checkpoint-10`])).calls.chat!.adapter,
+    `${out}/checkpoint-10`,
+  );
+
+  await writeFile(join(out, "adapter_config.json"), "{}");
+  const { code, err, calls } = await run(["chat", file], { input: "hi\n" });
+  assert.deepEqual([code, err], [0, ""]);
+  assert.deepEqual([calls.chat!.model, calls.chat!.adapter, calls.chat!.template], ["base", out, undefined]);
+  assert.deepEqual(calls.replies[0]!.contents, ["system: Long\nago", "user: hi"]);
+  assert.deepEqual((await run(["chat", file, "-s", "Now"], { input: "hi\n" })).calls.replies[0]!.contents, [
+    "system: Now",
+    "user: hi",
+  ]);
+  await writeFile(join(out, "recipe.yaml"), lines.join("\n").replace(out, "elsewhere"));
+  assert.equal((await run(["chat", join(out, "recipe.yaml")])).calls.chat!.adapter, out, "the run's own recipe, from any folder");
+
+  const exported = await run(["export", file, "--to", "gguf", "--type", "q8_0", "--out", "x"]);
+  assert.equal(exported.code, 0, exported.err);
+  const { to, type, adapter, model } = exported.calls.exported!;
+  assert.deepEqual([to, type, adapter, model, exported.calls.exported!.out], ["gguf", "q8_0", out, "base", "x"]);
+
+  await rm(join(out, "adapter_config.json"));
+  await writeFile(join(out, "config.json"), "{}");
+  const whole = (await run(["chat", file, "stage=sft"])).calls.chat!;
+  assert.deepEqual([whole.model, whole.adapter], [out, undefined]);
+  const classes = await run(["classify", await writeRecipe("labels.yaml", [...lines, "stage: classification"]), "good soup"]);
+  assert.deepEqual([classes.code, classes.calls.classifier?.model, classes.calls.classifier?.adapter], [0, out, undefined]);
+  assert.match(classes.out, /^good\t0\.7500\tgood soup\n$/);
+  assert.match(
+    (await run(["classify", file, "text"])).err,
+    /training\.yaml: stage sft is used by attune chat, not by attune classify\n$/,
+  );
+});
+
+test("LLaMA-Factory's recipes for merging export, and flags may not contradict them", async () => {
+  // examples/merge_lora/qwen3_lora_sft.yaml of LLaMA-Factory 0.9.5
+  const merge = [...inference.filter((line) => !line.startsWith("infer_backend")), "export_dir: saves/qwen3_sft_merged"];
+  const rest = ["export_size: 5", "export_device: cpu  # choices: [cpu, auto]", "export_legacy_format: false"];
+  const file = await writeRecipe("merge.yaml", [...merge, ...rest]);
+  const { code, out, err, calls } = await run(["export", file]);
+  assert.equal(code, 0, err);
+  const { to, model, adapter, template, shardBytes } = calls.exported!;
+  assert.deepEqual(
+    [to, model, adapter, template, calls.exported!.out, shardBytes],
+    ["hf", "Qwen/Qwen3-4B-Instruct-2507", "saves/qwen3-4b/lora/sft", "qwen3_nothink", "saves/qwen3_sft_merged", 5e9],
+  );
+  assert.match(err, /merge\.yaml: export_device is not needed: /);
+  assert.match(out, /\nNext: node \S*attune\.js chat --model saves\/qwen3_sft_merged\n$/);
+
+  const gguf = await run(["export", file, "--to", "gguf", "--type", "q4_k_m", "export_dir=elsewhere"]);
+  assert.deepEqual([gguf.calls.exported!.shardBytes, gguf.calls.exported!.out], [undefined, "elsewhere"]);
+  assert.match(gguf.err, /export_size is not needed: a GGUF file is one file/);
+  assert.match(gguf.out, /chat --model elsewhere.model\.gguf\n$/);
+
+  const cases: [args: string[], expected: RegExp][] = [
+    [[file, "--out", "x"], /--out x and .*merge\.yaml: export_dir: saves\S+ say different things.*: export_dir=x\n$/],
+    [[file, "infer_dtype=float16", "--type", "bf16"], /--type bf16 and .*infer_dtype: float16 both say how weights are stored/],
+    [[file, "export_quantization_bit=4"], /export_quantization_bit: GPTQ and AWQ are not written/],
+    [[file, "export_sizee=4"], /unknown setting "export_sizee"/],
+    [[await writeRecipe("nowhere.yaml", inference)], /export_dir is missing: .*--out/],
+  ];
+  for (const [args, expected] of cases) {
+    const answer = await run(["export", ...args]);
+    assert.match(answer.err, expected);
+    assert.deepEqual([answer.code, answer.calls.exported], [2, undefined]);
+  }
 });
 
 test("data preview marks what is learnt, and reports the rows that cannot be used", async () => {

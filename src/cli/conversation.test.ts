@@ -166,7 +166,7 @@ test("/system and /set change the answers to come, and say what there is", async
     /temperature 0\.7\ntop_p 1\ntop_k 0\nrepetition_penalty 1\nmax_new_tokens 512\nseed 42\n/,
   );
   const wrong: [line: string, expected: RegExp][] = [
-    ["/set top_p 1.5", /attune: top_p: expected a number from 0 to 1, got "1\.5"\n> $/],
+    ["/set top_p 1.5", /attune: top_p: expected a number above 0 to 1, got "1\.5"\n> $/],
     ["/set top_k 1.5", /attune: top_k: expected a whole number from 0, got "1\.5"\n> $/],
     ["/set repetition_penalty 0", /attune: repetition_penalty: expected a number above 0, got "0"\n> $/],
     ["/set temperatur 1", /attune: \/set: there is no "temperatur"\. Did you mean "temperature"\? Settings: temperature, top_p/],

@@ -6,7 +6,7 @@ export type ReplySettings = Readonly<Record<keyof typeof replyRanges, number>>;
 
 export const replyRanges = {
   temperature: { from: 0 },
-  top_p: { from: 0, to: 1 },
+  top_p: { above: 0, to: 1 },
   top_k: { from: 0, whole: true },
   repetition_penalty: { above: 0 },
   max_new_tokens: { from: 1, whole: true },
@@ -22,6 +22,9 @@ export const defaultReply: ReplySettings = {
   max_new_tokens: 512,
   seed: 0,
 };
+
+/** What LLaMA-Factory's GeneratingArguments draw with where a recipe says nothing (hparams/generating_args.py); answers as long as ours. */
+export const llamaFactoryReply: ReplySettings = { ...defaultReply, temperature: 0.95, top_p: 0.7, top_k: 50 };
 
 export function replyOptionsOf(settings: ReplySettings): Required<Omit<ReplyOptions, "signal">> {
   const { temperature, seed } = settings;

@@ -59,3 +59,16 @@ function wordForWindows(word: string): string {
   if (/^[\w@+=:./\\-]+$/.test(word)) return word;
   return `"${word.replace(/(\\*)("|$)/g, (_, slashes: string, quote: string) => slashes + slashes + quote + quote)}"`;
 }
+
+/** A system message of more characters is not written out in a command. */
+const longestSystem = 200;
+
+/** Whether a system message can stand in a command that is pasted. */
+export function fitsCommand(system: string): boolean {
+  return system.length <= longestSystem && !/[\r\n]/.test(system);
+}
+
+/** The flag for a system message, where there is one that can stand in a command. */
+export function systemFlag(system: string | undefined): string[] {
+  return system === undefined || !fitsCommand(system) ? [] : ["--system", system];
+}

@@ -1,5 +1,6 @@
 import { ConfigError } from "../errors.js";
 import type { AddCommand } from "./command.js";
+import { readRecipeArgs } from "./recipe-use.js";
 
 const interruptedCode = 130;
 
@@ -14,15 +15,13 @@ export const train: AddCommand = (program, { parts, io, words: { train: words },
     .allowUnknownOption() // a setting may be written as a flag; the recipe's schema knows them all
     .addHelpText("after", words.examples)
     .action(async (args) => {
-      const [first] = args;
-      if (first === undefined) throw new ConfigError("expected a recipe: attune train recipe.yaml. See attune train --help");
-      const { parseRecipe, readRecipe } = await import("../recipe/parse.js");
+      if (args.length === 0) throw new ConfigError("expected a recipe: attune train recipe.yaml. See attune train --help");
+      const { parseRecipe } = await import("../recipe/parse.js");
       const { everyMethod } = await import("../backends/index.js");
       const { TrainingView } = await import("./training-view.js");
       const { watchInterrupts } = await import("./interrupts.js");
-      const hasFile = !first.startsWith("--") && !/^[A-Za-z][\w-]*=/.test(first);
-      const source = hasFile ? await readRecipe(first) : undefined;
-      const { recipe, notices } = parseRecipe(source, hasFile ? args.slice(1) : args, everyMethod);
+      const { source, overrides } = await readRecipeArgs(args);
+      const { recipe, notices } = parseRecipe(source, overrides, everyMethod);
 
       const view = new TrainingView(recipe, io);
       const interrupts = watchInterrupts(() => view.say(words.stopping));

@@ -6,7 +6,7 @@ import type { Recipe } from "../recipe/schema.js";
 import type { EndEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "../runs/events.js";
 import { smooth } from "../runs/smooth.js";
 import { ProgressBar } from "./progress-bar.js";
-import { commandLine, invocation } from "./shell.js";
+import { commandLine, fitsCommand, invocation, systemFlag } from "./shell.js";
 import { type CurvePoint, sketchLoss } from "./sketch.js";
 import {
   displayWidth,
@@ -24,9 +24,6 @@ import {
   widthOf,
 } from "./terminal.js";
 import { type Words, wordsFor } from "./words/index.js";
-
-/** A system message of more characters is not written out in a command: the recipe beside the result leads to it. */
-const longestSystem = 200;
 
 /** What a run shows while it works: a bar on a terminal, a line every `logging_steps` otherwise. */
 export class TrainingView {
@@ -161,8 +158,8 @@ export class TrainingView {
     const ofRun = join(output_dir, "recipe.yaml");
     const { usedBy } = objectives.find(({ name }) => name === this.#recipe.stage)!;
     const asked = isAdapter ? ["--model", model_name_or_path, "--adapter", output_dir] : ["--model", output_dir];
-    const isShort = system === undefined || (system.length <= longestSystem && !/[\r\n]/.test(system));
-    const use = !isShort ? [ofRun] : system === undefined ? asked : [...asked, "--system", system];
+    // The recipe beside the result leads to a system message that is too long for a command.
+    const use = system !== undefined && !fitsCommand(system) ? [ofRun] : [...asked, ...systemFlag(system)];
     const next = [...(interrupted ? [["train", ofRun, "resume_from_checkpoint=true"]] : []), [usedBy, ...use]];
     this.say(`\n${style.bold(wordsFor(env).program.next)}`);
     for (const command of next) this.say(`  ${escapeControls(commandLine([...invocation(env), ...command]))}`);

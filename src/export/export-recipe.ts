@@ -32,6 +32,11 @@ const needless: Readonly<Record<string, string>> = {
 
 const read = ["model_name_or_path", "adapter_name_or_path", "template", "export_dir", "export_size", "infer_dtype"] as const;
 
+/** Settings that an export recipe may have: those that are read, and those that are told or refused. */
+export function exportSettings(): string[] {
+  return [...read, ...Object.keys(needless), ...Object.keys(refused)];
+}
+
 /**
  * An export as LLaMA-Factory's recipes for `llamafactory-cli export` describe it, for `exportModel`:
  *
@@ -71,7 +76,7 @@ export function exportOfRecipe(settings: Readonly<Record<string, unknown>>, wher
     text("template"),
     text("export_dir"),
   ];
-  if (out === undefined) problems.push("export_dir is missing: it names the folder to write");
+  if (out === undefined) problems.push("export_dir is missing: it names the folder to write (--out on the command line)");
   if (model === undefined && adapter === undefined) problems.push("model_name_or_path is missing: it names the base model");
   if (adapter?.includes(","))
     problems.push("adapter_name_or_path: one adapter is merged at a time; combine several with combineAdapters first");

@@ -23,6 +23,8 @@ export interface ChatOptions {
   readonly adapter?: string | ReadonlyMap<string, string> | undefined;
   /** Name of a chat template; default: the adapter's, else the model's own. */
   readonly template?: string | undefined;
+  /** false: the model answers without thoughts, where the chat template knows how (`enable_thinking`). Default: as the template does. */
+  readonly enableThinking?: boolean | undefined;
   /** Default: the fastest that the machine has in hardware. */
   readonly compute?: ComputeType;
   /** Called with what the user should know. */
@@ -85,7 +87,7 @@ export class Chat {
 
   /** Loads a model, and adapters on top of it. Throws ModelError, ConfigError. */
   static async open(options: ChatOptions): Promise<Chat> {
-    const { onNotice = () => {}, onProgress = () => {}, adapter = new Map(), template: name } = options;
+    const { onNotice = () => {}, onProgress = () => {}, adapter = new Map(), template: name, enableThinking } = options;
     const signal = options.signal ?? new AbortController().signal;
     const files = await resolveModel(options.model, { onNotice, onProgress, signal });
     const tokenizer = await loadTokenizer(files);
@@ -98,8 +100,12 @@ export class Chat {
       const source = sources.get(key);
       const known = formats.get(source);
       if (known !== undefined) return known;
-      const { template, notices } = chooseTemplate(tokenizer, { name, source });
+      const { template, notices } = chooseTemplate(tokenizer, { name, source, enableThinking });
       for (const message of notices) onNotice(message);
+      if (enableThinking !== undefined && !template.source.includes("enable_thinking"))
+        onNotice(
+          `enable_thinking changes nothing: ${template.origin === "the model's own" ? "the model's own chat template" : template.origin} does not read it`,
+        );
       const format = { tokenizer, template };
       formats.set(source, format);
       return format;

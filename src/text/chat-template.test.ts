@@ -205,3 +205,15 @@ test("a model without a template asks for one", () => {
   assert.throws(() => chooseTemplate(bare, { name: "zephyr" }), { code: "CONFIG", message: /end-of-sequence token/ });
   assert.deepEqual(chooseTemplate(bare, { name: "chatml" }).notices, []);
 });
+
+test("enable_thinking reaches the template, which may then close the thoughts in its prompt", () => {
+  const source = namedTemplate("qwen3");
+  const prompt = (enableThinking?: boolean) =>
+    new ChatTemplate(source, { roles: {}, origin: "test", ...(enableThinking === undefined ? {} : { enableThinking }) }).render(
+      { messages: [{ role: "user", content: "Q" }] },
+      { addGenerationPrompt: true },
+    );
+  assert.ok(prompt().endsWith("<|im_start|>assistant\n"));
+  assert.equal(prompt(true), prompt());
+  assert.equal(prompt(false), `${prompt()}<think>\n\n</think>\n\n`);
+});

@@ -195,6 +195,8 @@ export interface TemplateChoice {
   readonly source?: string | undefined;
   readonly now?: Date | undefined;
   readonly toolFormat?: ToolFormatName | undefined;
+  /** What the template sees as `enable_thinking`. */
+  readonly enableThinking?: boolean | undefined;
 }
 
 export interface ChosenTemplate {
@@ -207,8 +209,15 @@ export interface ChosenTemplate {
  * calls are written in place of the template's own way. Says where a named one writes chats differently from the model's own.
  * Throws ModelError when the model has none and nothing else is given, ConfigError for an unknown name.
  */
-export function chooseTemplate(tokenizer: Tokenizer, { name, source, now, toolFormat }: TemplateChoice = {}): ChosenTemplate {
-  const options = { roles: tokenizer.roles, ...(now === undefined ? {} : { now }) };
+export function chooseTemplate(
+  tokenizer: Tokenizer,
+  { name, source, now, toolFormat, enableThinking }: TemplateChoice = {},
+): ChosenTemplate {
+  const options = {
+    roles: tokenizer.roles,
+    ...(now === undefined ? {} : { now }),
+    ...(enableThinking === undefined ? {} : { enableThinking }),
+  };
   const own = (): ChatTemplate | undefined =>
     tokenizer.chatTemplate === undefined
       ? undefined
@@ -380,7 +389,7 @@ function jinja(format: TemplateFormat): string {
     `{% elif message['role'] == 'tool' %}${emit(format.tool ?? format.user, "message['content']")}`,
     "{% else %}{{ raise_exception('no place for the role ' + message['role'] + ' here') }}{% endif %}",
     "{% endfor %}",
-    format.header === "" ? "" : `{% if add_generation_prompt %}${emit(format.header, "")}{% endif %}`,
+    format.header === "" ? "" : `{% if add_generation_prompt %}${emit(format.header, "")}${withoutThinking(format)}{% endif %}`,
   ];
   return lines.join("");
 }
@@ -400,6 +409,12 @@ function answer({ header, noThoughts, assistant, toolFormat = "default", call }:
   const before = assistant.slice(0, assistant.indexOf("{}"));
   const called = `${calls}{% if content %}${emit(`${before}{}`, "content")}{% endif %}${emit(call, "call_text")}`;
   return `${head}${opening}{% if message['tool_calls'] %}${called}{% else %}${words("")}{% endif %}`;
+}
+
+/** A prompt that opens no thoughts holds empty ones, after which the model answers at once. */
+function withoutThinking({ noThoughts }: TemplateFormat): string {
+  if (noThoughts === undefined) return "";
+  return `{% if enable_thinking is defined and enable_thinking is false %}${emit(noThoughts, "")}{% endif %}`;
 }
 
 function userWithSystem({ system, user }: TemplateFormat): string {

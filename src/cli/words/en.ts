@@ -98,6 +98,8 @@ In the chat, /help lists the commands. Ctrl-C stops an answer, twice leaves; Ctr
 A line that ends with \\ goes on, Alt-Enter begins a new line, text between """ and """ has several, and pasted text is not sent.
 
 Examples:
+  attune chat recipe.yaml                       what that recipe has trained, or what LLaMA-Factory's inference recipe names
+  attune chat recipe.yaml temperature=0.7
   attune chat --model SmolLM2-135M-Instruct --adapter runs/orders
   attune chat --model SmolLM2-135M-Instruct --adapter a=runs/orders --adapter b=runs/poems
   echo "two teas to table 5" | attune chat --model model.gguf`,
@@ -162,6 +164,7 @@ Formats:
   ollama     model.gguf with a Modelfile: ollama create NAME -f FOLDER/Modelfile
 
 Examples:
+  attune export merge.yaml                      LLaMA-Factory's recipe for merging, with export_dir
   attune export --adapter runs/orders --to gguf --type q4_k_m --out exported
   attune export --adapter runs/orders --to hf --data held-out.jsonl --out exported
   attune export --adapter runs/orders --to ollama --out exported`,

@@ -96,6 +96,8 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
 行末写 \\ 可接着写下一行，Alt-Enter 换行，""" 与 """ 之间可写多行，粘贴的文字不会自动发送。
 
 示例：
+  attune chat recipe.yaml                       该配方训练出的结果，或 LLaMA-Factory 推理配方所指的模型
+  attune chat recipe.yaml temperature=0.7
   attune chat --model SmolLM2-135M-Instruct --adapter runs/orders
   attune chat --model SmolLM2-135M-Instruct --adapter a=runs/orders --adapter b=runs/poems
   echo "两杯茶，五号桌" | attune chat --model model.gguf`,
@@ -159,6 +161,7 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
   ollama     model.gguf 加 Modelfile：ollama create NAME -f FOLDER/Modelfile
 
 示例：
+  attune export merge.yaml                      LLaMA-Factory 的合并配方，含 export_dir
   attune export --adapter runs/orders --to gguf --type q4_k_m --out exported
   attune export --adapter runs/orders --to hf --data held-out.jsonl --out exported
   attune export --adapter runs/orders --to ollama --out exported`,
