@@ -95,7 +95,7 @@ test("a run is queued, prepares, runs, and is done", async (t) => {
   await queueRun(recipe);
   const queued = (await readRun(out))!;
   const subject = { outputDir: out, model: recipe.model_name_or_path, method: "lora", objective: "sft", backend: "native" };
-  const nothing = { step: 0, totalSteps: null, loss: null, evalLoss: null, remainingMs: null, error: null };
+  const nothing = { step: 0, totalSteps: null, loss: null, evalLoss: null, remainingMs: null, stoppedEarly: false, error: null };
   assert.deepEqual(queued, { ...subject, ...nothing, state: "queued", process: null, updatedAt: queued.updatedAt });
 
   const states: RunState[] = [];

@@ -125,10 +125,15 @@ test("every other name of a setting is read as it", () => {
     ...{ cutoff_len: 64, packing: true, train_on_prompt: true, per_device_train_batch_size: 2, num_train_epochs: 2 },
     ...{ lr_scheduler_type: "cosine", eval_strategy: "no", lora_rank: 4, lora_target: ["q_proj"], optim: "adamw_8bit" },
     ...{ additional_target: ["lm_head"], quantization_type: "fp4", double_quantization: false },
+    ...{ early_stopping_steps: 3 },
+  };
+  /** What a setting does not go without. */
+  const beside: Readonly<Record<string, object>> = {
+    early_stopping_steps: { val_size: 0.1, load_best_model_at_end: true },
   };
   for (const [name, key] of Object.entries(aliases)) {
     const { [key]: _, ...others } = own as Record<string, unknown>;
-    const { recipe, notices } = checkRecipe({ ...others, [name]: values[key] }, everyMethod);
+    const { recipe, notices } = checkRecipe({ ...others, ...beside[key], [name]: values[key] }, everyMethod);
     const { tuner, ...common } = recipe;
     assert.deepEqual(({ ...common, ...tuner } as Record<string, unknown>)[key], values[key], name);
     assert.deepEqual(notices, [`recipe: ${name} is read as ${key}`]);

@@ -41,7 +41,7 @@ const canned = defineBackend({
       const path = join(recipe.output_dir, `checkpoint-${step}`);
       await publishFolder(path, async (folder) => {
         writeFileSync(join(folder, "step"), String(step));
-        writeFileSync(join(folder, "trainer_state.json"), trainerState());
+        writeFileSync(join(folder, "trainer_state.json"), trainerState(path));
       });
       yield { type: "checkpoint", step, path };
     }

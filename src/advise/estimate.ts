@@ -5,6 +5,7 @@ import { evaluate } from "../evaluate/evaluate.js";
 import type { Batch, Task } from "../objectives/objective.js";
 import { type OptimizerName, optimizerNamed } from "../optim/optimizers.js";
 import { type Parts, sketch, trainedName } from "../train/assemble.js";
+import { namesOf } from "../train/best.js";
 import { runStep } from "../train/step.js";
 
 export interface StepWork<R extends Row = Row, B extends Batch = Batch> {
@@ -23,6 +24,8 @@ export interface StepWork<R extends Row = Row, B extends Batch = Batch> {
 export interface StepCost extends Cost {
   /** Tokens of a whole step, to which FLOPs and bytes moved belong. */
   readonly tokens: number;
+  /** What an evaluation measures, by name; null where nothing is evaluated. */
+  readonly measures: readonly string[] | null;
 }
 
 /**
@@ -44,10 +47,12 @@ export async function estimateStep<R extends Row, B extends Batch>(work: StepWor
   // From the second micro-batch on, gradients stand already: each of these is like the second.
   if (accumulationSteps > 1) cost = extrapolated(cost, await take(2), accumulationSteps);
   device.reset();
-  if (evalRows.length > 0) await evaluate(trainee.base, trainedName, task, evalRows, { batchSize: evalRows.length });
+  const evaluated =
+    evalRows.length > 0 ? await evaluate(trainee.base, trainedName, task, evalRows, { batchSize: evalRows.length }) : null;
   peaks.push(device.cost);
   return {
     ...cost,
+    measures: evaluated && namesOf(evaluated.metrics),
     tokens: accumulationSteps * rows.reduce((sum, { tokens }) => sum + tokens, 0),
     peakBytes: Math.max(...peaks.map(({ peakBytes }) => peakBytes)),
     residentBytes: Math.max(...peaks.map(({ residentBytes }) => residentBytes)),

@@ -41,6 +41,7 @@ export const aliases: Readonly<Record<string, string>> = {
   bnb_4bit_quant_type: "quantization_type",
   bnb_4bit_use_double_quant: "double_quantization",
   use_bnb_nested_quant: "double_quantization",
+  early_stopping_patience: "early_stopping_steps",
 };
 
 /** What is accepted, but means something else here than in LLaMA-Factory: settings of ours, and others that are told when the run starts. */
@@ -431,11 +432,6 @@ export const refused = {
   loraplus_lr_embedding: { harmless: [1e-6], why: "embeddings train whole, by `additional_target`" },
   ...all("this loss is not there: cross-entropy is minimised", { use_dft_loss: off, use_asft_loss: off, use_eaft_loss: off }),
   rl: { why: "it is axolotl's name of it, and preference training is not there yet: `stage` says what is minimised" },
-  metric_for_best_model: { why: "no checkpoint is treated as the best" },
-  greater_is_better: { harmless: [false, true], why: "no checkpoint is treated as the best" },
-  early_stopping_steps: { why: "training goes on to the end" },
-  early_stopping_patience: { why: "training goes on to the end" },
-  load_best_model_at_end: { why: "the end of training is saved; the loss at each checkpoint is in trainer_state.json" },
   ignore_data_skip: { why: "a resumed run goes on with the rows that it has not seen" },
 
   // Evaluation and answers
@@ -524,7 +520,6 @@ export const refusedValues: Readonly<Record<string, Readonly<Record<string, stri
     ),
     ...each(["tokenizer_default", "auto"], "without the line, the model's own template is used"),
   },
-  save_strategy: { best: "no checkpoint is treated as the best: write steps or epoch" },
 };
 
 /** Other trainers' names for stages and tuning methods, so that they are "not yet" and not "unknown". */

@@ -199,10 +199,6 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "this loss is not there: cross-entropy is minimised": "没有这种损失：最小化的是交叉熵",
   "it is axolotl's name of it, and preference training is not there yet: `stage` says what is minimised":
     "这是 axolotl 的叫法，且偏好训练尚未支持：训练目标由 `stage` 指定",
-  "no checkpoint is treated as the best": "不区分最佳检查点",
-  "training goes on to the end": "训练会一直进行到结束",
-  "the end of training is saved; the loss at each checkpoint is in trainer_state.json":
-    "保存的是训练结束时的权重；各检查点的损失在 trainer_state.json 中",
   "a resumed run goes on with the rows that it has not seen": "恢复的训练从尚未见过的样本继续",
   "held-out data is evaluated from the first time on that `eval_strategy` says": "从 `eval_strategy` 规定的第一次起就评估",
   "it is axolotl's name of it": "这是 axolotl 的叫法",

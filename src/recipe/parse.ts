@@ -491,6 +491,17 @@ function relate(
     for (const key of ["val_size", "eval_dataset"] as const)
       if (recipe[key])
         notices.push(`${given.get(key)!.where}: ${key}: these rows are held out, and never evaluated: eval_strategy is no`);
+  if (evalStrategy === "no")
+    for (const key of ["load_best_model_at_end", "early_stopping_steps"] as const)
+      if (recipe[key])
+        refuse(key, `${key} needs evaluations to compare: ${heldOut ? "eval_strategy is no" : "set val_size or eval_dataset"}`);
+  if (recipe.save_strategy === "best" && evalStrategy === "no")
+    refuse("save_strategy", "save_strategy: best needs evaluations to compare; set val_size or eval_dataset, and eval_strategy");
+  if (recipe.early_stopping_steps === null) notUsed("early_stopping_threshold", "early_stopping_steps is not set");
+  if (recipe.early_stopping_steps !== null && !recipe.load_best_model_at_end && evalStrategy !== "no")
+    notices.push(
+      `${given.get("early_stopping_steps")!.where}: early_stopping_steps: the weights of the last step are the result; load_best_model_at_end=true saves the best`,
+    );
   if (evalStrategy !== "steps") notUsed("eval_steps", heldOut ? `eval_strategy is ${evalStrategy}` : "there is no held-out data");
   if (recipe.save_strategy !== "steps") notUsed("save_steps", `save_strategy is ${recipe.save_strategy}`);
   if (recipe.max_steps > 0) notUsed("num_train_epochs", "max_steps decides");

@@ -90,12 +90,22 @@ export interface RecipeSettings {
   readonly eval_strategy?: "no" | "steps" | "epoch" | null | undefined;
   /** Evaluate every this many steps; not set: `logging_steps`. Takes a whole number from 1. */
   readonly eval_steps?: number | null | undefined;
-  /** When to save checkpoints; the end is always saved. Default: `steps`. */
-  readonly save_strategy?: "no" | "steps" | "epoch" | undefined;
+  /** When to save checkpoints; best: after each evaluation that is the best so far; the end is always saved. Default: `steps`. */
+  readonly save_strategy?: "no" | "steps" | "epoch" | "best" | undefined;
   /** A checkpoint every this many steps. Takes a whole number from 1. Default: `500`. */
   readonly save_steps?: number | undefined;
   /** Keep only the newest checkpoints; not set: all. Takes a whole number from 1. */
   readonly save_total_limit?: number | null | undefined;
+  /** Save the weights of the best evaluation as the result; each evaluation that is the best so far is saved as a checkpoint, which `save_total_limit` never deletes. Default: `false`. */
+  readonly load_best_model_at_end?: boolean | undefined;
+  /** What tells which evaluation is the best: `loss` (where not set), or a metric such as `accuracy`, with `eval_` before it or not. */
+  readonly metric_for_best_model?: string | null | undefined;
+  /** Whether more of that metric is better; not set: unless its name ends in `loss`. */
+  readonly greater_is_better?: boolean | null | undefined;
+  /** End the run after so many evaluations in a row that brought nothing better (evaluations, not steps, whatever the name says). Takes a whole number from 1. */
+  readonly early_stopping_steps?: number | null | undefined;
+  /** What is better by no more than this is nothing better for `early_stopping_steps`. Takes a number from 0. Default: `0`. */
+  readonly early_stopping_threshold?: number | undefined;
   /** Checkpoints without optimizer state: smaller, but no resume from them. Default: `false`. */
   readonly save_only_model?: boolean | undefined;
   /** Tensorboard, or all: also write files for TensorBoard; other services get nothing. Default: `none`. */

@@ -189,9 +189,42 @@ const output = {
       "when to evaluate, and at the end; no: never; not set: every `eval_steps` if given, else after each epoch, if there is held-out data",
     ),
   eval_steps: count.nullable().default(null).describe("evaluate every this many steps; not set: `logging_steps`"),
-  save_strategy: z.enum(["no", "steps", "epoch"]).default("steps").describe("when to save checkpoints; the end is always saved"),
+  save_strategy: z
+    .enum(["no", "steps", "epoch", "best"])
+    .default("steps")
+    .describe("when to save checkpoints; best: after each evaluation that is the best so far; the end is always saved"),
   save_steps: count.default(500).describe("a checkpoint every this many steps"),
   save_total_limit: count.nullable().default(null).describe("keep only the newest checkpoints; not set: all"),
+  load_best_model_at_end: z
+    .boolean()
+    .default(false)
+    .describe(
+      "save the weights of the best evaluation as the result; each evaluation that is the best so far is saved as a checkpoint, which `save_total_limit` never deletes",
+    ),
+  metric_for_best_model: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .describe(
+      "what tells which evaluation is the best: `loss` (where not set), or a metric such as `accuracy`, with `eval_` before it or not",
+    ),
+  greater_is_better: z
+    .boolean()
+    .nullable()
+    .default(null)
+    .describe("whether more of that metric is better; not set: unless its name ends in `loss`"),
+  early_stopping_steps: count
+    .nullable()
+    .default(null)
+    .describe(
+      "end the run after so many evaluations in a row that brought nothing better (evaluations, not steps, whatever the name says)",
+    ),
+  early_stopping_threshold: z
+    .number()
+    .min(0)
+    .default(0)
+    .describe("what is better by no more than this is nothing better for `early_stopping_steps`"),
   save_only_model: z.boolean().default(false).describe("checkpoints without optimizer state: smaller, but no resume from them"),
   report_to: reporterList
     .prefault("none")

@@ -102,6 +102,8 @@ export interface EvalEvent {
   readonly evalLoss: number;
   /** What the objective tells of held-out rows beside their loss. */
   readonly metrics?: Metrics;
+  /** Where no evaluation before was as good: its number of what `metric_for_best_model` names. */
+  readonly best?: number;
   readonly elapsedMs: number;
 }
 
@@ -123,6 +125,8 @@ export interface NoticeEvent {
 export interface EndEvent {
   readonly type: "end";
   readonly interrupted: boolean;
+  /** It ended before its last step, as evaluations no longer got better (`early_stopping_steps`). */
+  readonly stoppedEarly?: true;
   readonly results: RunResults;
 }
 
@@ -141,6 +145,10 @@ export interface RunResults {
   readonly eval_loss?: number;
   /** Of the last evaluation. In the files of a run each number has its own key, such as `eval_accuracy`. */
   readonly eval_metrics?: Metrics;
+  /** Where what is saved are the weights of the best evaluation: after which step it was, its number of `metric_for_best_model`, and their checkpoint. */
+  readonly best_global_step?: number;
+  readonly best_metric?: number;
+  readonly best_model_checkpoint?: string;
   /** Seconds in the training loop. */
   readonly train_runtime: number;
   readonly train_samples_per_second: number;

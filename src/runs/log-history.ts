@@ -14,7 +14,8 @@ export class LogHistory {
   readonly evaluation: Point[] = [];
   /** Of the steps, by name. */
   readonly metrics = new Map<string, Point[]>();
-  bestEvaluation: EvalEvent | undefined;
+  /** The best evaluation: after which step, by which number, and the checkpoint of that step, if there is one. */
+  best: { readonly step: number; readonly score: number; readonly checkpoint: string | null } | undefined;
   model = "";
   method = "";
   objective = "";
@@ -24,6 +25,7 @@ export class LogHistory {
   tokens = 0;
   totalFlos = 0;
   #lastStep: StepEvent | undefined;
+  readonly #checkpoints = new Map<number, string>();
   readonly #loss = new Mean();
   #metrics = new Map<string, Mean>();
 
@@ -42,6 +44,10 @@ export class LogHistory {
         return this.#addStep(event, loggingSteps);
       case "eval":
         return this.#addEvaluation(event);
+      case "checkpoint":
+        this.#checkpoints.set(event.step, event.path);
+        if (this.best?.step === event.step) this.best = { ...this.best, checkpoint: event.path };
+        return undefined;
       case "end": {
         const { epoch, train_loss, train_runtime, train_samples_per_second, train_steps_per_second, total_flos } = event.results;
         const summary = { train_loss, train_runtime, train_samples_per_second, train_steps_per_second, total_flos };
@@ -80,7 +86,7 @@ export class LogHistory {
 
   #addEvaluation(event: EvalEvent): object {
     const { step, epoch, evalLoss, metrics = {}, elapsedMs } = event;
-    if (evalLoss < (this.bestEvaluation?.evalLoss ?? Number.POSITIVE_INFINITY)) this.bestEvaluation = event;
+    if (event.best !== undefined) this.best = { step, score: event.best, checkpoint: this.#checkpoints.get(step) ?? null };
     this.evaluation.push({ step, value: evalLoss });
     const measured = { eval_loss: evalLoss, ...evalKeys(metrics) };
     this.log.push(finiteOf({ epoch, ...measured, step }));

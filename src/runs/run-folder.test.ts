@@ -58,6 +58,7 @@ const evaluation = (n: number, evalLoss: number): RunEvent => ({
   step: n,
   epoch: n / 3,
   evalLoss,
+  ...(Number.isFinite(evalLoss) && { best: evalLoss }),
   elapsedMs: 2000 * n,
 });
 const checkpoint = (n: number): RunEvent => ({ type: "checkpoint", step: n, path: `checkpoint-${n}` });

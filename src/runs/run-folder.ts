@@ -108,15 +108,16 @@ export class RunFolder {
     await Promise.allSettled([this.#events.close(), this.#log?.close(), this.#board?.close()]);
   }
 
-  /** trainer_state.json as of the last event: a checkpoint has one, too. */
-  trainerState(): string {
+  /** trainer_state.json as of the last event; with `checkpoint`, the one that lies in it. */
+  trainerState(checkpoint?: string): string {
     const { logging_steps, eval_steps, save_steps, num_train_epochs, per_device_train_batch_size } = this.#recipe;
     const history = this.#history;
-    const best = history.bestEvaluation;
+    const { best } = history;
+    const isOwn = best !== undefined && best.step === history.step;
     return toJson({
       best_global_step: best?.step ?? null,
-      best_metric: best?.evalLoss ?? null,
-      best_model_checkpoint: null,
+      best_metric: best?.score ?? null,
+      best_model_checkpoint: (isOwn ? checkpoint : undefined) ?? best?.checkpoint ?? null,
       epoch: history.epoch,
       eval_steps,
       global_step: history.step,

@@ -23,8 +23,8 @@ export interface RunContext<Config = unknown> {
   readonly signal: AbortSignal;
   /** The checkpoint to go on from, whole and checked; null for a run from the beginning. */
   readonly resumeFrom: string | null;
-  /** trainer_state.json as of the last event, to lie in a checkpoint. */
-  trainerState(): string;
+  /** trainer_state.json as of the last event, to lie in a checkpoint of that path. */
+  trainerState(checkpoint: string): string;
 }
 
 /** Does the work of a run: a backend. It yields `start` once its first step can be taken, and `end` last. */
@@ -84,7 +84,7 @@ async function* eventsOf(
     config: recipe.backendConfig,
     signal,
     resumeFrom,
-    trainerState: () => folder.trainerState(),
+    trainerState: (checkpoint) => folder.trainerState(checkpoint),
   });
 }
 

@@ -16,6 +16,8 @@ export interface RunStatus extends RunSubject {
   readonly loss: number | null;
   readonly evalLoss: number | null;
   readonly remainingMs: number | null;
+  /** It ended before its last step, as evaluations no longer got better. */
+  readonly stoppedEarly: boolean;
   /** Why it failed. */
   readonly error: Pick<FailedEvent, "code" | "message"> | null;
   /** The process that began it last; `isAlive` is null where that is another host's, so that nobody here can tell. */
@@ -74,6 +76,7 @@ function next(status: Told | null, event: RecordedEvent): Told | null {
       break;
     case "end":
       status.state = event.interrupted ? "interrupted" : "done";
+      status.stoppedEarly = event.stoppedEarly === true;
       status.remainingMs = null;
       break;
     case "failed":
@@ -86,7 +89,7 @@ function next(status: Told | null, event: RecordedEvent): Told | null {
 
 function begun(event: RecordedEvent & { readonly type: "queued" | "prepare" }): Told {
   const { outputDir, model, method, objective, backend, time } = event;
-  const nothing = { step: 0, totalSteps: null, loss: null, evalLoss: null, remainingMs: null, error: null };
+  const nothing = { step: 0, totalSteps: null, loss: null, evalLoss: null, remainingMs: null, stoppedEarly: false, error: null };
   const subject = { outputDir, model, method, objective, backend, updatedAt: time };
   if (event.type === "queued") return { ...subject, ...nothing, state: "queued", process: null, lock: null };
   const { pid, host, lock } = event;

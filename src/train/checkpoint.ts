@@ -46,6 +46,12 @@ const TrainingState = z.strictObject({
     evalLoss: z.number().nullable(),
     metrics: MetricsSchema.nullable(),
     isEvaluationDue: z.boolean().default(false),
+    best: z
+      .strictObject({ step: z.int().min(0), score: z.number(), evalLoss: z.number(), metrics: MetricsSchema.nullable() })
+      .nullable()
+      .default(null),
+    badEvaluations: z.int().min(0).default(0),
+    isStoppedEarly: z.boolean().default(false),
   }),
 });
 

@@ -7,6 +7,7 @@ import { Sums } from "../objectives/sums.js";
 import { type ScheduleName, scheduleOf } from "../optim/schedule.js";
 import type { CheckpointEvent, EvalEvent, StepEvent } from "../runs/events.js";
 import { type Trainee, trainedName } from "./assemble.js";
+import { type BestSettings, type Judged, judge, lowestLoss } from "./best.js";
 import { lossDiverged } from "./diverged.js";
 import { peakMemoryBytes } from "./peak-memory.js";
 import { runStep, type StepResult } from "./step.js";
@@ -28,10 +29,12 @@ export interface TrainSettings {
   readonly saveSteps: number;
   /** Rows of an evaluation batch. */
   readonly evalBatchSize: number;
+  /** Which evaluation is the best, and whether the run ends where none gets better; the lowest loss where not given. */
+  readonly best?: BestSettings;
 }
 
 /** What a run has done so far, beside weights and moments: a checkpoint holds it, and a resumed run goes on from it. */
-export interface Progress {
+export interface Progress extends Judged {
   step: number;
   epoch: number;
   /** Σ of the steps' mean losses. */
@@ -62,6 +65,9 @@ export const noProgress = (): Progress => ({
   evalLoss: null,
   metrics: null,
   isEvaluationDue: false,
+  best: null,
+  badEvaluations: 0,
+  isStoppedEarly: false,
 });
 
 export interface TrainWork {
@@ -81,8 +87,8 @@ export interface TrainWork {
 export type LoopEvent = StepEvent | EvalEvent | CheckpointEvent;
 
 /** Whether a run was stopped with work left to do. */
-export function isUnfinished({ step, isEvaluationDue }: Progress, { totalSteps }: StepPlan): boolean {
-  return step < totalSteps || isEvaluationDue;
+export function isUnfinished({ step, isEvaluationDue, isStoppedEarly }: Progress, { totalSteps }: StepPlan): boolean {
+  return (step < totalSteps && !isStoppedEarly) || isEvaluationDue;
 }
 
 /**
@@ -99,6 +105,7 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
   const factor = scheduleOf(settings.schedule, settings.scheduleSettings ?? null, horizon);
   const evaluates = work.evalRows.length > 0 && settings.evalSteps > 0;
   progress.isEvaluationDue &&= evaluates;
+  const { best = lowestLoss } = settings;
 
   const evaluateIfDue = async function* (): AsyncGenerator<EvalEvent> {
     const evaluated = progress.isEvaluationDue ? await evaluateHeldOut(work) : null;
@@ -106,6 +113,7 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
     progress.isEvaluationDue = false;
     progress.evalLoss = evaluated.loss;
     progress.metrics = evaluated.metrics;
+    const isBest = judge(progress, evaluated, progress.step, best);
     progress.elapsedMs = performance.now() - startedMs;
     yield {
       type: "eval",
@@ -113,12 +121,13 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
       epoch: progress.epoch,
       evalLoss: evaluated.loss,
       ...(evaluated.metrics !== null && { metrics: evaluated.metrics }),
+      ...(isBest && { best: progress.best!.score }),
       elapsedMs: progress.elapsedMs,
     };
   };
 
   yield* evaluateIfDue();
-  while (progress.step < plan.totalSteps && !signal.aborted) {
+  while (progress.step < plan.totalSteps && !progress.isStoppedEarly && !signal.aborted) {
     const round = await nextRound(work);
     if (round === null) break;
     const before = progress.step;
@@ -166,7 +175,8 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
     const isDue = (every: number) => every > 0 && Math.floor(progress.step / every) > Math.floor(before / every);
     progress.isEvaluationDue = evaluates && (isLast || isDue(settings.evalSteps));
     yield* evaluateIfDue();
-    if (!isLast && !signal.aborted && isDue(settings.saveSteps))
+    const isNewBest = best.isSaved && progress.best?.step === progress.step;
+    if (!signal.aborted && (isNewBest || (!isLast && isDue(settings.saveSteps))))
       yield { type: "checkpoint", step: progress.step, path: await work.save() };
   }
 }

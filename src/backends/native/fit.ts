@@ -9,6 +9,8 @@ export interface Fit {
   readonly availableBytes: number;
   /** Forward, backward and update. */
   readonly flopsPerToken: number;
+  /** What an evaluation measures, by name; null where nothing is evaluated. */
+  readonly measures: readonly string[] | null;
 }
 
 type Work = Omit<StepWork, keyof LargestBatches>;
@@ -16,7 +18,7 @@ type Work = Omit<StepWork, keyof LargestBatches>;
 /** Throws DoesNotFitError, with the smallest change that fits, if the largest step would need more memory than there is. */
 export async function checkMemory(work: Work, { shape, largestBatches }: RunData): Promise<Fit> {
   const largest = { ...work, ...largestBatches(shape) };
-  const { flops, tokens, peakBytes, residentBytes } = await estimateStep(largest);
+  const { flops, tokens, measures, peakBytes, residentBytes } = await estimateStep(largest);
   const availableBytes = availableMemoryBytes();
   const besideTensors = residentBytes - peakBytes + overheadBytes;
   const neededBytes = peakBytes + besideTensors;
@@ -30,5 +32,5 @@ export async function checkMemory(work: Work, { shape, largestBatches }: RunData
           : `The smallest change that fits: ${remedy.change} (about ${inWords(remedy.peakBytes + besideTensors)})`),
     );
   }
-  return { flopsPerToken: flops / tokens, availableBytes, predictedPeakBytes: process.memoryUsage.rss() + neededBytes };
+  return { flopsPerToken: flops / tokens, measures, availableBytes, predictedPeakBytes: process.memoryUsage.rss() + neededBytes };
 }

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { Rng } from "../../core/rng.js";
 import { fastestCompute, loadEngine } from "../../engine/load.js";
-import { ConfigError } from "../../errors.js";
+import { CheckpointError, ConfigError } from "../../errors.js";
 import type { ModelFiles } from "../../io/model-files.js";
 import { resolveModel } from "../../io/resolve.js";
 import { classesOf } from "../../models/classes.js";
@@ -15,8 +15,9 @@ import { during } from "../../runs/during.js";
 import type { RunEvent } from "../../runs/events.js";
 import type { RunContext } from "../../runs/run.js";
 import { assemble, type Parts, type Trainee, trainedName } from "../../train/assemble.js";
+import { type BestSettings, checkMetric, plainName } from "../../train/best.js";
 import { checkFinite, loadCheckpoint, startOfRun } from "../../train/checkpoint.js";
-import { isUnfinished, noProgress, type TrainSettings, train } from "../../train/loop.js";
+import { isUnfinished, noProgress, type Progress, type TrainSettings, train } from "../../train/loop.js";
 import type { StepPlan } from "../../train/step-plan.js";
 import { tuners } from "../../tuners/index.js";
 import { settingsOfAdapter } from "../../tuners/tuned-files.js";
@@ -25,7 +26,7 @@ import { defineBackend } from "../backend.js";
 import { checkModel } from "./checks.js";
 import { checkMemory } from "./fit.js";
 import { Output } from "./output.js";
-import { countParameters, resultsOf } from "./results.js";
+import { countParameters, resultsOf, type SavedBest } from "./results.js";
 import { prepareData, type RunData, warmupStepsOf } from "./run-data.js";
 
 const NativeConfig = z.strictObject({
@@ -70,7 +71,9 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   const compute = config.compute_dtype === "auto" ? fastestCompute(engine.info()) : config.compute_dtype;
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
   const accumulationSteps = plan.at(0).microBatches.length; // an epoch may have fewer than the recipe asks for
-  const { flopsPerToken, ...fit } = await checkMemory({ parts, task, accumulationSteps, compute }, data);
+  const settings = settingsOf(recipe, plan);
+  const { flopsPerToken, measures, ...fit } = await checkMemory({ parts, task, accumulationSteps, compute }, data);
+  if (measures !== null) checkMetric(settings.best!.metric, measures);
 
   const trainee = yield* during<RunEvent, Trainee>((emit) => {
     const tell = (message: string) => emit(info(message));
@@ -105,7 +108,6 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
     };
 
     let secondsToFirstStep = 0;
-    const settings = settingsOf(recipe, plan);
     const save = () => output.saveCheckpoint(progress);
     const work = { trainee, task, trainRows, evalRows, plan, settings, progress, save, signal };
     for await (const event of train(work)) {
@@ -115,8 +117,17 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
 
     const interrupted = isUnfinished(progress, plan);
     if (interrupted && progress.step > resumedFromStep) yield { type: "checkpoint", step: progress.step, path: await save() };
+    if (progress.isStoppedEarly) yield info(whyStopped(recipe, progress));
+    const best = interrupted
+      ? null
+      : yield* during<RunEvent, SavedBest | null>((emit) => takeBest(recipe, output, progress, emit));
     await output.writeModel(recipe.output_dir, progress);
-    yield { type: "end", interrupted, results: resultsOf(progress, { counts, machine, flopsPerToken, secondsToFirstStep }) };
+    yield {
+      type: "end",
+      interrupted,
+      ...(progress.isStoppedEarly && { stoppedEarly: true as const }),
+      results: resultsOf(progress, { best, counts, machine, flopsPerToken, secondsToFirstStep }),
+    };
   } finally {
     trainee.dispose(); // however the run ends
   }
@@ -196,9 +207,52 @@ function settingsOf(recipe: Recipe, { totalSteps, stepsPerEpoch }: StepPlan): Tr
     evalSteps: everySteps(recipe.eval_strategy, recipe.eval_steps, stepsPerEpoch),
     saveSteps: everySteps(recipe.save_strategy, recipe.save_steps, stepsPerEpoch),
     evalBatchSize: recipe.per_device_train_batch_size,
+    best: bestOf(recipe),
   };
 }
 
-function everySteps(strategy: "no" | "steps" | "epoch", steps: number, stepsPerEpoch: number): number {
-  return { no: 0, steps, epoch: stepsPerEpoch }[strategy];
+function bestOf(recipe: Recipe): BestSettings {
+  const metric = recipe.metric_for_best_model ?? "loss";
+  return {
+    metric,
+    isGreaterBetter: recipe.greater_is_better ?? !metric.endsWith("loss"),
+    patience: recipe.early_stopping_steps,
+    threshold: recipe.early_stopping_threshold,
+    isSaved: recipe.load_best_model_at_end || recipe.save_strategy === "best",
+  };
+}
+
+/** Puts the weights of the best evaluation in the place of the last, where the recipe wants these, and says which they are. */
+async function takeBest(recipe: Recipe, output: Output, progress: Progress, emit: Emit): Promise<SavedBest | null> {
+  const { best } = progress;
+  if (!recipe.load_best_model_at_end || best === null) return null;
+  const checkpoint = output.checkpointOf(best);
+  const which = `${bestName(recipe)} ${Number(best.score.toPrecision(5))} after step ${best.step}`;
+  if (best.step < progress.step) {
+    try {
+      await output.takeWeights(checkpoint);
+    } catch (error) {
+      if (!(error instanceof CheckpointError)) throw error;
+      emit(warning(`the best weights (${which}) cannot be had: ${error.message}. Those of the last step are saved instead`));
+      return null;
+    }
+  }
+  progress.evalLoss = best.evalLoss;
+  progress.metrics = best.metrics;
+  emit(info(`the best weights are saved as the result: ${which} of ${progress.step}`));
+  return { step: best.step, score: best.score, checkpoint };
+}
+
+function whyStopped(recipe: Recipe, { step, best, badEvaluations }: Progress): string {
+  const times = badEvaluations === 1 ? "the last evaluation" : `the last ${badEvaluations} evaluations`;
+  return (
+    `stopped early, after step ${step}: ${times} brought no better ${bestName(recipe)} than ` +
+    `${Number(best!.score.toPrecision(5))}, after step ${best!.step}`
+  );
+}
+
+const bestName = (recipe: Recipe) => `eval_${plainName(bestOf(recipe).metric)}`;
+
+function everySteps(strategy: "no" | "steps" | "epoch" | "best", steps: number, stepsPerEpoch: number): number {
+  return { no: 0, best: 0, steps, epoch: stepsPerEpoch }[strategy];
 }

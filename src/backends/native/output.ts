@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { pruneCheckpoints } from "../../io/checkpoint.js";
+import { pruneCheckpoints, verifyFolder } from "../../io/checkpoint.js";
 import { writeFileAtomic } from "../../io/disk.js";
 import type { ModelFiles } from "../../io/model-files.js";
 import { squares } from "../../optim/clip.js";
@@ -8,7 +8,7 @@ import { type Trainee, trainedName } from "../../train/assemble.js";
 import { saveCheckpoint } from "../../train/checkpoint.js";
 import { weightsRanAway } from "../../train/diverged.js";
 import type { Progress } from "../../train/loop.js";
-import { collectTuned, writeTuned } from "../../tuners/tuned-files.js";
+import { collectTuned, openTuned, readInto, writeTuned } from "../../tuners/tuned-files.js";
 import type { Tuning } from "../../tuners/tuner.js";
 import type { RunData } from "./run-data.js";
 
@@ -21,7 +21,7 @@ interface Origin {
   /** When the run began, or that which it goes on with. */
   readonly startedAt: Date;
   /** trainer_state.json as of now. */
-  readonly trainerState: () => string;
+  readonly trainerState: (checkpoint: string) => string;
 }
 
 /** Saves what trains: as the result, and in checkpoints. */
@@ -56,22 +56,34 @@ export class Output {
     for (const { name, contents } of data.files) await writeFileAtomic(join(path, name), contents);
   }
 
+  /** The path of the checkpoint of a step. */
+  checkpointOf({ step }: { readonly step: number }): string {
+    return join(this.#recipe.output_dir, `checkpoint-${step}`);
+  }
+
+  /** Puts the weights of a checkpoint in the place of those that train. Throws CheckpointError if it is gone or damaged, and changes nothing then. */
+  async takeWeights(path: string): Promise<void> {
+    await verifyFolder(path);
+    await readInto(this.#trainee.parameters, await openTuned(path, this.#origin.tuning));
+  }
+
   /** Writes a checkpoint, removes those that are too many, and returns its path. Throws as `writeModel` does. */
   async saveCheckpoint(progress: Progress): Promise<string> {
     const { output_dir, save_only_model, save_total_limit } = this.#recipe;
     const { data, startedAt, trainerState } = this.#origin;
-    const path = join(output_dir, `checkpoint-${progress.step}`);
+    const path = this.checkpointOf(progress);
     await saveCheckpoint(path, {
       writeModel: async (temporary) => {
         await this.writeModel(temporary, progress);
-        await writeFileAtomic(join(temporary, "trainer_state.json"), trainerState());
+        await writeFileAtomic(join(temporary, "trainer_state.json"), trainerState(path));
       },
       optimizer: save_only_model ? null : this.#trainee.optimizer,
       progress,
       work: data.identity,
       startedAt,
     });
-    if (save_total_limit !== null) await pruneCheckpoints(output_dir, save_total_limit);
+    const best = progress.best === null ? undefined : this.checkpointOf(progress.best);
+    if (save_total_limit !== null) await pruneCheckpoints(output_dir, save_total_limit, { best });
     return path;
   }
 }

@@ -13,7 +13,16 @@ export function countParameters(model: LanguageModel): { trainable: number; all:
   return { trainable, all };
 }
 
+/** The evaluation whose weights are the result: after which step, its number of the metric that decides, and the checkpoint of that step. */
+export interface SavedBest {
+  readonly step: number;
+  readonly score: number;
+  readonly checkpoint: string;
+}
+
 export interface Circumstances {
+  /** Null where the weights of the last step are the result, whatever evaluations say. */
+  readonly best: SavedBest | null;
   readonly counts: { readonly trainable: number; readonly all: number };
   readonly machine: MachineFacts;
   /** Of a step: forward, backward and update. */
@@ -23,13 +32,17 @@ export interface Circumstances {
 }
 
 /** The results that the `end` event carries. */
-export function resultsOf(progress: Progress, { counts, machine, flopsPerToken, secondsToFirstStep }: Circumstances): RunResults {
+export function resultsOf(
+  progress: Progress,
+  { best, counts, machine, flopsPerToken, secondsToFirstStep }: Circumstances,
+): RunResults {
   const seconds = progress.elapsedMs / 1000;
   return {
     epoch: progress.epoch,
     train_loss: progress.lossSum / Math.max(1, progress.step),
     ...(progress.evalLoss === null ? {} : { eval_loss: progress.evalLoss }),
     ...(progress.metrics === null ? {} : { eval_metrics: progress.metrics }),
+    ...(best !== null && { best_global_step: best.step, best_metric: best.score, best_model_checkpoint: best.checkpoint }),
     train_runtime: seconds,
     train_samples_per_second: progress.rows / seconds,
     train_steps_per_second: progress.step / seconds,
