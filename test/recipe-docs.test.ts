@@ -139,3 +139,88 @@ test("every other name of a setting is read as it", () => {
     assert.deepEqual(notices, [`recipe: ${name} is read as ${key}`]);
   }
 });
+
+test("what LLaMA-Factory's users write is read, and what would change nothing is told", () => {
+  const text = `
+### model
+model_name_or_path: Qwen/Qwen2.5-0.5B-Instruct
+trust_remote_code: true
+flash_attn: auto
+quantization_bit: null
+### method
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: q_proj,v_proj
+### dataset
+dataset: identity,alpaca_en_demo
+dataset_dir: data
+template: qwen
+cutoff_len: 2048
+max_samples: 1000
+overwrite_cache: true
+preprocessing_num_workers: 16
+dataloader_num_workers: 4
+packing: false
+### output
+output_dir: saves/qwen2.5-0.5b/lora/sft
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+overwrite_output_dir: true
+save_only_model: false
+report_to: none  # choices: [none, wandb, tensorboard, swanlab, mlflow]
+include_num_input_tokens_seen: true
+### train
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+warmup_steps: 0
+max_grad_norm: 1.0
+optim: adamw_torch
+bf16: true
+fp16: false
+ddp_timeout: 180000000
+resume_from_checkpoint: null
+use_galore: false
+use_swanlab: false
+infer_backend: huggingface
+### eval
+val_size: 0.1
+per_device_eval_batch_size: 1
+eval_strategy: steps
+eval_steps: 500
+`;
+  const { recipe, notices } = parseRecipe({ text, file: "recipe.yaml" }, [], everyMethod);
+  const { lora_rank, lora_target } = recipe.tuner;
+  const { dataset, template, learning_rate, gradient_accumulation_steps, val_size, eval_strategy, eval_steps } = recipe;
+  assert.deepEqual(
+    {
+      lora_rank,
+      lora_target,
+      dataset,
+      template,
+      learning_rate,
+      gradient_accumulation_steps,
+      val_size,
+      eval_strategy,
+      eval_steps,
+    },
+    {
+      ...{ lora_rank: 8, lora_target: "q_proj,v_proj", dataset: ["identity", "alpaca_en_demo"], template: "qwen" },
+      ...{ learning_rate: 1e-4, gradient_accumulation_steps: 8, val_size: 0.1, eval_strategy: "steps", eval_steps: 500 },
+    },
+  );
+  assert.deepEqual(
+    notices.map((notice) => /^recipe\.yaml:\d+: (\w+) is not needed: ./.exec(notice)?.[1]),
+    [
+      ...["trust_remote_code", "flash_attn", "overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers"],
+      ...["include_num_input_tokens_seen", "bf16", "fp16", "ddp_timeout", "use_swanlab", "infer_backend"],
+      "per_device_eval_batch_size",
+    ],
+  );
+});

@@ -65,6 +65,10 @@ test("mistakes in a recipe of a chat are named with their line", () => {
   );
   assert.match(problems("model: m\ntop_p: 2"), /^chat\.yaml:2: top_p: expected a number above 0 and up to 1, got 2$/);
   assert.match(problems("model: m\nrope_scaling: yarn"), /^chat\.yaml:2: rope_scaling: "yarn" is not supported: /);
+  assert.match(
+    problems("model: m\nadapter_name_or_path: a, b"),
+    /^chat\.yaml:2: adapter_name_or_path: one adapter, not several: /,
+  );
   assert.match(problems("model: m\nuse_kt: true"), /^chat\.yaml:2: use_kt: true is not supported: left for the PyTorch backend/);
 });
 

@@ -1,7 +1,15 @@
 import { z } from "zod";
 import { ConfigError } from "../errors.js";
 import { needless, refused } from "./foreign-keys.js";
-import { type RecipeSource, readOverrides, readSettings, resolveNames, sortOut, validate } from "./parse.js";
+import {
+  type RecipeSource,
+  readOverrides,
+  readSettings,
+  refuseSeveralAdapters,
+  resolveNames,
+  sortOut,
+  validate,
+} from "./parse.js";
 import { keySchemas, type Methods, RecipeKeys, recipeJsonSchema } from "./schema.js";
 
 /** What a chat reads of a recipe, under LLaMA-Factory's names; null where the recipe leaves it to the chat. */
@@ -53,7 +61,9 @@ export function parseInference(source: RecipeSource, overrides: readonly string[
   };
   const named = resolveNames([readSettings(source), readOverrides(overrides)], known, report);
   const idle = Object.fromEntries(Object.entries(reasons).filter(([key]) => !Object.hasOwn(known, key)));
-  const recipe = validate(InferenceKeys, sortOut(named, { known, needless: idle, refused }, report), report);
+  const given = sortOut(named, { known, needless: idle, refused }, report);
+  const recipe = validate(InferenceKeys, given, report);
+  refuseSeveralAdapters(given, report.problems);
   if (recipe === undefined || report.problems.length > 0) throw new ConfigError(report.problems.join("\n"));
   return { recipe, notices: report.notices };
 }

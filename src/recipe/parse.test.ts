@@ -393,6 +393,8 @@ test("settings that are 0 or infinite as numbers of the engine are refused", () 
 });
 
 test("settings that contradict each other are refused, idle ones are told", () => {
+  assert.match(problems("adapter_name_or_path: a,b"), /^recipe\.yaml:4: adapter_name_or_path: one adapter, not several/);
+  assert.match(problems("dataset_dir: REMOTE:o/n"), /^recipe\.yaml:4: dataset_dir: a dataset_info\.json on the hub is not read/);
   assert.match(problems("val_size: 0.1\neval_dataset: x"), /^recipe\.yaml:4: val_size and eval_dataset both/);
   assert.match(problems("train_on_prompt: true\nmask_history: true"), /^recipe\.yaml:5: mask_history counts only/);
   assert.match(

@@ -470,6 +470,9 @@ function relate(
   if (recipe.val_size > 0 && recipe.eval_dataset) {
     refuse("val_size", "val_size and eval_dataset both say what to hold out; remove one");
   }
+  if (recipe.dataset_dir.startsWith("REMOTE:"))
+    refuse("dataset_dir", "dataset_dir: a dataset_info.json on the hub is not read; fetch it, and write its folder");
+  refuseSeveralAdapters(given, problems);
   if (recipe.train_on_prompt && recipe.mask_history) {
     refuse("mask_history", "mask_history counts only the last answer in the loss, train_on_prompt everything; remove one");
   }
@@ -573,6 +576,15 @@ function checkNested<T>(
 
 function nestedWhere(key: string, owner: string, given: Given, file: string): string {
   return `${(given.get(key) ?? given.get(owner))?.where ?? file}: ${key}`;
+}
+
+/** LLaMA-Factory takes several adapters, by commas. */
+export function refuseSeveralAdapters(given: Given, problems: string[]): void {
+  const { value, where } = given.get("adapter_name_or_path") ?? {};
+  if (typeof value === "string" && value.includes(","))
+    problems.push(
+      `${where}: adapter_name_or_path: one adapter, not several: export the model merged with the first, and name that as the base`,
+    );
 }
 
 /** Whether a setting takes free text or a list. */

@@ -1,6 +1,7 @@
 /**
  * LLaMA-Factory's own example recipes, which are not in this repository: each that is about text trains two steps of a tiny model of its family on
  * its demo data, unchanged but for the model, the data's folder, the output and the steps; each other is refused by a line that names the key.
+ * Recipes for inference and merging are read as a chat reads them.
  *
  *     ATTUNE_LF_EXAMPLES   its folder examples/
  *     ATTUNE_LF_DATA       its folder data/, with dataset_info.json and the demo files
@@ -12,6 +13,7 @@ import test from "node:test";
 import { parse } from "yaml";
 import { everyMethod, runRecipe } from "../../src/backends/index.js";
 import { ConfigError } from "../../src/errors.js";
+import { parseInference } from "../../src/recipe/inference.js";
 import { parseRecipe, readRecipe } from "../../src/recipe/parse.js";
 import { familyFolder } from "../support/families.js";
 import { makeFolder } from "../support/run.js";
@@ -41,7 +43,6 @@ const recipes = skip
       .filter(
         (file) => /\.ya?ml$/.test(file) && /^(model|model_name_or_path): /m.test(readFileSync(join(examples!, file), "utf8")),
       )
-      .filter((file) => !/^(inference|merge_lora)\//.test(file)) // `attune chat` and `attune export` read these
       .sort();
 
 test("LLaMA-Factory's examples", { skip }, async (t) => {
@@ -56,14 +57,22 @@ test("LLaMA-Factory's examples", { skip }, async (t) => {
       const path = join(examples!, file);
       const text = readFileSync(path, "utf8");
       const output = join(folder, "out", file);
-      const predicts = /^do_predict: true/m.test(text);
+      if (/(^|\/)(inference|infer_lora|merge_lora)\//.test(file)) {
+        const source = await readRecipe(path);
+        const readChat = () => parseInference(source, [], everyMethod);
+        if (!/^use_kt: true/m.test(text) && !/_vl/.test(text)) assert.ok(readChat().recipe.template !== null);
+        else assert.throws(readChat, /: (use_kt: true is not supported|template: expected)/);
+        return;
+      }
+      const isElsewhere = elsewhere.some((pattern) => pattern.test(text));
+      const predicts = !isElsewhere && /^do_predict: true/m.test(text);
       const overrides = [
         `model_name_or_path=${/qwen/i.test(text) ? models.qwen : models.llama}`,
         ...[`output_dir=${output}`, `dataset_dir=${data}`, "max_steps=2", "cutoff_len=256"],
         ...(predicts ? ["adapter_name_or_path=null", "max_samples=2", "max_new_tokens=8"] : []),
       ];
       const read = async () => parseRecipe(await readRecipe(path), overrides, everyMethod);
-      if (elsewhere.some((pattern) => pattern.test(text))) {
+      if (isElsewhere) {
         await assert.rejects(read, (error: Error) => {
           assert.ok(error instanceof ConfigError, String(error));
           const lines = error.message.split("\n").filter((line) => !/: (dataset|output_dir) is missing/.test(line));
