@@ -21,7 +21,7 @@ export const lion = defineOptimizer({
   names: ["lion_32bit", "paged_lion_32bit"],
   reads: ["adam_beta1", "adam_beta2"],
   args: z.strictObject({}),
-  rateFactor: 0.2, // the paper, section 5: a suitable rate is 3 to 10 times smaller than AdamW's
+  rateFactor: 0.3, // the paper, section 5: a suitable rate is 3 to 10 times smaller than AdamW's; of these, short runs learn best with the largest
   ruleFor(settings) {
     const rule = lionRule(settings);
     return () => rule;

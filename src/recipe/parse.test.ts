@@ -167,13 +167,13 @@ test("a method's own rate is AdamW's: another optimizer takes its part of it, or
   const parsed = (text: string) => parseRecipe({ text: minimal + text, file: "recipe.yaml" }, [], taught);
   assert.equal(parsed("optim: muon").recipe.learning_rate, 1e-3);
   const lion = parsed("optim: lion_32bit");
-  assert.equal(lion.recipe.learning_rate, 2e-4);
+  assert.equal(lion.recipe.learning_rate, 3e-4);
   assert.match(
     lion.notices.join(),
-    /lora takes 2e-4, 0\.2 times AdamW's for optim lion_32bit, with gradient_accumulation_steps 4/,
+    /lora takes 3e-4, 0\.3 times AdamW's for optim lion_32bit, with gradient_accumulation_steps 4/,
   );
   assert.equal(parsed("optim: lion_32bit\nlearning_rate: 1e-5").recipe.learning_rate, 1e-5);
-  assert.equal(parsed("optim: lion_32bit\nwide: true").recipe.learning_rate, 6e-5);
+  assert.equal(parsed("optim: lion_32bit\nwide: true").recipe.learning_rate, 9e-5);
   assert.throws(
     () => parsed("optim: sgd"),
     /^ConfigError: recipe\.yaml: learning_rate is missing: with optim sgd no rate suits every model\. Try several, for example 0\.01, 0\.1 and 1$/,
