@@ -5,9 +5,16 @@ import { asCausalLM } from "../models/causal-lm.js";
 import { packSequences, type TokenBatch } from "../models/token-batch.js";
 import { smoothingKeys } from "./label-smoothing.js";
 import type { Batch, Task } from "./objective.js";
+import { tokenAccuracy } from "./token-accuracy.js";
 
 /** Settings of every objective that predicts the next token. */
-export const NextTokenConfig = z.strictObject({ ...smoothingKeys });
+export const NextTokenConfig = z.strictObject({
+  ...smoothingKeys,
+  compute_accuracy: z
+    .boolean()
+    .default(false)
+    .describe("tell of held-out rows how many supervised tokens the model finds likeliest: `eval_accuracy`, the mean over rows"),
+});
 export type NextTokenConfig = z.output<typeof NextTokenConfig>;
 
 export interface NextTokenBatch extends Batch {
@@ -18,7 +25,10 @@ export interface NextTokenBatch extends Batch {
 }
 
 /** −Σ log p(token | tokens before it) over the supervised tokens, smoothed as the settings say. The output projection runs at their rows only. */
-export function nextTokenTask({ label_smoothing_factor: smoothing }: NextTokenConfig): Task<Example, NextTokenBatch> {
+export function nextTokenTask({
+  label_smoothing_factor: smoothing,
+  compute_accuracy,
+}: NextTokenConfig): Task<Example, NextTokenBatch> {
   return {
     /** `supervised` may go on for longer: `collate` reads it where there are ids. */
     shorten: (row, tokens) => ({ ...row, ids: row.ids.subarray(0, tokens), tokens }),
@@ -46,6 +56,8 @@ export function nextTokenTask({ label_smoothing_factor: smoothing }: NextTokenCo
         supervisedTokens: count,
       };
     },
+
+    ...(compute_accuracy && { evaluation: () => tokenAccuracy(smoothing) }),
 
     terms(model, { input, rows, targets }) {
       const { lm_head } = asCausalLM(model, "predicting tokens");

@@ -19,6 +19,8 @@ export interface Objective<R extends Row = Row, Config = unknown> {
   readonly summary: string;
   /** Settings that only this objective reads: flags, YAML checks, UI forms and docs are made from it. */
   readonly config: z.ZodType<Config>;
+  /** Settings that say what is measured, and change nothing about any step: a run that is resumed may change them. */
+  readonly measures?: readonly string[];
   /** The command of attune that uses what was trained. */
   readonly usedBy: string;
   /** Rows always fill sequences of `cutoff_len`, whatever `packing` says. */

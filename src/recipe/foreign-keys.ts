@@ -435,7 +435,6 @@ export const refused = {
   ignore_data_skip: { why: "a resumed run goes on with the rows that it has not seen" },
 
   // Evaluation and answers
-  compute_accuracy: { why: "evaluation computes the loss" },
   eval_delay: { why: "held-out data is evaluated from the first time on that `eval_strategy` says" },
   saves_per_epoch: { why: "it is axolotl's name of it", instead: "save_strategy: epoch" },
   evals_per_epoch: { why: "it is axolotl's name of it", instead: "eval_strategy: epoch" },

@@ -216,6 +216,8 @@ export interface RecipeSettings {
   readonly prefix_projection?: boolean | undefined;
   /** Share of the wanted probability that goes to all answers alike, the held-out loss included; 0: none. Takes a number from 0 and below 1. Default: `0`. */
   readonly label_smoothing_factor?: number | undefined;
+  /** Tell of held-out rows how many supervised tokens the model finds likeliest: `eval_accuracy`, the mean over rows. Default: `false`. */
+  readonly compute_accuracy?: boolean | undefined;
   /** Spell out control tokens that stand in the texts (`<|im_end|>`), so that they are read as text; conversations and labelled texts always are. Default: `false`. */
   readonly split_special_tokens?: boolean | undefined;
   /** The classes in the order of the model's outputs; not set: those of the data, sorted. */

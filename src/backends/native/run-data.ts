@@ -119,9 +119,10 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
 
   const identity = createHash("sha256");
   for (const row of trainRows) addToHash(identity, row);
+  const settings = Object.fromEntries(Object.entries(recipe.objective).filter(([key]) => !objective.measures?.includes(key)));
   const { stage, finetuning_type, gradient_accumulation_steps: accumulation } = recipe;
   const { isPacked: packing } = shape;
-  const meaning = { batchSize, packing, cutoffLen, seed, accumulation, tuner: recipe.tuner, objective: recipe.objective, stage };
+  const meaning = { batchSize, packing, cutoffLen, seed, accumulation, tuner: recipe.tuner, objective: settings, stage };
   identity.update(JSON.stringify([meaning, finetuning_type, task.identity, files.fingerprint]));
   return {
     tokenizer,

@@ -1,10 +1,15 @@
 import { recordLoss } from "../tape.js";
-import { Tensor } from "../tensor.js";
+import { checkShape, Tensor } from "../tensor.js";
 import { ChunkedLogits, type LogitsUpdate } from "./chunked-logits.js";
+
+/** How `sample` takes the largest logit: temperature 0, no cuts, no penalty, no log-probability. */
+const greedy = [0, 1, 0, 1, 0, 0] as const;
 
 export interface CrossEntropyOptions {
   /** s: the share of the wanted probability that all tokens get alike; the target gets the rest. 0 where not given. */
   readonly smoothing?: number;
+  /** (S, 2): gets the token of the largest logit of each row, the first of several, and a 0 beside it. */
+  readonly likeliest?: Tensor;
 }
 
 /**
@@ -20,8 +25,10 @@ export function linearCrossEntropy(
   weight: Tensor,
   targets: Int32Array,
   updates: readonly LogitsUpdate[] = [],
-  { smoothing = 0 }: CrossEntropyOptions = {},
+  { smoothing = 0, likeliest }: CrossEntropyOptions = {},
 ): Tensor {
+  if (likeliest !== undefined)
+    checkShape("linearCrossEntropy", "likeliest", likeliest, [targets.length, 2], "two numbers for each target");
   const logits = new ChunkedLogits("linearCrossEntropy", hidden, weight, targets, updates);
   const { rows, device } = hidden;
   const { kernels } = device;
@@ -31,6 +38,11 @@ export function linearCrossEntropy(
     const losses = Tensor.empty(device, [rows, 1]);
     logits.inChunks(
       (chunk, some, start) => {
+        if (likeliest !== undefined) {
+          const draws = Float64Array.from({ length: chunk.rows * greedy.length }, (_, i) => greedy[i % greedy.length]!);
+          const to = likeliest.rowRange(start, chunk.rows).id;
+          kernels.sample(chunk.id, draws, new Int32Array(0), to, chunk.rows, chunk.columns, 0);
+        }
         const loss = losses.rowRange(start, chunk.rows).id;
         kernels.crossEntropy(chunk.id, some, loss, chunk.columns, smoothing, grads !== null);
       },

@@ -29,6 +29,7 @@ export const pt = defineObjective<Example, PtConfig>({
   summary: "goes on learning from plain text, every token of it",
   config: PtConfig,
   usedBy: "chat",
+  measures: ["compute_accuracy"],
   packs: true,
 
   check(model) {

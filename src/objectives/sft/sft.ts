@@ -10,6 +10,7 @@ export const sft = defineObjective<Example, NextTokenConfig>({
   summary: "learns to answer as the conversations do",
   config: NextTokenConfig,
   usedBy: "chat",
+  measures: ["compute_accuracy"],
 
   check(model) {
     asCausalLM(model, `stage ${this.name}`);
