@@ -216,6 +216,8 @@ export const needlessOnOneCpu = {
   // One process on the CPU
   ...each(["use_cpu", "no_cuda", "use_mps_device", "use_ipex"], "the native engine runs on the CPU"),
   ...each(["tpu_num_cores", "tpu_metrics_debug"], "the native engine runs on the CPU"),
+  ...each(["use_habana", "use_lazy_mode", "gaudi_config_name", "throughput_warmup_steps"], "the native engine runs on the CPU"),
+  ...each(["use_hpu_graphs_for_training", "use_hpu_graphs_for_inference"], "the native engine runs on the CPU"),
   ddp_timeout: "one process trains: there is nobody to wait for",
   ...each(
     ["ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend"],
@@ -336,6 +338,7 @@ export const refused = {
     enable_activation_checkpointing: [],
     save_epochs: [],
     save_ckpt_as_hf: [],
+    mtp_config: [],
     cp_mode: [],
     cp_size: [1],
   }),
@@ -356,6 +359,9 @@ export const refused = {
     kt_use_cuda_graph: [false, true],
     kt_optimize_rule: [],
     kt_force_think: off,
+    kt_cpu_activation: [],
+    kt_non_expert_weight_path: [],
+    kt_config: [],
     cpu_infer: [32],
     chunk_size: [8192],
     mode: ["normal"],
@@ -403,6 +409,7 @@ export const refused = {
     add_tokens: [],
     add_special_tokens: [],
     new_special_tokens_config: [],
+    freeze_original_embeddings: off,
     special_tokens: [{}],
   }),
 

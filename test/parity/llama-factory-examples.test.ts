@@ -33,7 +33,7 @@ const elsewhere = [
   /^finetuning_type: oft/m,
   /^(model_class|train_dataset): /m, // of its v1
   /^do_predict: true/m, // not there yet
-  /^template: gpt/m, // of a family that does not run here
+  /^template: (gpt|deepseek|qwen3_5)/m, // of a family that does not run here
 ];
 
 const recipes = skip
