@@ -353,3 +353,52 @@ describe("bad input is refused with a clear word", () => {
     assert.equal(engine.stats().liveBytes, before, "nothing of the run stays in memory");
   });
 });
+
+test("datasets are mixed by their shares, in the order of the data where it is not shuffled, and a resumed run goes on there", async () => {
+  const folder = makeFolder();
+  const names = ["many", "few"].map((name, i) => {
+    const path = join(folder, `${name}.csv`);
+    const rows = Array.from({ length: 6 - 4 * i }, (_, row) => `${name} ${row},${"x".repeat(5 * row + i + 1)}`);
+    writeFileSync(path, `question,answer\n${rows.join("\n")}\n`);
+    return path;
+  });
+  const changes = {
+    dataset: names,
+    packing: false,
+    gradient_accumulation_steps: 1,
+    num_train_epochs: 2,
+    disable_shuffling: true,
+  };
+  const tokensOf = async (more: object) => {
+    const events = await collect(tinyRecipe(folder, { ...changes, overwrite_output_dir: true, ...more }));
+    return events.filter((event) => event.type === "step").map(({ tokens }) => tokens);
+  };
+  const plain = await tokensOf({});
+  const [many, few] = [plain.slice(0, 6), plain.slice(6, 8)];
+  assert.deepEqual(plain, [...many, ...few, ...many, ...few]);
+  const twice = (rows: unknown[]) => [...rows, ...rows];
+  const over = many.flatMap((row, i) => [row, few[i % 2]]);
+  assert.deepEqual(await tokensOf({ mix_strategy: "interleave_over" }), twice(over));
+  assert.deepEqual(await tokensOf({ mix_strategy: "interleave_under" }), twice(over.slice(0, 4)));
+  assert.equal((await tokensOf({ mix_strategy: "interleave_once", interleave_probs: [0.5, 0.5] })).length, 16);
+
+  const mixed = {
+    mix_strategy: "interleave_over",
+    interleave_probs: "0.75,0.25",
+    val_size: 2,
+    save_strategy: "steps",
+    save_steps: 3,
+  };
+  await tokensOf(mixed);
+  const whole = adapterOf(folder);
+  cpSync(join(folder, "out/checkpoint-3"), join(folder, "kept/checkpoint-3"), { recursive: true });
+  rmSync(join(folder, "out"), { recursive: true });
+  cpSync(join(folder, "kept"), join(folder, "out"), { recursive: true });
+  await tokensOf({ ...mixed, overwrite_output_dir: false, resume_from_checkpoint: true });
+  assert.equal(adapterOf(folder), whole);
+  await assert.rejects(
+    tokensOf({ ...mixed, model_revision: "v1", model_name_or_path: "owner/name@v2" }),
+    /model_revision: v1 differs/,
+  );
+  rmSync(folder, { recursive: true });
+});

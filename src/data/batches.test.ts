@@ -82,3 +82,24 @@ test("sizes that cannot be are refused", () => {
     message: /65 tokens/,
   });
 });
+
+test("rows keep their order where they are not shuffled, packed or not, in every epoch", () => {
+  const lengths = [3, 4, 2, 5, 1, 1];
+  const options = { batchSize: 2, cutoffLen: 7, seed: 1, keepsOrder: true };
+  for (const epoch of [0, 1]) {
+    assert.deepEqual(new BatchPlan(lengths, { ...options, packing: false }).epoch(epoch), [
+      [0, 1],
+      [2, 3],
+      [4, 5],
+    ]);
+    assert.deepEqual(new BatchPlan(lengths, { ...options, packing: true }).epoch(epoch), [
+      [0, 1, 2, 3],
+      [4, 5],
+    ]);
+    assert.deepEqual(new BatchPlan(lengths, { ...options, batchSize: 1, packing: true }).epoch(epoch), [
+      [0, 1],
+      [2, 3],
+      [4, 5],
+    ]);
+  }
+});

@@ -8,6 +8,8 @@ export interface BatchOptions {
   /** Length of a bin, in tokens. */
   readonly cutoffLen: number;
   readonly seed: number;
+  /** Rows come in their own order in every epoch. */
+  readonly keepsOrder?: boolean;
 }
 
 /**
@@ -15,7 +17,7 @@ export interface BatchOptions {
  * resumed run goes on exactly. Rows of a micro-batch are laid end to end without padding; lengths are therefore not sorted.
  *
  * With `packing`, rows fill bins of `cutoffLen` tokens, whole, by best fit decreasing; the bins are shuffled, and a micro-batch is
- * `batchSize` of them. Source: Johnson 1974, "Fast algorithms for bin packing" (at most 11/9 of the fewest bins, plus one).
+ * `batchSize` of them. With `keepsOrder` too, a bin ends where the next row does not fit. Source: Johnson 1974, "Fast algorithms for bin packing" (at most 11/9 of the fewest bins, plus one).
  */
 export class BatchPlan {
   readonly #lengths: readonly number[];
@@ -34,7 +36,13 @@ export class BatchPlan {
 
   /** The micro-batches of epoch `n` (from 0), as row numbers. */
   epoch(n: number): number[][] {
-    const { seed, packing, batchSize, cutoffLen } = this.#options;
+    const { seed, packing, batchSize, cutoffLen, keepsOrder = false } = this.#options;
+    if (keepsOrder) {
+      const rows = Array.from(this.#lengths.keys());
+      return packing
+        ? chunks(packInOrder(rows, this.#lengths, cutoffLen), batchSize).map((group) => group.flat())
+        : chunks(rows, batchSize);
+    }
     const rng = Rng.for(seed, `epoch ${n}`);
     const order = shuffled(Array.from(this.#lengths.keys()), rng);
     if (!packing) return chunks(order, batchSize);
@@ -42,6 +50,21 @@ export class BatchPlan {
     const bins = shuffled(pack(order, this.#lengths, cutoffLen), rng);
     return chunks(bins, batchSize).map((group) => group.flat());
   }
+}
+
+/** Next fit: each row into the bin of the row before it, or where that is full into a new one. */
+function packInOrder(order: readonly number[], lengths: readonly number[], capacity: number): number[][] {
+  const bins: number[][] = [];
+  let room = 0;
+  for (const row of order) {
+    if (lengths[row]! > room) {
+      bins.push([]);
+      room = capacity;
+    }
+    bins.at(-1)!.push(row);
+    room -= lengths[row]!;
+  }
+  return bins;
 }
 
 /** Best fit decreasing: the longest row first, each into the fullest bin that still has room. */

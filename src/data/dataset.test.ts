@@ -12,6 +12,7 @@ import { gzipSync } from "node:zlib";
 import fc from "fast-check";
 import { ConfigError, DataError } from "../errors.js";
 import { ChatTemplate } from "../text/chat-template.js";
+import { chooseTemplate } from "../text/templates.js";
 import { loadDataset, splitHoldout, tokenizeDataset } from "./dataset.js";
 import { byteChat, previewRow } from "./preview.js";
 import { readRows } from "./read-rows.js";
@@ -576,4 +577,29 @@ test("LLaMA-Factory's demonstration data", { skip: existsSync(shared) ? false : 
     await assert.rejects(loadDataset({ dataset: name, datasetDir: shared }), { code: "CONFIG", message: /preference data/ });
     await assert.rejects(loadDataset({ dataset: join(shared, `${name}.json`) }), { code: "DATA" });
   }
+});
+
+test("thinking switched off leaves thoughts out, and the answer begins behind an empty one", async () => {
+  const tokenizer = byteChat().tokenizer;
+  const { template } = chooseTemplate(tokenizer, { name: "qwen3", enableThinking: false });
+  const { conversations } = await loadValue([
+    {
+      messages: [
+        { role: "user", content: "Q" },
+        { role: "assistant", content: "A", reasoning_content: "Why?" },
+      ],
+    },
+    { question: "Q", answer: "<think>\nWhy?\n</think>\n\nA" },
+    { question: "Q", answer: "A" },
+  ]);
+  const options = { cutoffLen: 1000, withoutThoughts: true };
+  const { examples, report } = await tokenizeDataset(conversations, { tokenizer, template }, options);
+  for (const example of examples) {
+    const { pieces } = previewRow(example, tokenizer);
+    assert.deepEqual(
+      pieces.map(({ text }) => text),
+      ["<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", "A<|im_end|>", "\n"],
+    );
+  }
+  assert.deepEqual(report.notices, ["In 2 of 3 rows thoughts are left out of the answers, as enable_thinking is false."]);
 });

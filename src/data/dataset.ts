@@ -203,6 +203,8 @@ const entryKeys = ["formatting", "columns", "tags", "ranking", "hf_hub_url", "ms
 export interface TokenizeOptions extends SupervisionOptions {
   /** Longest row, in tokens. */
   readonly cutoffLen: number;
+  /** Whether thoughts are left out of the answers. */
+  readonly withoutThoughts?: boolean;
   /** What to do with longer rows: cut their end off, leave them out, or stop. */
   readonly onOverlong?: "truncate" | "drop" | "error";
   /** What to do with a row that cannot be rendered: stop with an error that names it, or leave it out and report it. */
@@ -240,7 +242,7 @@ export async function tokenizeDataset(
   chat: ChatFormat,
   options: TokenizeOptions,
 ): Promise<{ examples: Example[]; report: TokenizeReport }> {
-  const { cutoffLen, onOverlong = "truncate", onBadRow = "error" } = options;
+  const { cutoffLen, onOverlong = "truncate", onBadRow = "error", withoutThoughts = false } = options;
   const renderer = new RowRenderer(chat, options);
   const examples: Example[] = [];
   const leftOut: BadRow[] = [];
@@ -249,7 +251,10 @@ export async function tokenizeDataset(
   let [truncated, answersCut, withoutEnd] = [0, 0, 0];
 
   for (let from = 0; from < conversations.length; from += rowsAtOnce) {
-    const rows = conversations.slice(from, from + rowsAtOnce);
+    const read = conversations.slice(from, from + rowsAtOnce);
+    const rows = withoutThoughts ? read.map(silenced) : read;
+    const thoughtful = rows.filter((row, i) => row !== read[i]).length;
+    if (thoughtful > 0) remarkCounts.set(leftOutThoughts, (remarkCounts.get(leftOutThoughts) ?? 0) + thoughtful);
     for (const row of renderer.render(rows)) {
       if ("reason" in row) {
         if (onBadRow === "error") throw new DataError(`${row.where}: ${row.reason}`, { cause: row.cause });
@@ -298,6 +303,25 @@ export async function tokenizeDataset(
   };
   const remarks = [...remarkCounts].map(([remark, rows]) => `In ${rows} of ${report.rows} rows ${remark}`);
   return { examples, report: { ...report, notices: [...remarks, ...noticesOf(report, cutoffLen)] } };
+}
+
+const leftOutThoughts = "thoughts are left out of the answers, as enable_thinking is false.";
+
+/**
+ * A conversation without the assistant's thoughts, beside its words or in them; the same one if it has none. Source: LLaMA-Factory, data/template.py
+ * (remove_thought).
+ */
+function silenced(conversation: Conversation): Conversation {
+  let hasThoughts = false;
+  const messages = conversation.messages.map((message) => {
+    if (message.role !== "assistant") return message;
+    const { reasoning_content, ...rest } = message;
+    const content = rest.content.replace(/<think>.*?<\/think>\s*/gs, "");
+    if (reasoning_content === undefined && content === rest.content) return message;
+    hasThoughts = true;
+    return { ...rest, content };
+  });
+  return hasThoughts ? { ...conversation, messages } : conversation;
 }
 
 interface RenderedRow extends Omit<Example, "tokens"> {

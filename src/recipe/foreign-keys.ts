@@ -51,6 +51,9 @@ export const differently = {
   dataset: "also paths of files, which need no `dataset_info.json`: the format is found out",
   template:
     "where not set, the model's own; named ones are those of the families that run here, and told where they differ from the model's own",
+  mix_strategy:
+    "held-out rows are taken out before datasets are mixed, so none of them trains; there, repeated rows may be in both",
+  enable_thinking: "null is not set here: an answer without thoughts learns its empty thought, as under true",
   tool_format: "the formats of the families that run here; where not set, the chat template's own way",
   cutoff_len: "a longer row is cut at its end, and told with the count; there, prompt and answer are cut in proportion",
   packing: "rows that share a sequence never see each other, as with `neat_packing` there; whole rows only",
@@ -397,7 +400,6 @@ export const refused = {
   use_peft: { harmless: [true], why: "it is TRL's name of it", instead: "finetuning_type: full" },
   adapter_folder: { why: "`adapter_name_or_path` takes the whole path of the adapter" },
   create_new_adapter: { why: "`adapter_name_or_path` continues training the adapter it names" },
-  model_revision: { harmless: ["main"], why: "the name holds it", instead: "model_name_or_path: owner/name@revision" },
   train_from_scratch: { why: "training starts from the weights of the base" },
   rope_scaling: { why: "RoPE is scaled as the model's config.json says" },
   shift_attn: { why: "LongLoRA's shifted attention is not there: attention is the model's own" },
@@ -415,15 +417,10 @@ export const refused = {
 
   // The data
   datasets: { why: "it is axolotl's name of it", instead: "dataset: a.jsonl, b.jsonl" },
-  mix_strategy: { harmless: ["concat"], why: "datasets are put one after another and shuffled" },
-  interleave_probs: { why: "datasets are put one after another and shuffled" },
-  enable_thinking: { harmless: [true], why: "thoughts are learned where the data has them and the chat template writes them" },
   preserve_thinking: { why: "the chat template decides what stays of the thoughts of earlier answers" },
   packing_strategy: { harmless: ["bfd"], why: "whole rows are packed, as TRL's `bfd` does" },
   assistant_only_loss: { harmless: [true], why: "it is TRL's name of it", instead: "train_on_prompt: true" },
   completion_only_loss: { harmless: [true], why: "it is TRL's name of it", instead: "train_on_prompt: true" },
-  default_system: { why: "the chat template's own system message is used where the data has none" },
-  disable_shuffling: { why: "rows are shuffled" },
   dataloader_drop_last: { why: "the last rows of a pass are trained on, too" },
   train_sampling_strategy: { harmless: ["random", "group_by_length"], why: "rows are shuffled" },
 

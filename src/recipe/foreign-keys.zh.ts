@@ -173,9 +173,13 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "it is PEFT's name of it": "这是 PEFT 的叫法",
   "it is TRL's name of it": "这是 TRL 的叫法",
   "here `pissa_init` and `loftq_init` choose another start": "这里用 `pissa_init` 与 `loftq_init` 选择其他初始化",
+  "rows are shuffled": "样本会被打乱",
+  "held-out rows are taken out before datasets are mixed, so none of them trains; there, repeated rows may be in both":
+    "先留出评估样本再混合数据集，留出的样本不会参与训练；LLaMA-Factory 中重复的样本可能两边都有",
+  "null is not set here: an answer without thoughts learns its empty thought, as under true":
+    "null 在这里等于未设置：没有思考的回答会学习空的思考，与 true 相同",
   "`adapter_name_or_path` takes the whole path of the adapter": "请在 `adapter_name_or_path` 中写适配器的完整路径",
   "`adapter_name_or_path` continues training the adapter it names": "`adapter_name_or_path` 会继续训练它指定的适配器",
-  "the name holds it": "写在名字里",
   "training starts from the weights of the base": "训练从基座的权重开始",
   "RoPE is scaled as the model's config.json says": "RoPE 按模型的 config.json 缩放",
   "LongLoRA's shifted attention is not there: attention is the model's own": "没有 LongLoRA 的移位注意力：使用模型自身的注意力",
@@ -184,14 +188,9 @@ export const chinese: Readonly<Record<Sentence, string>> = {
     "没有 LLaMA Pro 的扩展层；`finetuning_type: freeze` 可训练模型自己的一部分层",
   "mixtures of experts are not supported": "不支持混合专家模型",
   "the vocabulary stays the base's": "词表保持与基座一致",
-  "datasets are put one after another and shuffled": "各数据集首尾相接后打乱",
-  "thoughts are learned where the data has them and the chat template writes them":
-    "数据中有思考内容且对话模板会写出时，就会学习思考内容",
   "the chat template decides what stays of the thoughts of earlier answers": "历史回答中的思考内容是否保留由对话模板决定",
-  "the chat template's own system message is used where the data has none": "数据没有系统提示时，使用对话模板自带的系统提示",
   "whole rows are packed, as TRL's `bfd` does": "只打包完整样本，与 TRL 的 `bfd` 相同",
   "the last rows of a pass are trained on, too": "每轮最后不足一批的样本也会参与训练",
-  "rows are shuffled": "样本会被打乱",
   "it is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD":
     "尚未支持；`optim` 可选 AdamW（含 8 位动量）、Adafactor、Lion、Muon 与 SGD",
   "`optim` names the optimizer": "优化器由 `optim` 指定",

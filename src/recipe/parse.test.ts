@@ -362,6 +362,28 @@ test("overrides win over the file, in every spelling", () => {
   assert.equal(parseRecipe(undefined, ["model=m", "dataset=d", "output_dir=o"], methods).recipe.model_name_or_path, "m");
 });
 
+test("how datasets are mixed is checked", () => {
+  const mixed = (text: string) => problems(`mix_strategy: interleave_over\ninterleave_probs: ${text}\n`);
+  for (const text of ["0.25,0.75", "[0.25, 0.75]"])
+    assert.deepEqual(
+      parse(`${minimal}mix_strategy: interleave_over\ninterleave_probs: ${text}\n`).recipe.interleave_probs,
+      [0.25, 0.75],
+    );
+  const { recipe } = parse(minimal, "mix_strategy=interleave_once", "interleave_probs=0.5,0.5");
+  assert.deepEqual(parse(formatRecipe(recipe)).recipe, recipe);
+  assert.match(mixed("0.5"), /interleave_probs/);
+  assert.match(mixed("[0.5]"), /yaml:5: interleave_probs has 1 numbers, and dataset names 2/);
+  assert.match(mixed("0.5,0.6"), /above 0 and sum to 1; their sum is 1\.1/);
+  assert.match(mixed("1,0"), /above 0 and sum to 1/);
+  assert.match(mixed("0.5,x"), /yaml:5: interleave_probs: expected/);
+  assert.match(problems("interleave_probs: 0.5,0.5\n"), /needs mix_strategy/);
+  assert.match(problems("mix_strategy: other\n"), /expected one of concat, interleave_under, interleave_over, interleave_once/);
+  const one = parse(
+    "model_name_or_path: base\ndataset: a.jsonl\noutput_dir: out\nmix_strategy: interleave_under\nlearning_rate: 1e-4\n",
+  );
+  assert.deepEqual(one.notices, ["recipe.yaml:4: mix_strategy is not used: there is one dataset"]);
+});
+
 test("mistakes in overrides name the override", () => {
   assert.match(problems("", "seed=-1"), /^override "seed=-1": seed: expected a whole number from 0, got -1$/);
   assert.match(

@@ -476,6 +476,7 @@ function relate(
   if (recipe.train_on_prompt && recipe.mask_history) {
     refuse("mask_history", "mask_history counts only the last answer in the loss, train_on_prompt everything; remove one");
   }
+  checkMix(recipe, refuse, notUsed);
   const share = recipe.weight_decay * recipe.learning_rate;
   if (share >= 1)
     refuse(
@@ -585,6 +586,26 @@ export function refuseSeveralAdapters(given: Given, problems: string[]): void {
     problems.push(
       `${where}: adapter_name_or_path: one adapter, not several: export the model merged with the first, and name that as the base`,
     );
+}
+
+/** Checks how datasets are mixed. */
+function checkMix(
+  { dataset, mix_strategy, interleave_probs: probs }: Pick<Recipe, "dataset" | "mix_strategy" | "interleave_probs">,
+  refuse: (key: string, message: string) => void,
+  notUsed: (key: "mix_strategy", reason: string) => void,
+): void {
+  if (dataset.length === 1) notUsed("mix_strategy", "there is one dataset");
+  if (probs === null) return;
+  const sum = probs.reduce((total, share) => total + share, 0);
+  if (mix_strategy === "concat")
+    refuse("interleave_probs", "interleave_probs needs mix_strategy: interleave_under, interleave_over or interleave_once");
+  else if (probs.length !== dataset.length)
+    refuse(
+      "interleave_probs",
+      `interleave_probs has ${probs.length} numbers, and dataset names ${dataset.length}: write one for each`,
+    );
+  else if (!probs.every((share) => share > 0) || Math.abs(sum - 1) > 1e-8)
+    refuse("interleave_probs", `interleave_probs have to be above 0 and sum to 1; their sum is ${Number(sum.toPrecision(9))}`);
 }
 
 /** Whether a setting takes free text or a list. */

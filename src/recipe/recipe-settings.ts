@@ -4,6 +4,8 @@
 export interface RecipeSettings {
   /** The base model: a folder, a GGUF file, or a repository name of the hub. */
   readonly model_name_or_path: string;
+  /** Branch, tag or commit of the repository; the same as `owner/name@revision` in the name. Default: `main`. */
+  readonly model_revision?: string | undefined;
   /** An adapter to continue training from. */
   readonly adapter_name_or_path?: string | null | undefined;
   /** What is minimised. Default: `sft`. */
@@ -18,10 +20,20 @@ export interface RecipeSettings {
   readonly eval_dataset?: string | readonly string[] | null | undefined;
   /** How much of `dataset` to hold out: a share, or a number of rows. Takes a number from 0 and below 1, or a whole number from 1. Default: `0`. */
   readonly val_size?: number | undefined;
+  /** How several datasets become one: one after another; or rows in turns or by `interleave_probs`, until one has no more (under), each was through once (over), or all rows are used (once). Held-out rows are taken out before, and not mixed. Default: `concat`. */
+  readonly mix_strategy?: "concat" | "interleave_under" | "interleave_over" | "interleave_once" | undefined;
+  /** How often each dataset is drawn from, as in Hugging Face's datasets with the same `seed`; not set: in turns. */
+  readonly interleave_probs?: string | readonly number[] | null | undefined;
+  /** Train rows in the order of the data in every epoch; packed, a sequence ends where the next row does not fit. Default: `false`. */
+  readonly disable_shuffling?: boolean | undefined;
   /** The chat template; the model's own where not set. */
   readonly template?: "default" | "alpaca" | "chatml" | "gemma" | "gemma2" | "gemma3" | "llama2" | "llama2_zh" | "llama3" | "ministral" | "mistral" | "mistral_small" | "phi" | "phi_small" | "phi4" | "phi4_mini" | "qwen" | "qwen3" | "qwen3_nothink" | "smollm" | "smollm2" | "vicuna" | "zephyr" | null | undefined;
   /** How tools and calls of them are written, for a chat template that has no place for them; LLaMA-Factory's other formats are not known. */
   readonly tool_format?: "default" | "qwen" | "llama3" | "mistral" | null | undefined;
+  /** The system message where a row has none; saved in the chat template, so answers get it too. */
+  readonly default_system?: string | null | undefined;
+  /** What templates of reasoning models see under this name; false: answers begin after an empty thought, and thoughts of the data are left out; not set: the template's default, thoughts are learned where the data has them. Saved in the chat template. */
+  readonly enable_thinking?: boolean | null | undefined;
   /** Longest row, in tokens; what is longer is cut, with a notice. Takes a whole number from 2. Default: `2048`. */
   readonly cutoff_len?: number | undefined;
   /** Read at most this many rows of each dataset. Takes a whole number from 1. */

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { positiveF32 } from "../core/positive-f32.js";
+import { mixStrategies } from "../data/mix.js";
 import { optimizerNames } from "../optim/optimizers.js";
 import { scheduleNames } from "../optim/schedule.js";
 import { templateNames } from "../text/templates.js";
@@ -38,6 +39,14 @@ function argumentsIn(text: string): Record<string, unknown> {
   );
 }
 
+/** Numbers as a comma list or a YAML list. */
+const numberList = z
+  .union([z.string(), z.array(z.number())])
+  .refine(
+    (value) => typeof value !== "string" || value.split(",").every((item) => item.trim() !== "" && Number.isFinite(Number(item))),
+  )
+  .transform((value) => (typeof value === "string" ? value.split(",").map(Number) : value));
+
 const count = z.int().min(1);
 
 /** A limit far above any use: counts stay exact, and loops end. */
@@ -45,6 +54,11 @@ export const maxSteps = 1e8;
 
 const model = {
   model_name_or_path: z.string().min(1).describe("the base model: a folder, a GGUF file, or a repository name of the hub"),
+  model_revision: z
+    .string()
+    .min(1)
+    .default("main")
+    .describe("branch, tag or commit of the repository; the same as `owner/name@revision` in the name"),
   adapter_name_or_path: z.string().min(1).nullable().default(null).describe("an adapter to continue training from"),
 };
 
@@ -65,6 +79,20 @@ const data = {
     .union([z.number().min(0).lt(1), count])
     .default(0)
     .describe("how much of `dataset` to hold out: a share, or a number of rows"),
+  mix_strategy: z
+    .enum(mixStrategies)
+    .default("concat")
+    .describe(
+      "how several datasets become one: one after another; or rows in turns or by `interleave_probs`, until one has no more (under), each was through once (over), or all rows are used (once). Held-out rows are taken out before, and not mixed",
+    ),
+  interleave_probs: numberList
+    .nullable()
+    .prefault(null)
+    .describe("how often each dataset is drawn from, as in Hugging Face's datasets with the same `seed`; not set: in turns"),
+  disable_shuffling: z
+    .boolean()
+    .default(false)
+    .describe("train rows in the order of the data in every epoch; packed, a sequence ends where the next row does not fit"),
   template: z.enum(templateNames).nullable().default(null).describe("the chat template; the model's own where not set"),
   tool_format: z
     .enum(toolFormatNames)
@@ -72,6 +100,18 @@ const data = {
     .default(null)
     .describe(
       "how tools and calls of them are written, for a chat template that has no place for them; LLaMA-Factory's other formats are not known",
+    ),
+  default_system: z
+    .string()
+    .nullable()
+    .default(null)
+    .describe("the system message where a row has none; saved in the chat template, so answers get it too"),
+  enable_thinking: z
+    .boolean()
+    .nullable()
+    .default(null)
+    .describe(
+      "what templates of reasoning models see under this name; false: answers begin after an empty thought, and thoughts of the data are left out; not set: the template's default, thoughts are learned where the data has them. Saved in the chat template",
     ),
   cutoff_len: z.int().min(2).default(2048).describe("longest row, in tokens; what is longer is cut, with a notice"),
   max_samples: count.nullable().default(null).describe("read at most this many rows of each dataset"),
@@ -325,7 +365,9 @@ export interface KeySchema {
 /** The settings of a schema by name. */
 export function keySchemas(schema: z.ZodType): Record<string, KeySchema> {
   const { properties = {} } = z.toJSONSchema(schema, { io: "input" }) as { properties?: Record<string, KeySchema> };
-  return properties;
+  const oneType = ({ type, ...rest }: KeySchema): KeySchema =>
+    Array.isArray(type) ? { ...rest, anyOf: type.map((each: string) => ({ type: each })) } : { ...rest, ...(type && { type }) };
+  return Object.fromEntries(Object.entries(properties).map(([key, property]) => [key, oneType(property)]));
 }
 
 /** JSON Schema (draft 2020-12) of recipe files, with the settings of every method: for editors, forms and documentation. */
@@ -356,7 +398,7 @@ export function expectation(schema: KeySchema): string {
     case "number":
       return `a number${range(schema)}`;
     case "array":
-      return schema.items?.type === "integer" ? "a list of whole numbers" : "a list of texts";
+      return `a list of ${{ integer: "whole numbers", number: "numbers" }[schema.items?.type ?? ""] ?? "texts"}`;
     case "object":
       return "a mapping";
     default:

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { ModelError } from "../errors.js";
-import { ChatTemplate } from "./chat-template.js";
+import { ChatTemplate, type Message } from "./chat-template.js";
 import { renderPrompt } from "./supervised.js";
-import { chooseTemplate, namedTemplate, templateNames } from "./templates.js";
+import { chooseTemplate, namedTemplate, type TemplateChoice, templateNames } from "./templates.js";
 import { talk } from "./testing/byte-level.js";
 import { byteTokenizer } from "./tokenizer/byte-tokenizer.js";
 import { Tokenizer } from "./tokenizer/tokenizer.js";
@@ -206,14 +206,25 @@ test("a model without a template asks for one", () => {
   assert.deepEqual(chooseTemplate(bare, { name: "chatml" }).notices, []);
 });
 
-test("enable_thinking reaches the template, which may then close the thoughts in its prompt", () => {
-  const source = namedTemplate("qwen3");
-  const prompt = (enableThinking?: boolean) =>
-    new ChatTemplate(source, { roles: {}, origin: "test", ...(enableThinking === undefined ? {} : { enableThinking }) }).render(
-      { messages: [{ role: "user", content: "Q" }] },
-      { addGenerationPrompt: true },
-    );
-  assert.ok(prompt().endsWith("<|im_start|>assistant\n"));
-  assert.equal(prompt(true), prompt());
-  assert.equal(prompt(false), `${prompt()}<think>\n\n</think>\n\n`);
+test("a default system message and enable_thinking are set before the template, and saved with it", () => {
+  const chat = (messages: readonly Message[], choice: TemplateChoice) =>
+    chooseTemplate(byteTokenizer(), choice).template.render({ messages }, { addGenerationPrompt: true });
+  const asked: Message[] = [{ role: "user", content: "Q" }];
+  const system = (text: string) => `<|im_start|>system\n${text}<|im_end|>\n`;
+  const rest = "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n";
+
+  const brief = { name: "qwen", defaultSystem: 'It\'s\n"brief" {{ 1 }}.' } as const;
+  assert.equal(chat(asked, brief), system('It\'s\n"brief" {{ 1 }}.') + rest);
+  assert.equal(chat([{ role: "system", content: "S" }, ...asked], brief), system("S") + rest);
+  const { source } = chooseTemplate(byteTokenizer(), brief).template;
+  assert.equal(chat(asked, { source }), chat(asked, brief), "the saved template writes it, too");
+
+  for (const enableThinking of [undefined, true])
+    assert.equal(chat(asked, { name: "qwen3", enableThinking }), rest, String(enableThinking));
+  assert.equal(chat(asked, { name: "qwen3", enableThinking: false }), `${rest}<think>\n\n</think>\n\n`);
+  assert.doesNotMatch(chooseTemplate(byteTokenizer(), { name: "qwen3", enableThinking: false }).notices.join(), /does not ask/);
+  assert.match(
+    chooseTemplate(byteTokenizer(), { name: "qwen", enableThinking: false }).notices.join(),
+    /does not ask for enable_thinking/,
+  );
 });

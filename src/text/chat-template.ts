@@ -83,27 +83,16 @@ export class ChatTemplate {
   readonly #body: readonly Statement[];
   readonly #roles: RoleTokens;
   readonly #now: Date;
-  readonly #enableThinking: boolean | undefined;
 
   /**
    * `now` is what the template sees as today: some models put the date into their system message, so a run that is to be repeated
-   * exactly has to pass the same. `enableThinking` is what it sees as `enable_thinking`, by which some let a model answer without thoughts; by default
-   * nothing, which mostly means true. Throws ModelError when the template is not valid Jinja.
+   * exactly has to pass the same. Throws ModelError when the template is not valid Jinja.
    */
-  constructor(
-    source: string,
-    {
-      roles,
-      origin,
-      now = new Date(),
-      enableThinking,
-    }: { roles: RoleTokens; origin: string; now?: Date; enableThinking?: boolean },
-  ) {
+  constructor(source: string, { roles, origin, now = new Date() }: { roles: RoleTokens; origin: string; now?: Date }) {
     this.source = source;
     this.origin = origin;
     this.#roles = roles;
     this.#now = now;
-    this.#enableThinking = enableThinking;
     if (source.length > maxTemplateChars)
       throw new ModelError(
         `${origin}: the chat template has ${source.length} characters, more than the ${maxTemplateChars} allowed.`,
@@ -132,7 +121,6 @@ export class ChatTemplate {
         ["tools", fromJson(tools)],
         ["documents", null],
         ["add_generation_prompt", addGenerationPrompt],
-        ...(this.#enableThinking === undefined ? [] : [["enable_thinking", this.#enableThinking] satisfies [string, Value]]),
       ];
       return renderTemplate(this.#body, variables, work);
     } catch (error) {

@@ -195,7 +195,9 @@ export interface TemplateChoice {
   readonly source?: string | undefined;
   readonly now?: Date | undefined;
   readonly toolFormat?: ToolFormatName | undefined;
-  /** What the template sees as `enable_thinking`. */
+  /** The system message where a chat has none, in place of the template's own. */
+  readonly defaultSystem?: string | undefined;
+  /** What the template sees as `enable_thinking`, where who renders does not say. */
   readonly enableThinking?: boolean | undefined;
 }
 
@@ -209,15 +211,37 @@ export interface ChosenTemplate {
  * calls are written in place of the template's own way. Says where a named one writes chats differently from the model's own.
  * Throws ModelError when the model has none and nothing else is given, ConfigError for an unknown name.
  */
-export function chooseTemplate(
-  tokenizer: Tokenizer,
-  { name, source, now, toolFormat, enableThinking }: TemplateChoice = {},
-): ChosenTemplate {
-  const options = {
-    roles: tokenizer.roles,
-    ...(now === undefined ? {} : { now }),
-    ...(enableThinking === undefined ? {} : { enableThinking }),
+export function chooseTemplate(tokenizer: Tokenizer, choice: TemplateChoice = {}): ChosenTemplate {
+  const { template, notices } = chooseWritten(tokenizer, choice);
+  const { defaultSystem, enableThinking, now } = choice;
+  const prelude = preludeOf({ defaultSystem, enableThinking });
+  if (prelude === "") return { template, notices };
+  const isDeaf = enableThinking !== undefined && !template.source.includes("enable_thinking");
+  const deaf = `${template.origin}: the chat template does not ask for enable_thinking`;
+  return {
+    template: new ChatTemplate(prelude + template.source, {
+      roles: tokenizer.roles,
+      origin: template.origin,
+      ...(now === undefined ? {} : { now }),
+    }),
+    notices: isDeaf ? [...notices, `${deaf}: it writes chats as it always does.`] : notices,
   };
+}
+
+/** Jinja before a template that sets what it sees, and writes nothing. A caller's own `enable_thinking` wins, as does a chat's system message. */
+function preludeOf({ defaultSystem, enableThinking }: Pick<TemplateChoice, "defaultSystem" | "enableThinking">): string {
+  const parts: string[] = [];
+  if (defaultSystem !== undefined && defaultSystem !== "") {
+    const message = `[{'role': 'system', 'content': ${quote(defaultSystem)}}]`;
+    parts.push(`{% if not messages or messages[0]['role'] != 'system' %}{% set messages = ${message} + messages %}{% endif %}`);
+  }
+  if (enableThinking !== undefined)
+    parts.push(`{% if enable_thinking is not defined %}{% set enable_thinking = ${enableThinking} %}{% endif %}`);
+  return parts.length === 0 ? "" : `${parts.join("")}{{ '' }}`; // so that a line break which the template begins with stays
+}
+
+function chooseWritten(tokenizer: Tokenizer, { name, source, now, toolFormat }: TemplateChoice): ChosenTemplate {
+  const options = { roles: tokenizer.roles, ...(now === undefined ? {} : { now }) };
   const own = (): ChatTemplate | undefined =>
     tokenizer.chatTemplate === undefined
       ? undefined

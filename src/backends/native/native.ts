@@ -138,13 +138,17 @@ const warning = (message: string): RunEvent => ({ type: "notice", level: "warnin
 
 type Emit = (event: RunEvent) => void;
 
-/** A local path, or the hub's name of a model, as files on this machine. */
-function findModel({ model_name_or_path: name }: Recipe, signal: AbortSignal, emit: Emit): Promise<ModelFiles> {
-  return resolveModel(name, {
+/** A local path, or the hub's name of a model, as files on this machine. Throws as `resolveModel`, and ConfigError for two revisions. */
+async function findModel(recipe: Recipe, signal: AbortSignal, emit: Emit): Promise<ModelFiles> {
+  const { model_name_or_path: name, model_revision: revision } = recipe;
+  const options = {
+    revision,
     signal,
-    onNotice: (message) => emit(info(message)),
-    onProgress: (doneBytes, totalBytes) => emit({ type: "progress", what: `downloading ${name}`, doneBytes, totalBytes }),
-  });
+    onNotice: (message: string) => emit(info(message)),
+    onProgress: (doneBytes: number, totalBytes: number) =>
+      emit({ type: "progress", what: `downloading ${name}`, doneBytes, totalBytes }),
+  };
+  return resolveModel(name, options);
 }
 
 /** The method with its settings: the recipe's, or those of the adapter that training goes on from. */

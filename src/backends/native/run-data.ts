@@ -3,6 +3,7 @@ import type { BatchShape, LargestBatches } from "../../advise/estimate.js";
 import { BatchPlan } from "../../data/batches.js";
 import { splitHoldout } from "../../data/dataset.js";
 import type { Row } from "../../data/example.js";
+import { mixRows } from "../../data/mix.js";
 import { ConfigError } from "../../errors.js";
 import type { ModelFiles } from "../../io/model-files.js";
 import type { DataSource, Objective, Task } from "../../objectives/objective.js";
@@ -58,6 +59,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
       cutoffLen,
       trainOnPrompt: recipe.train_on_prompt,
       maskHistory: recipe.mask_history,
+      withoutThoughts: recipe.enable_thinking === false,
       onBadRow: recipe.on_bad_record,
     },
     tokenizer,
@@ -66,6 +68,8 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
         const chosen = chooseTemplate(tokenizer, {
           name: recipe.template ?? undefined,
           toolFormat: recipe.tool_format ?? undefined,
+          defaultSystem: recipe.default_system ?? undefined,
+          enableThinking: recipe.enable_thinking ?? undefined,
           now,
         });
         for (const message of chosen.notices) warn(message);
@@ -75,21 +79,18 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     },
     warn,
   };
-  const all = await objective.read(recipe.dataset, source, recipe.objective);
-  const { train: trainRows, heldOut: evalRows } =
-    recipe.eval_dataset === null
-      ? splitHoldout(all, recipe.val_size, recipe.seed)
-      : { train: all, heldOut: await objective.read(recipe.eval_dataset, source, recipe.objective) };
+  const { trainRows, evalRows } = await readSplit(recipe, objective, source);
   if (template === undefined)
-    for (const key of ["template", "tool_format", "train_on_prompt", "mask_history"] as const)
+    for (const key of ["template", "tool_format", "train_on_prompt", "mask_history", "default_system"] as const)
       if (recipe[key]) warn(`${key} changes nothing: stage ${objective.name} reads no conversations`);
   if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
   const task = objective.task(trainRows, recipe.objective, { base: files.config, heldOut: evalRows, warn });
 
-  const { per_device_train_batch_size: batchSize, seed } = recipe;
+  const { per_device_train_batch_size: batchSize, seed, disable_shuffling: keepsOrder } = recipe;
+  const order = { seed, keepsOrder };
   const shape = { batchSize, isPacked: recipe.packing || objective.packs === true, cutoffLen };
   const planFor = (rows: readonly Row[], shape: BatchShape) => {
-    const batches = batchPlan(rows, shape, seed);
+    const batches = batchPlan(rows, shape, order);
     return new StepPlan((epoch) => batches.epoch(epoch), {
       accumulationSteps: recipe.gradient_accumulation_steps * Math.ceil(batchSize / shape.batchSize),
       epochs: recipe.num_train_epochs,
@@ -104,7 +105,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     throw new ConfigError(
       `num_train_epochs: ${recipe.num_train_epochs} make ${totalSteps} steps of ${stepsPerEpoch} an epoch; expected at most ${maxSteps} steps`,
     );
-  const batchCount = batchPlan(trainRows, shape, seed).epoch(0).length;
+  const batchCount = batchPlan(trainRows, shape, order).epoch(0).length;
   if (recipe.gradient_accumulation_steps > batchCount)
     warn(
       `gradient_accumulation_steps is ${recipe.gradient_accumulation_steps}, and an epoch has ${batchCount} batches: each step takes them all`,
@@ -122,7 +123,18 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
   const settings = Object.fromEntries(Object.entries(recipe.objective).filter(([key]) => !objective.measures?.includes(key)));
   const { stage, finetuning_type, gradient_accumulation_steps: accumulation } = recipe;
   const { isPacked: packing } = shape;
-  const meaning = { batchSize, packing, cutoffLen, seed, accumulation, tuner: recipe.tuner, objective: settings, stage };
+  const ordered = keepsOrder ? { keepsOrder } : {}; // absent where it says nothing: checkpoints from before it stay valid
+  const meaning = {
+    ...ordered,
+    batchSize,
+    packing,
+    cutoffLen,
+    seed,
+    accumulation,
+    tuner: recipe.tuner,
+    objective: settings,
+    stage,
+  };
   identity.update(JSON.stringify([meaning, finetuning_type, task.identity, files.fingerprint]));
   return {
     tokenizer,
@@ -166,9 +178,36 @@ function filesOf(tokenizer: Tokenizer, template: ChatTemplate | undefined): Text
   return [...files, { name: "chat_template.jinja", contents: template.source }];
 }
 
-function batchPlan(rows: readonly Row[], { batchSize, isPacked, cutoffLen }: BatchShape, seed: number): BatchPlan {
+function batchPlan(rows: readonly Row[], { batchSize, isPacked, cutoffLen }: BatchShape, order: RowOrder): BatchPlan {
   const lengths = rows.map(({ tokens }) => tokens);
-  return new BatchPlan(lengths, { batchSize, packing: isPacked, cutoffLen, seed });
+  return new BatchPlan(lengths, { batchSize, packing: isPacked, cutoffLen, ...order });
+}
+
+interface RowOrder {
+  readonly seed: number;
+  readonly keepsOrder: boolean;
+}
+
+/** The rows to train on, mixed as the recipe says, and those held out. A row is held out or not before it may be repeated. */
+async function readSplit(
+  recipe: Recipe,
+  objective: Objective,
+  source: DataSource,
+): Promise<{ trainRows: readonly Row[]; evalRows: readonly Row[] }> {
+  const { mix_strategy: strategy, interleave_probs: probabilities, seed } = recipe;
+  const isMixed = strategy !== "concat" && recipe.dataset.length > 1;
+  const datasets: Row[][] = [];
+  for (const names of isMixed ? recipe.dataset.map((name) => [name]) : [recipe.dataset])
+    datasets.push(await objective.read(names, source, recipe.objective));
+  const { train, heldOut } = splitHoldout(datasets.flat(), recipe.eval_dataset === null ? recipe.val_size : 0, seed);
+  const evalRows = recipe.eval_dataset === null ? heldOut : await objective.read(recipe.eval_dataset, source, recipe.objective);
+  if (!isMixed) return { trainRows: train, evalRows };
+  const trains = new Set(train);
+  const trainRows = mixRows(
+    datasets.map((rows) => rows.filter((row) => trains.has(row))),
+    { strategy, probabilities, seed },
+  );
+  return { trainRows, evalRows };
 }
 
 /** Rows as a shorter `cutoff_len` would leave them. */
