@@ -13,6 +13,7 @@ import {
   train,
   trainEvents,
 } from "../src/index.js";
+import { openSafetensors } from "../src/io/safetensors.js";
 import { engine } from "./support/gradient-check.js";
 import { collect, hashOf, makeFolder, tinyRecipe, trace } from "./support/run.js";
 import { tinyLlama } from "./support/tiny-llama.js";
@@ -160,6 +161,34 @@ for (const [optim, optim_args] of [
     );
     chat.close();
   });
+
+test("a whole model is saved in the type that is asked for; its checkpoints keep f32 and resume bit by bit", async () => {
+  const recipe = { finetuning_type: "full", lora_dropout: undefined, save_strategy: "steps", save_steps: 4 } as const;
+  const typesIn = async (folder: string) => [
+    ...new Set([...(await openSafetensors(join(folder, "model.safetensors"))).tensors.values()].map(({ dtype }) => dtype)),
+  ];
+  const wide = makeFolder();
+  await collect(tinyRecipe(wide, recipe));
+  assert.deepEqual(await typesIn(join(wide, "out")), ["F32"]);
+  const narrow = makeFolder();
+  await collect(tinyRecipe(narrow, { ...recipe, save_dtype: "bf16" }));
+  const out = join(narrow, "out");
+  assert.deepEqual([await typesIn(out), await typesIn(join(out, "checkpoint-4"))], [["BF16"], ["F32"]]);
+  assert.equal((JSON.parse(readFileSync(join(out, "config.json"), "utf8")) as { dtype: string }).dtype, "bfloat16");
+  assert.ok(existsSync(join(out, "generation_config.json")));
+
+  const resumed = makeFolder();
+  mkdirSync(join(resumed, "out"));
+  cpSync(join(out, "checkpoint-4"), join(resumed, "out/checkpoint-4"), { recursive: true });
+  await collect(tinyRecipe(resumed, { ...recipe, save_dtype: "base", resume_from_checkpoint: true }));
+  assert.equal(hashOf(join(resumed, "out/model.safetensors")), hashOf(join(wide, "out/model.safetensors"))); // the base is f32
+
+  const adapter = makeFolder();
+  const events = await collect(tinyRecipe(adapter, { save_dtype: "bf16", max_steps: 1 }));
+  assert.ok(
+    events.some((event) => event.type === "notice" && event.message.startsWith("save_dtype changes nothing: lora saves")),
+  );
+});
 
 test("stopped in the middle, a run saves, and goes on as if nothing had happened", async () => {
   const whole = makeFolder();

@@ -1,14 +1,14 @@
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { converted } from "../core/linalg.js";
 import { unscoped } from "../core/tensor.js";
 import { bytesOf } from "../engine/dtype.js";
 import { ModelError } from "../errors.js";
-import { systemErrorCode, writeFileAtomic } from "../io/disk.js";
+import { writeFileAtomic } from "../io/disk.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { type TensorSource, writeShardedSafetensors } from "../io/safetensors.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { transposed } from "../models/load.js";
+import { generationConfig } from "../text/generation-config.js";
 import type { ChatFormat } from "../text/supervised.js";
 import { bytesOfTensor } from "./number-types.js";
 
@@ -47,20 +47,8 @@ export async function writeHfFolder(
   for (const { name, contents } of tokenizer.files())
     if (name !== "chat_template.jinja") await writeFileAtomic(join(folder, name), contents);
   await writeFileAtomic(join(folder, "chat_template.jinja"), template.source);
-  const ends = { bos_token_id: tokenizer.bosId, eos_token_id: [...tokenizer.stopIds] };
-  const generation = (await generationConfig(files)) ?? `${JSON.stringify(ends, null, 2)}\n`;
-  await writeFileAtomic(join(folder, "generation_config.json"), generation);
+  const generation = await generationConfig(files, tokenizer);
+  await writeFileAtomic(join(folder, generation.name), generation.contents);
   const written = { ...config, tie_word_embeddings: model.isTied, dtype: dtypeNames[type] };
   await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(written, null, 2)}\n`);
-}
-
-/** The base's own generation_config.json, if it has one. */
-async function generationConfig({ path, format }: ModelFiles): Promise<string | undefined> {
-  if (format === "gguf") return undefined;
-  try {
-    return await readFile(join(path, "generation_config.json"), "utf8");
-  } catch (error) {
-    if (systemErrorCode(error) === "ENOENT") return undefined;
-    throw error;
-  }
 }

@@ -384,12 +384,12 @@ export function setValues(tensor: Tensor, bytes: Uint8Array, dtype: DType, isTra
 }
 
 /**
- * A tensor as a source for writing: it is read from the device when its turn comes, blocks expanded to f32. The reverse of
- * `setValues`.
+ * A tensor as a source for writing: it is read from the device when its turn comes, in a plain type: its own, f32 for blocks, or the one that is given, to
+ * which it is rounded. The reverse of `setValues`.
  */
-export function sourceOf(name: string, tensor: Tensor, isTransposed = false): TensorSource {
+export function sourceOf(name: string, tensor: Tensor, isTransposed = false, type?: PlainType): TensorSource {
   const [rows, columns] = tensor.shape as [number, number];
-  const dtype = plainTypes.find((plain) => plain === tensor.dtype) ?? "f32";
+  const dtype = type ?? plainTypes.find((plain) => plain === tensor.dtype) ?? "f32";
   return {
     name,
     dtype,
@@ -403,7 +403,7 @@ export function sourceOf(name: string, tensor: Tensor, isTransposed = false): Te
 
 const plainTypes = ["f32", "f16", "bf16"] as const;
 
-type PlainType = (typeof plainTypes)[number];
+export type PlainType = (typeof plainTypes)[number];
 
 async function bytesIn(tensor: Tensor, dtype: PlainType): Promise<Uint8Array> {
   const bytes = new Uint8Array(tensor.size * dtypes[dtype].bytes);

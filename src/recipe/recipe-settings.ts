@@ -124,6 +124,8 @@ export interface RecipeSettings {
   readonly report_to?: string | readonly string[] | undefined;
   /** Where TensorBoard's files go; not set: a folder in `output_dir`/runs, named after the time and the machine. */
   readonly logging_dir?: string | null | undefined;
+  /** The type of the saved model's weights where the whole model is saved (full, freeze); base: as in the base's files; not set: f32 for what trained, the rest as it is stored; checkpoints keep f32 (attune's own). */
+  readonly save_dtype?: "f32" | "bf16" | "f16" | "base" | null | undefined;
   /** Draw `training_loss.png` at the end; LLaMA-Factory: false. Default: `true`. */
   readonly plot_loss?: boolean | undefined;
   /** What executes the run (attune's own). Default: `native`. */

@@ -275,6 +275,13 @@ const output = {
     .nullable()
     .default(null)
     .describe("where TensorBoard's files go; not set: a folder in `output_dir`/runs, named after the time and the machine"),
+  save_dtype: z
+    .enum(["f32", "bf16", "f16", "base"])
+    .nullable()
+    .default(null)
+    .describe(
+      "the type of the saved model's weights where the whole model is saved (full, freeze); base: as in the base's files; not set: f32 for what trained, the rest as it is stored; checkpoints keep f32 (attune's own)",
+    ),
   plot_loss: z.boolean().default(true).describe("draw `training_loss.png` at the end; LLaMA-Factory: false"),
 };
 

@@ -15,7 +15,7 @@ import {
   writeShardedSafetensors,
 } from "../io/safetensors.js";
 import type { LanguageModel } from "../models/language-model.js";
-import { placeHead, setValues, sourceOf } from "../models/load.js";
+import { type PlainType, placeHead, setValues, sourceOf } from "../models/load.js";
 import type { Parameter } from "../nn/module.js";
 import { parametersBelow, saveCopies, trainModules } from "./train-whole.js";
 import type { AdapterReader, Tuner, Tuning } from "./tuner.js";
@@ -33,11 +33,11 @@ export interface Tuned {
 
 /**
  * What is to be written of a model that was trained: an adapter in its library's format where the method has one, else the whole model as a Hugging
- * Face folder (f32). It is collected at once, so that the adapter need not stay in its places while files are written.
+ * Face folder: in f32 what trained, unless `origin` says otherwise. It is collected at once, so that the adapter need not stay in its places while files are written.
  */
 export function collectTuned(model: LanguageModel, { adapter }: Tuning, origin: AdapterOrigin): Tuned {
   if (adapter === undefined) {
-    const weights = sourcesOf(model.namedParameters());
+    const weights = sourcesOf(model.namedParameters(), origin.types?.of);
     return { write: (folder) => writeWholeModel(folder, weights, origin), dispose: () => {} };
   }
   const parameters = sourcesOf(model.savedParameters());
@@ -64,10 +64,15 @@ export function collectTuned(model: LanguageModel, { adapter }: Tuning, origin: 
   };
 }
 
-async function writeWholeModel(folder: string, weights: readonly TensorSource[], { config }: AdapterOrigin): Promise<void> {
+async function writeWholeModel(
+  folder: string,
+  weights: readonly TensorSource[],
+  { config, types }: AdapterOrigin,
+): Promise<void> {
   await writeShardedSafetensors(folder, weights, { maxShardBytes: 5e9, metadata: { format: "pt" } });
-  const { quantization_config: _, ...rest } = config;
-  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify({ ...rest, dtype: "float32" }, null, 2)}\n`);
+  const { quantization_config: _, torch_dtype: __, ...rest } = config;
+  const written = { ...rest, dtype: types?.named ?? "float32" };
+  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(written, null, 2)}\n`);
 }
 
 /** Writes what `collectTuned` collects. Files appear under their final names only when they are complete. Throws NoSpaceError. */
@@ -85,8 +90,13 @@ export async function writeTuned(folder: string, tuned: Tuned): Promise<void> {
   }
 }
 
-function sourcesOf(parameters: Iterable<[name: string, parameter: Parameter]>): TensorSource[] {
-  return [...parameters].map(([name, { value, isStoredTransposed }]) => sourceOf(name, value, isStoredTransposed));
+function sourcesOf(
+  parameters: Iterable<[name: string, parameter: Parameter]>,
+  typeOf?: (name: string) => PlainType,
+): TensorSource[] {
+  return [...parameters].map(([name, { value, isStoredTransposed }]) =>
+    sourceOf(name, value, isStoredTransposed, typeOf?.(name)),
+  );
 }
 
 /** Opens what `saveTuned` wrote, for training to go on. Throws ModelError. */

@@ -55,6 +55,8 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   const objective = objectives.find(({ name }) => name === recipe.stage)!;
   const base = await settleTying(yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe, signal, emit)));
   const tuning = yield* during<RunEvent, Tuning>((emit) => tuningOf(recipe, tuner, emit));
+  if (recipe.save_dtype !== null && tuning.adapter !== undefined)
+    yield warning(`save_dtype changes nothing: ${recipe.finetuning_type} saves an adapter, in f32`);
   const maxTokens = checkModel(recipe, partsOf(recipe, base, tuning), objective);
   if (maxTokens < recipe.cutoff_len) yield info(`cutoff_len is ${maxTokens} here: the model has no more positions`);
 

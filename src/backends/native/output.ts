@@ -1,9 +1,11 @@
 import { join } from "node:path";
+import type { AdapterOrigin } from "../../io/adapters/adapter-folder.js";
 import { pruneCheckpoints, verifyFolder } from "../../io/checkpoint.js";
 import { writeFileAtomic } from "../../io/disk.js";
 import type { ModelFiles } from "../../io/model-files.js";
 import { squares } from "../../optim/clip.js";
 import type { Recipe } from "../../recipe/schema.js";
+import { generationConfig } from "../../text/generation-config.js";
 import { type Trainee, trainedName } from "../../train/assemble.js";
 import { saveCheckpoint } from "../../train/checkpoint.js";
 import { weightsRanAway } from "../../train/diverged.js";
@@ -36,10 +38,11 @@ export class Output {
     this.#origin = origin;
   }
 
-  /** Writes what others load, and what they need beside it. Throws DivergedError if the weights have run away, NoSpaceError. */
-  async writeModel(path: string, { step }: Progress): Promise<void> {
+  /** Writes what others load, and what they need beside it: in a checkpoint in f32, so that training goes on exactly. Throws DivergedError if the weights have run away, NoSpaceError. */
+  async writeModel(path: string, { step }: Progress, { isCheckpoint = false } = {}): Promise<void> {
     const { base, parameters } = this.#trainee;
     const { files, tuning, data } = this.#origin;
+    const { save_dtype } = this.#recipe;
     const size = squares([...parameters.values()].map(({ value }) => value));
     const isSane = size === null || Number.isFinite(await size.item());
     size?.dispose();
@@ -50,10 +53,13 @@ export class Output {
         config: files.config,
         ...(data.task.taskType !== undefined && { taskType: data.task.taskType }),
         modulesToSave: model.headModules,
+        ...(!isCheckpoint && save_dtype !== null && { types: savedTypes(save_dtype, files) }),
       }),
     );
     await writeTuned(path, tuned);
-    for (const { name, contents } of data.files) await writeFileAtomic(join(path, name), contents);
+    const ofModel = tuning.adapter === undefined && data.task.taskType === undefined;
+    const beside = [...data.files, ...(ofModel ? [await generationConfig(files, data.tokenizer)] : [])];
+    for (const { name, contents } of beside) await writeFileAtomic(join(path, name), contents);
   }
 
   /** The path of the checkpoint of a step. */
@@ -74,7 +80,7 @@ export class Output {
     const path = this.checkpointOf(progress);
     await saveCheckpoint(path, {
       writeModel: async (temporary) => {
-        await this.writeModel(temporary, progress);
+        await this.writeModel(temporary, progress, { isCheckpoint: true });
         await writeFileAtomic(join(temporary, "trainer_state.json"), trainerState(path));
       },
       optimizer: save_only_model ? null : this.#trainee.optimizer,
@@ -86,4 +92,17 @@ export class Output {
     if (save_total_limit !== null) await pruneCheckpoints(output_dir, save_total_limit, { best });
     return path;
   }
+}
+
+const dtypeNames = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
+
+/** The types that weights are saved in; of a quantized weight of the base: bf16. */
+function savedTypes(wanted: NonNullable<Recipe["save_dtype"]>, { tensors }: ModelFiles): NonNullable<AdapterOrigin["types"]> {
+  if (wanted !== "base") return { of: () => wanted, named: dtypeNames[wanted] };
+  const of = (name: string) => {
+    const stored = tensors.get(name)?.dtype ?? "f32"; // a head that the base lacks
+    return stored in dtypeNames ? (stored as keyof typeof dtypeNames) : "bf16";
+  };
+  const matrix = [...tensors.values()].find(({ shape }) => shape.length > 1);
+  return { of, named: dtypeNames[of(matrix?.name ?? "")] };
 }

@@ -33,6 +33,8 @@ export interface AdapterOrigin {
   readonly taskType?: string;
   /** Modules that were trained whole beside what the method trains, by the end of their names: a head. */
   readonly modulesToSave?: readonly string[];
+  /** Where a whole model is saved: the types to round its weights to, by their names, and the one that config.json names. */
+  readonly types?: { of(name: string): "f32" | "f16" | "bf16"; readonly named: string };
 }
 
 /**
