@@ -4,31 +4,34 @@ import type { InferenceRecipe } from "../recipe/inference.js";
 import type { AddCommand } from "./command.js";
 import { numberFor, required } from "./options.js";
 import { whileDownloading } from "./progress-bar.js";
-import { checkStage, type RecipeUse, readRecipeArgs, readUse, systemOf } from "./recipe-use.js";
+import { checkStage, type RecipeUse, readUse, readUseArgs, systemOf } from "./recipe-use.js";
 import { defaultReply, llamaFactoryReply, type ReplySettings, replyRanges } from "./reply-settings.js";
 import { styleFor } from "./terminal.js";
 
 /** `attune chat`: a conversation on a terminal, or one turn for every line of the input. */
-export const chat: AddCommand = (program, { io, words: { chat: words, options }, parts }) => {
+export const chat: AddCommand = (program, { io, words: { chat: texts, options }, parts }) => {
   program
     .command("chat")
-    .summary(words.summary)
-    .description(words.description)
-    .usage("[recipe.yaml] [--model MODEL] [--adapter [NAME=]FOLDER ...] [key=value ...]")
+    .summary(texts.summary)
+    .description(texts.description)
+    .usage("[RECIPE | FOLDER] [--model MODEL] [--adapter [NAME=]FOLDER ...] [key=value ...]")
     .argument("[args...]")
     .option("-m, --model <model>", options.model)
-    .option("-a, --adapter <folder>", words.adapter, (folder: string, before: readonly string[] = []) => [...before, folder])
-    .option("-s, --system <text>", words.system)
+    .option("-a, --adapter <folder>", texts.adapter, (folder: string, before: readonly string[] = []) => [...before, folder])
+    .option("-s, --system <text>", texts.system)
     .option("--template <name>", options.template)
-    .option("-n, --max-new-tokens <count>", words.maxNewTokens, numberFor("max-new-tokens", replyRanges.max_new_tokens))
-    .option("-t, --temperature <number>", words.temperature, numberFor("temperature", replyRanges.temperature))
-    .option("--top-p <number>", words.topP, numberFor("top-p", replyRanges.top_p))
-    .addHelpText("after", words.examples)
-    .action(async (args, { adapter: folders = [], ...flags }) => {
+    .option("-n, --max-new-tokens <count>", texts.maxNewTokens, numberFor("max-new-tokens", replyRanges.max_new_tokens))
+    .option("-t, --temperature <number>", texts.temperature, numberFor("temperature", replyRanges.temperature))
+    .option("--top-p <number>", texts.topP, numberFor("top-p", replyRanges.top_p))
+    .addHelpText("after", texts.examples)
+    .action(async (words, { adapter: adapters = [], ...flags }) => {
+      // One adapter and nothing else: the base is the one that it names.
+      const isAlone = words.length === 0 && flags.model === undefined && adapters.length === 1 && !named.test(adapters[0]!);
+      const [args, folders] = isAlone ? [adapters, []] : [words, adapters];
       if (args.length === 0) required("model", flags.model);
       const { parseInference } = await import("../recipe/inference.js");
       const { everyMethod } = await import("../backends/index.js");
-      const use = await readUse(await readRecipeArgs(args), [
+      const use = await readUse(await readUseArgs(args), [
         { flag: "--model", key: "model_name_or_path", value: flags.model },
         { flag: "--adapter", key: "adapter_name_or_path", value: folders.length > 0 ? folders.join(" ") : undefined },
         { flag: "--system", key: "default_system", value: flags.system },
@@ -45,7 +48,8 @@ export const chat: AddCommand = (program, { io, words: { chat: words, options },
       for (const each of use.result === undefined ? [...notices, ...notice] : []) io.stderr.write(`${style.dim(each)}\n`);
 
       const model = use.result?.model ?? recipe.model_name_or_path;
-      const adapter = folders.length > 0 ? adaptersOf(folders) : adapterOf(recipe, use);
+      const ofRecipe = use.result === undefined ? (recipe.adapter_name_or_path ?? undefined) : use.result.adapter;
+      const adapter = folders.length > 0 ? adaptersOf(folders) : ofRecipe;
       const template = use.result === undefined ? (recipe.template ?? undefined) : (use.after.template as string | undefined);
       const system =
         flags.system ??
@@ -78,19 +82,6 @@ function adaptersOf(flags: readonly string[]): string | ReadonlyMap<string, stri
 }
 
 const named = /^([\w.-]+)=(.+)$/s;
-
-function adapterOf({ adapter_name_or_path: path }: InferenceRecipe, { file, result }: RecipeUse): string | undefined {
-  if (result !== undefined) return result.adapter;
-  if (path?.includes(","))
-    throw new ConfigError(
-      `${file}: adapter_name_or_path: LLaMA-Factory puts several adapters onto each other; a chat uses one at a time. ` +
-        `To change between them: ${path
-          .split(",")
-          .map((each) => `--adapter ${each.trim()}`)
-          .join(" ")}`,
-    );
-  return path ?? undefined;
-}
 
 /**
  * How answers are drawn. A recipe that samples, or names how, gets LLaMA-Factory's numbers for what it leaves open; one that says nothing of it gets

@@ -1,9 +1,8 @@
-import { existsSync } from "node:fs";
 import { createInterface } from "node:readline";
 import type { AddCommand } from "./command.js";
 import { required } from "./options.js";
 import { whileDownloading } from "./progress-bar.js";
-import { checkStage, readRecipeArgs, readUse, textOf } from "./recipe-use.js";
+import { checkStage, kindOf, readUse, readUseArgs, textOf } from "./recipe-use.js";
 import { escapeControls, type Io } from "./terminal.js";
 
 const linesAtOnce = 16;
@@ -14,16 +13,16 @@ export const classify: AddCommand = (program, { io, words: { classify: words }, 
     .command("classify")
     .summary(words.summary)
     .description(words.description)
-    .usage("[recipe.yaml] [--model MODEL] [--adapter FOLDER] [text ...]")
+    .usage("[RECIPE | FOLDER] [--model MODEL] [--adapter FOLDER] [text ...]")
     .argument("[texts...]")
     .option("-m, --model <model>", words.model)
     .option("-a, --adapter <folder>", words.adapter)
     .option("--json", words.json)
     .addHelpText("after", words.examples)
     .action(async (args, { json, ...flags }) => {
-      const isRecipe = /\.ya?ml$/i.test(args[0] ?? "") && existsSync(args[0]!);
+      const isRecipe = kindOf(args[0] ?? "") !== undefined;
       const texts = isRecipe ? args.slice(1) : args;
-      const use = await readUse(await readRecipeArgs(isRecipe ? args.slice(0, 1) : []), [
+      const use = await readUse(await readUseArgs(isRecipe ? args.slice(0, 1) : []), [
         { flag: "--model", key: "model_name_or_path", value: flags.model },
         { flag: "--adapter", key: "adapter_name_or_path", value: flags.adapter },
       ]);

@@ -467,7 +467,7 @@ test("LLaMA-Factory's inference recipes open a chat; settings after the recipe w
     [[file, "template=qwen3", "--template", "chatml"], /--template chatml and template= qwen3 say different things/],
     [[file, "top_q=1"], /unknown setting "top_q"\. Did you mean/],
     [[file, "temperature=-1"], /override "temperature=-1": temperature: expected a number/],
-    [[several], /several\.yaml: adapter_name_or_path: .*To change between them: --adapter a --adapter b\n$/],
+    [[several], /several\.yaml:2: adapter_name_or_path: one adapter, not several/],
     [[classes], /classes\.yaml: stage classification is used by attune classify, not by attune chat\n$/],
     [["no.yaml"], /no\.yaml: no such file/],
   ];
@@ -517,8 +517,15 @@ test("a recipe of training stands for what its run has made", async () => {
     "system: Now",
     "user: hi",
   ]);
-  await writeFile(join(out, "recipe.yaml"), lines.join("\n").replace(out, "elsewhere"));
+  await writeFile(join(out, "recipe.yaml"), lines.join("\n").replace(`output_dir: ${out}`, "output_dir: elsewhere"));
   assert.equal((await run(["chat", join(out, "recipe.yaml")])).calls.chat!.adapter, out, "the run's own recipe, from any folder");
+
+  for (const args of [[out], ["--adapter", out]]) {
+    const ofFolder = await run(["chat", ...args], { input: "hi\n" });
+    assert.deepEqual([ofFolder.calls.chat!.model, ofFolder.calls.chat!.adapter], ["base", out], "the run's folder");
+    assert.equal(ofFolder.calls.replies[0]!.contents[0], "system: Long\nago");
+  }
+  assert.match((await run(["chat", "-a", `a=${out}`])).err, /--model is missing/);
 
   const exported = await run(["export", file, "--to", "gguf", "--type", "q8_0", "--out", "x"]);
   assert.equal(exported.code, 0, exported.err);
@@ -529,6 +536,22 @@ test("a recipe of training stands for what its run has made", async () => {
   await writeFile(join(out, "config.json"), "{}");
   const whole = (await run(["chat", file, "stage=sft"])).calls.chat!;
   assert.deepEqual([whole.model, whole.adapter], [out, undefined]);
+  await rm(join(out, "recipe.yaml"));
+  assert.equal((await run(["chat", out])).calls.chat!.model, out, "a model's folder");
+  const other = join(folder, "adapter of others");
+  await mkdir(other);
+  await writeFile(
+    join(other, "adapter_config.json"),
+    JSON.stringify({ peft_type: "LORA", base_model_name_or_path: "their base" }),
+  );
+  const theirs = (await run(["chat", other])).calls.chat!;
+  assert.deepEqual([theirs.model, theirs.adapter], ["their base", other]);
+  assert.equal((await run(["chat", other, "model_name_or_path=mine"])).calls.chat!.model, "mine");
+  assert.match(
+    (await run(["chat", "owner/name"])).err,
+    /owner\/name: no such recipe or folder\. A model of the hub is given as --model owner/,
+  );
+
   const classes = await run(["classify", await writeRecipe("labels.yaml", [...lines, "stage: classification"]), "good soup"]);
   assert.deepEqual([classes.code, classes.calls.classifier?.model, classes.calls.classifier?.adapter], [0, out, undefined]);
   assert.match(classes.out, /^good\t0\.7500\tgood soup\n$/);

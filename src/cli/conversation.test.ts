@@ -190,9 +190,9 @@ test("/save writes the conversation as a row of training data, and never over an
     const talk = await startTalk({ says: ["<think>\nhm\n</think>\n\nHi!"], areKnown: true }, { system: "be brief" });
     await talk.type("", /> $/);
     const file = join(folder, name);
-    await talk.type(`/save ${file}\r`, /nothing has been said yet\n> $/);
+    await talk.type(`/save "${file}"\r`, /nothing has been said yet\n> $/);
     await talk.type("hello\r", /Hi!\n> $/);
-    assert.match(await talk.type(`/save ${file}\r`, /> $/), /Wrote 3 messages to/);
+    assert.match(await talk.type(`/save "${file}"\r`, /> $/), /Wrote 3 messages to/);
     const written = await readFile(file, "utf8");
     await talk.type(`/save ${file}\r`, /is there already, and nothing is overwritten: choose another name\n> $/);
     await talk.type("/save\r", /expected the name of a file/);

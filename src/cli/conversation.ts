@@ -129,7 +129,8 @@ class Conversation {
   }
 
   /** Writes the conversation as a row of training data. Throws ConfigError if the file is there already or cannot be written. */
-  async #save(path: string): Promise<string> {
+  async #save(written: string): Promise<string> {
+    const path = /^(["'])(.+)\1$/.exec(written)?.[2] ?? written;
     if (path === "") throw new ConfigError("/save: expected the name of a file, such as chat.json");
     if (this.#messages.length === 0) throw new ConfigError("/save: nothing has been said yet");
     const file = path.startsWith("~/") ? join(homedir(), path.slice(2)) : path;

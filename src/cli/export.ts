@@ -9,7 +9,7 @@ import type { AddCommand } from "./command.js";
 import { choiceFor, numberFor, required } from "./options.js";
 import type { Parts } from "./parts.js";
 import { whileDownloading } from "./progress-bar.js";
-import { readRecipeArgs, readUse, systemOf } from "./recipe-use.js";
+import { readUse, readUseArgs, systemOf } from "./recipe-use.js";
 import { commandLine, invocation, systemFlag } from "./shell.js";
 import { escapeControls, type Io, styleFor } from "./terminal.js";
 import type { Words } from "./words/index.js";
@@ -23,7 +23,7 @@ export const exportCommand: AddCommand = (
     .command("export")
     .summary(words.summary)
     .description(words.description)
-    .usage("[recipe.yaml] [--to FORMAT] [--out FOLDER] [--model MODEL] [--adapter FOLDER] [key=value ...]")
+    .usage("[RECIPE | FOLDER] [--to FORMAT] [--out FOLDER] [--model MODEL] [--adapter FOLDER] [key=value ...]")
     .argument("[args...]")
     .option("--to <format>", words.to(exportTargets.join(", ")), choiceFor("to", exportTargets))
     .option("-o, --out <folder>", words.out)
@@ -61,7 +61,7 @@ async function askedByRecipe(args: readonly string[], flags: Flags): Promise<Rec
   const { exportOfRecipe, exportSettings } = await import("../export/export-recipe.js");
   const { parseInference } = await import("../recipe/inference.js");
   const { everyMethod } = await import("../backends/index.js");
-  const use = await readUse(await readRecipeArgs(args), [
+  const use = await readUse(await readUseArgs(args), [
     { flag: "--model", key: "model_name_or_path", value: flags.model },
     { flag: "--adapter", key: "adapter_name_or_path", value: flags.adapter },
     { flag: "--template", key: "template", value: flags.template },

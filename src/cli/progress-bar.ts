@@ -100,18 +100,25 @@ export class ProgressBar {
     if (!this.#isLive) return;
     if (!isLast && performance.now() - this.#drawnAtMs < 50) return; // more would only flicker
     this.#drawnAtMs = performance.now();
+    const toStart = this.#toStart();
     this.#line = render(widthOf(this.#output) - 1);
-    this.#output.write(`\r${this.#line}\x1b[K`);
+    this.#output.write(`${toStart}${this.#line}\x1b[K`);
+  }
+
+  /** Moves to where the line begins: a terminal that became narrower has broken it into several rows, which are emptied. */
+  #toStart(): string {
+    const rows = Math.floor(Math.max(0, displayWidth(this.#line) - 1) / widthOf(this.#output));
+    return rows === 0 ? "\r" : `\x1b[${rows}A\r\x1b[J`;
   }
 
   clear(): void {
-    if (this.#line !== "") this.#output.write("\r\x1b[K");
+    if (this.#line !== "") this.#output.write(`${this.#toStart()}\x1b[K`);
     this.#line = "";
   }
 
   /** Prints a line above the bar. */
   print(line: string): void {
-    const [clear, again] = this.#line === "" ? ["", ""] : ["\r\x1b[K", this.#line];
+    const [clear, again] = this.#line === "" ? ["", ""] : [`${this.#toStart()}\x1b[K`, this.#line];
     this.#output.write(`${clear}${line}\n${again}`);
   }
 

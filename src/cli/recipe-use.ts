@@ -20,6 +20,37 @@ export async function readRecipeArgs(args: readonly string[]): Promise<RecipeArg
   return { source: await readRecipe(first), overrides: args.slice(1) };
 }
 
+/**
+ * The same where the first word may also be a folder or a GGUF file: a run's folder stands for the recipe in it, any other for the adapter, with the base
+ * that it names, or the model that it holds.
+ */
+export async function readUseArgs(args: readonly string[]): Promise<RecipeArgs> {
+  const [first = "", ...rest] = args;
+  const kind = kindOf(first);
+  if (kind === "run") return await readRecipeArgs([join(first, "recipe.yaml"), ...rest]);
+  if (kind === "model") return { source: undefined, overrides: [`model_name_or_path=${first}`, ...rest] };
+  if (kind === "adapter") {
+    const { readAdapterConfig } = await import("../io/adapters/adapter-folder.js");
+    const { base_model_name_or_path: base } = await readAdapterConfig(first);
+    const isNamed = typeof base === "string" && base !== "" && !rest.some((word) => word.startsWith("model_name_or_path="));
+    const ofBase = isNamed ? [`model_name_or_path=${base}`] : [];
+    return { source: undefined, overrides: [...ofBase, `adapter_name_or_path=${first}`, ...rest] };
+  }
+  const isSetting = first === "" || /^[A-Za-z][\w-]*=/.test(first);
+  if (!isSetting && !existsSync(first) && !/\.(ya?ml|json)$/i.test(first))
+    throw new ConfigError(`${first}: no such recipe or folder. A model of the hub is given as --model ${first}`);
+  return await readRecipeArgs(args);
+}
+
+/** What a path leads to that can be used. */
+export function kindOf(path: string): "recipe" | "run" | "adapter" | "model" | undefined {
+  if (!existsSync(path)) return undefined;
+  if (/\.ya?ml$/i.test(path)) return "recipe";
+  if (/\.gguf$/i.test(path)) return "model";
+  const kinds = { run: "recipe.yaml", adapter: "adapter_config.json", model: "config.json" } as const;
+  return (Object.keys(kinds) as (keyof typeof kinds)[]).find((kind) => existsSync(join(path, kinds[kind])));
+}
+
 /** A flag that says what a setting of recipes says. */
 export interface FlagSetting {
   readonly flag: string;

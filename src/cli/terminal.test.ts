@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { PassThrough } from "node:stream";
 import test from "node:test";
-import { renderProgress } from "./progress-bar.js";
+import { ProgressBar, renderProgress } from "./progress-bar.js";
 import { sketchLoss } from "./sketch.js";
 import {
   cutTo,
@@ -51,6 +51,19 @@ test("the progress line fits every width and drops the least important first", (
     renderProgress({ ...progress, totalSteps: 0, loss: Number.NaN }, 60, { unicode: false, words }),
     /^ {2}0% -+ 42\/0 {2}loss NaN/,
   );
+});
+
+test("a terminal that became narrower keeps no rest of the bar", () => {
+  const stdout = Object.assign(new PassThrough({ encoding: "utf8" }), { isTTY: true, columns: 60 });
+  const bar = new ProgressBar({ stdin: new PassThrough(), stdout, stderr: stdout, env: { LANG: "C.UTF-8", ATTUNE_LANG: "zh" } });
+  bar.showTraining({ ...progress, step: 100 });
+  const wide = displayWidth(String(stdout.read()).slice(1));
+  assert.ok(wide > 40 && wide < 60, `${wide}`);
+  stdout.columns = 20;
+  bar.print("saved");
+  assert.ok((stdout.read() as string).startsWith("\x1b[2A\r\x1b[J\x1b[Ksaved\n"), "two rows up, and all below emptied");
+  bar.clear();
+  stdout.columns = 60;
 });
 
 test("numbers are written for people", () => {
