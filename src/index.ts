@@ -6,7 +6,7 @@
 
 import { everyMethod, runRecipe } from "./backends/index.js";
 import { InterruptedError } from "./errors.js";
-import { checkRecipe, parseRecipe, readRecipe } from "./recipe/parse.js";
+import { checkRecipe as checkSettings, parseRecipe, readRecipe, settingsOf } from "./recipe/parse.js";
 import type { RecipeSettings } from "./recipe/recipe-settings.js";
 import type { RecordedEvent, RunResults } from "./runs/events.js";
 
@@ -33,7 +33,7 @@ export type { ModelFiles, TensorEntry } from "./io/model-files.js";
 export { type PythonPackageOptions, pythonPackageModel } from "./io/python-package.js";
 export { resolveModel } from "./io/resolve.js";
 export { writeRandomModel } from "./models/random-model.js";
-export type { Metrics } from "./objectives/objective.js";
+export type { Metrics } from "./objectives/metrics.js";
 export type { RecipeSettings } from "./recipe/recipe-settings.js";
 export type * from "./runs/events.js";
 export { followRun } from "./runs/follow.js";
@@ -42,6 +42,25 @@ export type { Message, ToolCall } from "./text/chat-template.js";
 
 /** A recipe under LLaMA-Factory's key names, as an object, or the path of a YAML or JSON file. See docs/recipe.md. */
 export type RecipeInput = string | RecipeSettings;
+
+/** What `checkRecipe` makes of settings. */
+export interface CheckedRecipe {
+  /** Every default written out; `train` takes it. */
+  readonly recipe: RecipeSettings;
+  /** One line for each setting that was renamed, or dropped with the reason. `train` tells them as events; of a checked recipe there are none left. */
+  readonly notices: readonly string[];
+}
+
+/**
+ * Checks settings of whose types nothing is known, such as what a YAML parser or a form gives. Throws ConfigError that names every problem.
+ *
+ *     const { recipe, notices } = checkRecipe(JSON.parse(text));
+ *     await train(recipe);
+ */
+export function checkRecipe(settings: Readonly<Record<string, unknown>>): CheckedRecipe {
+  const { recipe, notices } = checkSettings(settings, everyMethod);
+  return { recipe: settingsOf(recipe), notices };
+}
 
 /** How a run is watched and ended. */
 export interface TrainOptions {
@@ -73,6 +92,6 @@ export async function* trainEvents(
   signal: AbortSignal = new AbortController().signal,
 ): AsyncGenerator<RecordedEvent> {
   const parsed =
-    typeof recipe === "string" ? parseRecipe(await readRecipe(recipe), [], everyMethod) : checkRecipe(recipe, everyMethod);
+    typeof recipe === "string" ? parseRecipe(await readRecipe(recipe), [], everyMethod) : checkSettings(recipe, everyMethod);
   yield* runRecipe(parsed.recipe, { signal, notices: parsed.notices });
 }

@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import test from "node:test";
 import { everyMethod } from "../src/backends/index.js";
 import { ConfigError } from "../src/errors.js";
+import * as attune from "../src/index.js";
 import { recipeDocs } from "../src/recipe/docs.js";
 import { aliases } from "../src/recipe/foreign-keys.js";
 import { type ForeignKeyList, withKeys } from "../src/recipe/from-llama-factory.js";
@@ -38,6 +39,28 @@ test("the type of recipes is what the schemas give, and completes and checks nam
   const empty: RecipeSettings = { model_name_or_path: "m", output_dir: "o" };
   assert.equal(checkRecipe(fine, everyMethod).recipe.tuner.lora_rank, 4);
   for (const wrong of [misspelt, unknown, text, empty]) assert.throws(() => checkRecipe(wrong, everyMethod), ConfigError);
+});
+
+test("settings of unknown type become a typed recipe, which says the same and leaves nothing to notice", () => {
+  const base = { model_name_or_path: "m", dataset: "d", output_dir: "o" };
+  const methods = axesOf(everyMethod);
+  const untyped: Record<string, unknown>[] = [
+    ...methods.finetuning_type.map(({ name }) => ({ ...base, finetuning_type: name })),
+    ...methods.stage.map(({ name }) => ({ ...base, stage: name })),
+    { ...base, "learning-rate": 1e-4, warmup_steps: 3, val_size: 0.1, eval_steps: 5, neat_packing: true },
+    { ...base, optim: "muon", lr_scheduler_type: "cosine_with_restarts", lr_scheduler_kwargs: { num_cycles: 2 }, bf16: true },
+    { ...base, dataset: "a, b", lora_target: "q_proj,v_proj", overwrite_output_dir: true, report_to: "tensorboard" },
+  ];
+  // @ts-expect-error: nothing is known of these settings
+  const unchecked: RecipeSettings = untyped[0]!;
+  assert.equal(unchecked, untyped[0]);
+  for (const settings of untyped) {
+    const { recipe, notices } = attune.checkRecipe(settings);
+    const once = checkRecipe(settings, everyMethod);
+    assert.deepEqual(notices, once.notices);
+    assert.deepEqual(checkRecipe(recipe, everyMethod), { recipe: once.recipe, notices: [] });
+  }
+  assert.throws(() => attune.checkRecipe({ ...base, lora_rnk: 4, seed: "x" }), /lora_rnk[\s\S]*seed: expected/);
 });
 
 test("every setting is documented once", () => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import test, { type TestContext } from "node:test";
@@ -127,4 +127,64 @@ test("setup.mjs shows what a failing stage said, and what to do", (t) => {
   const network = run([], { npm_execpath: join(root, "npm-cli.js") });
   assert.equal(network.exitCode, 1);
   assert.match(network.stderr, /ENOTFOUND registry.*packages +failed.*If the registry cannot be reached/s);
+});
+
+test("setup.mjs --clean leaves nothing in dist/ that has no source", (t) => {
+  const { root, run } = makeTree(t, "setup.mjs", {
+    "package-lock.json": lock("1.0.0"),
+    "node_modules/.package-lock.json": lock("1.0.0"),
+    "node_modules/typescript/bin/tsc": 'require("node:fs").mkdirSync("dist")', // fails where there is one
+    "node_modules/package.json": "{}",
+    "scripts/build-engine.mjs": "",
+    "dist/old.js": "",
+  });
+  assert.equal(run(["--clean"]).exitCode, 0);
+  assert.deepEqual(readdirSync(join(root, "dist")), []);
+});
+
+const systems = ["linux-x64", "linux-arm64", "darwin-arm64", "darwin-x64", "win32-x64"];
+const engineOf = (system: string, version = "1.2.3") => ({
+  [`build/packages/engine-${system}/package.json`]: JSON.stringify({ name: `@attune/engine-${system}`, version }),
+});
+const isWindows = process.platform === "win32";
+
+test("publish.mjs publishes five engines, then attune that names them, and takes up a release that broke off", {
+  skip: isWindows && "npm is replaced by a script",
+}, (t) => {
+  const manifest = JSON.stringify({ name: "attune", version: "1.2.3", type: "module" });
+  const { root, run, write } = makeTree(t, "publish.mjs", {
+    "package.json": manifest,
+    ...Object.assign({}, ...systems.map((system) => engineOf(system))),
+    // In place of npm: notes what is published, and refuses to publish it twice, or "broken" at all.
+    "bin/npm": `#!${process.execPath}
+      const fs = require("node:fs");
+      const [command, of] = process.argv.slice(2);
+      const { name, version, optionalDependencies } = JSON.parse(fs.readFileSync("package.json", "utf8"));
+      const note = process.env.NOTES + "/" + name.replace("/", "+");
+      if (command === "view") return fs.existsSync(process.env.NOTES + "/" + of.replace("/", "+").replace(/@[^@]*$/, "")) ? console.log(version) : process.exit(1);
+      if (fs.existsSync(note) || name === process.env.BROKEN) process.exit(1);
+      fs.writeFileSync(note, JSON.stringify({ arguments: process.argv.slice(2), optionalDependencies }));`,
+  });
+  chmodSync(join(root, "bin/npm"), 0o755);
+  write("bin/package.json", "{}");
+  write("notes/none", "");
+  const env = { PATH: `${join(root, "bin")}:${process.env.PATH}`, NOTES: join(root, "notes") };
+
+  assert.equal(run([], { ...env, BROKEN: "attune" }).exitCode, 1);
+  assert.equal(readFileSync(join(root, "package.json"), "utf8"), manifest, "as it was, also where publishing failed");
+  const again = run(["--provenance"], env);
+  assert.equal(again.exitCode, 0, again.stderr);
+  assert.equal(readFileSync(join(root, "package.json"), "utf8"), manifest);
+  const optionalDependencies = Object.fromEntries(systems.map((system) => [`@attune/engine-${system}`, "1.2.3"]));
+  assert.deepEqual(JSON.parse(readFileSync(join(root, "notes/attune"), "utf8")), {
+    arguments: ["publish", "--access", "public", "--provenance"],
+    optionalDependencies,
+  });
+  assert.equal(readdirSync(join(root, "notes")).length, 1 + systems.length + 1);
+  assert.match(run([], env).stdout, /^attune 1\.2\.3 is published already$/m);
+
+  write("build/packages/engine-darwin-x64/package.json", JSON.stringify({ name: "@attune/engine-darwin-x64", version: "1.2.2" }));
+  assert.match(run([], env).stderr, /@attune\/engine-darwin-x64 is version 1\.2\.2, attune 1\.2\.3: make it again/);
+  rmSync(join(root, "build/packages/engine-linux-x64"), { recursive: true });
+  assert.match(run([], env).stderr, /engine-linux-x64 is not there: run scripts\/make-platform-package\.mjs on linux-x64 first/);
 });

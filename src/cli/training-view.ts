@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { objectives } from "../objectives/index.js";
-import type { Metrics } from "../objectives/objective.js";
+import type { Metrics } from "../objectives/metrics.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { EndEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "../runs/events.js";
 import { smooth } from "../runs/smooth.js";

@@ -1,6 +1,7 @@
 import { owned } from "../core/tensor.js";
 import type { Row } from "../data/example.js";
-import type { Batch, Metrics, Task, Term, TermValue } from "../objectives/objective.js";
+import type { Metrics } from "../objectives/metrics.js";
+import type { Batch, Task, Term, TermValue } from "../objectives/objective.js";
 import { compute, Sums } from "../objectives/sums.js";
 import type { SharedBase } from "../tuners/shared-base.js";
 

@@ -7,6 +7,7 @@ import type { LanguageModel } from "../models/language-model.js";
 import type { ChatFormat } from "../text/supervised.js";
 import type { TextFile, Tokenizer } from "../text/tokenizer/tokenizer.js";
 import type { SharedBase } from "../tuners/shared-base.js";
+import type { Metrics } from "./metrics.js";
 
 /**
  * What is minimised, as a recipe names it: how data becomes examples, and the task that they make. Knows nothing of tuners, and nobody asks
@@ -166,9 +167,4 @@ export interface Evaluation<B extends Batch = Batch> {
   /** Queues the work on a batch, while the model is what is evaluated; what it returns reads the values of the task's terms. */
   add(model: LanguageModel, batch: B, base: SharedBase): () => Promise<Readonly<Record<string, TermValue>>>;
   metrics(): Metrics;
-}
-
-/** Numbers by name, in groups where there are many of a kind. */
-export interface Metrics {
-  readonly [name: string]: number | Metrics;
 }

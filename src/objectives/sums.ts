@@ -1,4 +1,5 @@
-import type { Batch, ComputedTerm, Metrics, TermValue, Total } from "./objective.js";
+import type { Metrics } from "./metrics.js";
+import type { Batch, ComputedTerm, TermValue, Total } from "./objective.js";
 
 /** What batches add up to: the terms of a loss and the metrics, each with its own count. The only place that divides. */
 export class Sums {

@@ -17,6 +17,7 @@ import {
   refused,
   refusedValues,
 } from "./foreign-keys.js";
+import type { RecipeSettings } from "./recipe-settings.js";
 import {
   axesOf,
   commonSteps,
@@ -89,17 +90,18 @@ export function checkRecipe(values: object, methods: Methods): ParsedRecipe {
   return check([settings], "recipe", methods);
 }
 
-/**
- * The recipe as YAML that parses to the same recipe, every default written out; but for what concerns only the run at hand: whether to
- * resume or to overwrite.
- */
-export function formatRecipe(recipe: Recipe): string {
-  const { tuner, objective, backendConfig, resume_from_checkpoint, overwrite_output_dir, eval_steps, ...common } = recipe;
+/** The settings that are checked to the same recipe, every default written out and all under our names. */
+export function settingsOf(recipe: Recipe): RecipeSettings {
+  const { tuner, objective, backendConfig, eval_steps, ...common } = recipe;
   const evaluation = recipe.eval_strategy === "steps" ? { eval_steps } : {};
-  const settings = Object.entries({ ...common, ...evaluation, ...tuner, ...objective, ...backendConfig }).filter(
-    ([, value]) => value !== null,
-  );
-  return stringify(Object.fromEntries(settings), { lineWidth: 0, compat: "yaml-1.1" });
+  const settings = Object.entries({ ...common, ...evaluation, ...tuner, ...objective, ...backendConfig });
+  return Object.fromEntries(settings.filter(([, value]) => value !== null)) as unknown as RecipeSettings;
+}
+
+/** `settingsOf` as YAML, but for what concerns only the run at hand: whether to resume or to overwrite. */
+export function formatRecipe(recipe: Recipe): string {
+  const { resume_from_checkpoint, overwrite_output_dir, ...lasting } = settingsOf(recipe);
+  return stringify(lasting, { lineWidth: 0, compat: "yaml-1.1" });
 }
 
 const maxRecipeBytes = 1 << 20;

@@ -1,4 +1,4 @@
-import type { Metrics } from "../objectives/objective.js";
+import type { Metrics } from "../objectives/metrics.js";
 
 /**
  * What a run tells the world while it works. The terminal, the web page and the API read only these. In order: perhaps `queued`; `prepare`;

@@ -1,4 +1,4 @@
-import type { Metrics } from "../objectives/objective.js";
+import type { Metrics } from "../objectives/metrics.js";
 import type { EvalEvent, RunEvent, StepEvent } from "./events.js";
 import type { Point } from "./plot.js";
 

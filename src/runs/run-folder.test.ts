@@ -4,7 +4,7 @@ import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import { ConfigError, DivergedError } from "../errors.js";
-import type { Metrics } from "../objectives/objective.js";
+import type { Metrics } from "../objectives/metrics.js";
 import { checkRecipe, formatRecipe } from "../recipe/parse.js";
 import type { Methods } from "../recipe/schema.js";
 import type { RecordedEvent, RunEvent, RunResults, StepEvent } from "./events.js";

@@ -1,6 +1,6 @@
 import { ConfigError } from "../errors.js";
 import type { Evaluated } from "../evaluate/evaluate.js";
-import type { Metrics } from "../objectives/objective.js";
+import type { Metrics } from "../objectives/metrics.js";
 
 /** How evaluations are compared, and what follows. */
 export interface BestSettings {

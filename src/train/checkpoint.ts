@@ -17,7 +17,7 @@ import {
 } from "../io/safetensors.js";
 import { parseJson } from "../io/strict-json.js";
 import { setValues, sourceOf } from "../models/load.js";
-import type { Metrics } from "../objectives/objective.js";
+import type { Metrics } from "../objectives/metrics.js";
 import { absmaxOf, mayBeBlocks } from "../optim/adamw.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import type { Progress } from "./loop.js";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
-import type { Metrics } from "../objective.js";
+import type { Metrics } from "../metrics.js";
 import { ConfusionMatrix } from "./confusion-matrix.js";
 
 /** Made by test/fixtures/make_confusion.py. */

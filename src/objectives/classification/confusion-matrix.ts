@@ -1,4 +1,4 @@
-import type { Metrics } from "../objective.js";
+import type { Metrics } from "../metrics.js";
 
 /** How often each class was taken for each. */
 export class ConfusionMatrix {

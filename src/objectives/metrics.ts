@@ -1,0 +1,4 @@
+/** Numbers by name, in groups where there are many of a kind. */
+export interface Metrics {
+  readonly [name: string]: number | Metrics;
+}
