@@ -605,7 +605,10 @@ test("data preview marks what is learnt, and reports the rows that cannot be use
   assert.match(out, /two teas[^⟦]*assistant\n⟦\{\}\\u001b\[2J<\|im_end\|>⟧/);
   assert.doesNotMatch(out, /one pie/);
   assert.match(out, /\nwarning: 1 of 3 rows .*orders\.jsonl:3/);
-  assert.match(out, /\n3 rows\. The model learns/);
+  assert.match(
+    out,
+    /\n2 rows, read for sft\.\nTokens of a row: .* 0 rows are longer than cutoff_len = 2048\.\nThe model learns to write/,
+  );
   assert.ok((await run(["data", "preview", file], { columns: 80 })).out.includes("\x1b[32m[]<|im_end|>\x1b[39m"));
   const user = { role: "user", content: "Hi" };
   const rows = [

@@ -4,7 +4,7 @@ import { choiceFor, numberFor } from "./options.js";
 import { escapeControls, hasColours, hasUnicode, styleFor } from "./terminal.js";
 
 /**
- * `attune data preview FILE`: rows as the model will see them, and the warnings that training would give for the data. The part
+ * `attune data preview FILE` or `RECIPE`: rows as the model will see them, and the warnings that training would give for the data. The part
  * that is learned is green, or in brackets where there are no colours.
  */
 export const data: AddCommand = (program, { io: { stdout, env }, words: { data: group_, program: common }, parts }) => {
@@ -13,36 +13,69 @@ export const data: AddCommand = (program, { io: { stdout, env }, words: { data: 
     .command("data")
     .summary(group_.summary)
     .description(group_.summary)
-    .usage("preview FILE")
+    .usage("preview FILE|RECIPE")
     .helpCommand(false);
   group
     .command("preview")
     .summary(words.summary)
     .description(words.description)
-    .usage("FILE [--model MODEL]")
+    .usage("FILE|RECIPE [--model MODEL]")
     .argument("<file>", words.file)
+    .option("--stage <name>", words.stage)
     .option("-m, --model <model>", words.model)
     .option("--template <name>", words.template)
     .option("--tool-format <name>", words.toolFormat(toolFormatNames.join(", ")), choiceFor("tool-format", toolFormatNames))
-    .option("--dataset-dir <folder>", words.datasetDir, "data")
+    .option("--dataset-dir <folder>", words.datasetDir)
+    .option("--cutoff-len <tokens>", words.cutoffLen, numberFor("cutoff-len", { from: 2, whole: true }))
     .option("-n, --rows <count>", words.rows, numberFor("rows", { from: 1, whole: true }), 3)
-    .action(async (file, { model, rows: count, ...options }) => {
+    .action(async (file, { rows: count, ...given }) => {
       const style = styleFor(stdout, env);
       const [open, close] = hasUnicode(env) ? ["⟦", "⟧"] : ["[[", "]]"];
       const isColoured = hasColours(stdout, env);
       const learnt = (text: string) => (isColoured ? style.green(text) : `${open}${text}${close}`);
 
+      const ofRecipe = /\.ya?ml$/i.test(file) ? await settingsOf(file) : { dataset: [file], datasetDir: "data", cutoffLen: 2048 };
+      const options = { ...ofRecipe, ...given };
       const onNotice = (message: string) => stdout.write(`${style.dim(escapeControls(message))}\n`);
-      const { rows, rowsRead, notices } = await parts.previewData(file, { ...options, model, count, onNotice });
-      for (const { where, tokens, supervisedTokens, pieces } of rows) {
-        const size = model === undefined ? "" : `  ${words.size(tokens, supervisedTokens)}`;
-        stdout.write(`${style.bold(escapeControls(where))}${style.dim(size)}\n`);
+      const preview = await parts.previewData({ ...options, count, onNotice });
+      for (const { where, tokens, supervisedTokens, pieces, label } of preview.rows) {
+        const size = options.model === undefined ? "" : `  ${words.size(tokens, supervisedTokens)}`;
+        const name = label === undefined ? "" : `  ${label}`;
+        stdout.write(`${style.bold(escapeControls(where + name))}${style.dim(size)}\n`);
         const text = pieces.map((piece) => (piece.supervised ? learnt : style.dim)(escapeControls(piece.text))).join("");
         stdout.write(`${text}${text.endsWith("\n") ? "" : "\n"}\n`);
       }
-      for (const notice of notices) stdout.write(`${style.yellow(common.warning)} ${escapeControls(notice)}\n`);
+      for (const notice of preview.notices) stdout.write(`${style.yellow(common.warning)} ${escapeControls(notice)}\n`);
+      const { examples, stage, tokens, supervised, labels } = preview;
+      stdout.write(`${words.read(examples, escapeControls(stage))}\n`);
+      stdout.write(`${words.lengths(tokens, options.cutoffLen)}\n`);
+      for (const [label, rows] of labels.slice(0, mostLabels)) stdout.write(`  ${escapeControls(label)}  ${rows}\n`);
+      if (labels.length > mostLabels) stdout.write(`  ${words.moreLabels(labels.length - mostLabels)}\n`);
       const mark = isColoured ? words.green : words.between(open, close);
-      stdout.write(`${words.learnt(rowsRead, mark)}\n`);
-      if (model === undefined) stdout.write(style.dim(`${words.inChatML}\n`));
+      if (supervised !== null) stdout.write(`${words.learnt(supervised.tokens, supervised.of, mark)}\n`);
+      if (options.model === undefined) stdout.write(style.dim(`${words.inChatML}\n`));
     });
 };
+
+const mostLabels = 30;
+
+/** What a recipe says of its data. */
+async function settingsOf(file: string) {
+  const { parseRecipe, readRecipe } = await import("../recipe/parse.js");
+  const { everyMethod } = await import("../backends/index.js");
+  const { recipe } = parseRecipe(await readRecipe(file), [], everyMethod);
+  return {
+    dataset: recipe.dataset,
+    datasetDir: recipe.dataset_dir,
+    cutoffLen: recipe.cutoff_len,
+    stage: recipe.stage,
+    model: recipe.model_name_or_path,
+    revision: recipe.model_revision,
+    template: recipe.template ?? undefined,
+    toolFormat: recipe.tool_format ?? undefined,
+    defaultSystem: recipe.default_system ?? undefined,
+    enableThinking: recipe.enable_thinking ?? undefined,
+    trainOnPrompt: recipe.train_on_prompt,
+    maskHistory: recipe.mask_history,
+  };
+}

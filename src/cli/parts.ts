@@ -1,7 +1,7 @@
-import type { DataPreview, PreviewOptions } from "../data/preview.js";
 import type { ExportOptions, ExportReport } from "../export/export.js";
 import type { Chat, ChatOptions } from "../generate/chat.js";
 import type { Classifier, ClassifierOptions } from "../generate/classifier.js";
+import type { DataPreview, PreviewOptions } from "../objectives/preview.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { RunEvent } from "../runs/events.js";
 import type { RunOptions } from "../runs/run.js";
@@ -14,7 +14,7 @@ export interface Parts {
   ): Promise<Pick<Chat, "reply" | "close" | "adapter" | "adapters" | "useAdapter" | "facts" | "thoughts">>;
   openClassifier(options: ClassifierOptions): Promise<Pick<Classifier, "classify" | "close">>;
   exportModel(options: ExportOptions): Promise<ExportReport>;
-  previewData(file: string, options: PreviewOptions): Promise<DataPreview>;
+  previewData(options: PreviewOptions): Promise<DataPreview>;
   systemPromptOf(dataset: readonly string[], datasetDir: string): Promise<string | undefined>;
 }
 
@@ -35,9 +35,9 @@ export const parts: Parts = {
     const { exportModel } = await import("../export/export.js");
     return await exportModel(options);
   },
-  async previewData(file, options) {
-    const { previewData } = await import("../data/preview.js");
-    return await previewData(file, options);
+  async previewData(options) {
+    const { previewData } = await import("../objectives/preview.js");
+    return await previewData(options);
   },
   async systemPromptOf(dataset, datasetDir) {
     const { systemPromptOf } = await import("../data/system-prompt.js");

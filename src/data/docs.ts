@@ -15,7 +15,7 @@ import { textColumns } from "./texts.js";
 
 /** docs/data.md: every column and key of a row with what becomes of it, made from the lists that rows are read by. */
 export function dataDocs(): string {
-  return `${[intro, tables, conversations(), messages(), plain, badRows].join("\n\n")}\n`;
+  return `${[intro, tables, conversations(), messages(), plain, preferenceData, badRows].join("\n\n")}\n`;
 }
 
 const intro = `<!-- Made by scripts/make-data-docs.mjs from src/data/. Change it there. -->
@@ -24,8 +24,8 @@ const intro = `<!-- Made by scripts/make-data-docs.mjs from src/data/. Change it
 
 A data set is a JSON array of rows, JSON lines, Parquet, CSV (\`.csv\`, or \`.tsv\` with tabs), or (for \`stage: pt\`) a \`.txt\` file with a text in each line, all in
 UTF-8. Data on a hub is fetched first (\`hf download --repo-type dataset OWNER/NAME\`); Parquet is what hubs keep. \`dataset:\` names files, or entries of
-\`dataset_info.json\` in \`dataset_dir\`, written as LLaMA-Factory writes them. \`attune data preview FILE\` shows what the model sees of it, what it learns, and
-all that a run would say.
+\`dataset_info.json\` in \`dataset_dir\`, written as LLaMA-Factory writes them. \`attune data preview FILE\` (or a recipe) shows what the model sees of it, what it learns, how long
+rows are, and what a run would say of its first 5000 rows.
 
 Nothing that a row says is dropped in silence. What attune knows the meaning of is read, or the row is refused with what to do. Every other column and
 key is named once, with how many rows fill it, when a run starts. Null, \`""\`, \`[]\` and \`{}\` count as absent.
@@ -169,6 +169,23 @@ ${table(
 )}
 
 All others are named and left. A label that no row to train on has is told: nothing trains its output.`;
+
+const preferenceData = `## Preference data
+
+\`attune data preview\` shows it; the stages that learn from it are not there yet. A row is as many conversations as it has answers, each read as above.
+
+${table(
+  ["Columns", "Read as"],
+  [
+    [
+      "`chosen`, `rejected`",
+      "a better and a worse answer: text, a message, or a list of messages; the question stands in the other columns, or before both answers",
+    ],
+    ["`kto_tag`, `label`: true or false", "whether the row's answer is good or bad"],
+  ],
+)}
+
+An entry of \`dataset_info.json\` names them with \`ranking: true\` and \`columns\`: \`chosen\`, \`rejected\`, \`kto_tag\`.`;
 
 const badRows = `## Bad rows
 

@@ -192,17 +192,24 @@ Examples:
     preview: {
       summary: "rows as the model will see them",
       description: "Print rows as the model will see them, the part it learns from in colour.",
-      file: "JSON or JSONL, or a name in dataset_info.json",
+      file: "JSON, JSONL, CSV or Parquet, a name in dataset_info.json, or a recipe",
+      stage: "what the rows are for: sft, pt, classification or preference; without it, found out from the columns",
+      cutoffLen: "longest row of training, in tokens (default: 2048, or the recipe's)",
       model: "whose tokenizer and chat template to use; without one, ChatML",
       template: "another chat template than the model's own",
       toolFormat: (names: string) => `how tools and calls are written where the chat template has no place for them: ${names}`,
-      datasetDir: "where dataset_info.json is",
+      datasetDir: "where dataset_info.json is (default: data, or the recipe's)",
       rows: "how many rows",
       size: (tokens: number, learnt: number) => `${tokens} tokens, ${learnt} of them learnt`,
       green: "green",
       between: (open: string, close: string) => `in ${open} ${close}`,
-      learnt: (rows: number, mark: string) => `${rows} rows. The model learns to write what is ${mark}; the rest is given to it.`,
-      inChatML: "Shown in ChatML; with --model MODEL, as that model writes chats.",
+      read: (rows: number, stage: string) => `${rows} rows, read for ${stage}.`,
+      lengths: ({ p50, p95, max, longer }: { p50: number; p95: number; max: number; longer: number }, cutoffLen: number) =>
+        `Tokens of a row: ${p50} in the middle, ${p95} at 95 %, ${max} at most; ${longer} rows are longer than cutoff_len = ${cutoffLen}.`,
+      moreLabels: (count: number) => `and ${count} more`,
+      learnt: (tokens: number, of: number, mark: string) =>
+        `The model learns to write what is ${mark}, ${tokens} of ${of} tokens; the rest is given to it.`,
+      inChatML: "Shown in ChatML, a token for each byte; with --model MODEL, as that model writes chats.",
     },
   },
 

@@ -186,7 +186,9 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
     preview: {
       summary: "模型将看到的数据",
       description: "显示模型将看到的每一行，其中要学习的部分用颜色标出。",
-      file: "JSON 或 JSONL 文件，或 dataset_info.json 中的名字",
+      file: "JSON、JSONL、CSV 或 Parquet 文件，dataset_info.json 中的名字，或配方",
+      stage: "数据的用途：sft、pt、classification 或 preference；不给则从列名判断",
+      cutoffLen: "训练时一行最多多少个 token（默认 2048，或配方中的值）",
       model: "用谁的分词器和对话模板；不给则用 ChatML",
       template: "不用模型自带的对话模板，改用这个",
       toolFormat: (names) => `对话模板没有工具的位置时，工具和调用怎样写：${names}`,
@@ -195,8 +197,12 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
       size: (tokens, learnt) => `${tokens} 个 token，其中学习 ${learnt} 个`,
       green: "绿色的部分",
       between: (open, close) => `${open} ${close} 中的部分`,
-      learnt: (rows, mark) => `${rows} 行。模型学习写出${mark}；其余是给它的输入。`,
-      inChatML: "按 ChatML 显示；加上 --model MODEL 则按该模型的对话写法显示。",
+      read: (rows, stage) => `${rows} 行，用于 ${stage}。`,
+      lengths: ({ p50, p95, max, longer }, cutoffLen) =>
+        `每行的 token 数：中位数 ${p50}，95% 分位 ${p95}，最多 ${max}；${longer} 行超过 cutoff_len = ${cutoffLen}。`,
+      moreLabels: (count) => `以及另外 ${count} 个`,
+      learnt: (tokens, of, mark) => `模型学习写出${mark}，共 ${of} 个 token 中的 ${tokens} 个；其余是给它的输入。`,
+      inChatML: "按 ChatML 显示，一个字节算一个 token；加上 --model MODEL 则按该模型的对话写法显示。",
     },
   },
 
