@@ -102,10 +102,6 @@ export class Chat {
       if (known !== undefined) return known;
       const { template, notices } = chooseTemplate(tokenizer, { name, source, enableThinking });
       for (const message of notices) onNotice(message);
-      if (enableThinking !== undefined && !template.source.includes("enable_thinking"))
-        onNotice(
-          `enable_thinking changes nothing: ${template.origin === "the model's own" ? "the model's own chat template" : template.origin} does not read it`,
-        );
       const format = { tokenizer, template };
       formats.set(source, format);
       return format;
