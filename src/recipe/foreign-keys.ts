@@ -422,16 +422,20 @@ export const refused = {
   assistant_only_loss: { harmless: [true], why: "it is TRL's name of it", instead: "train_on_prompt: true" },
   completion_only_loss: { harmless: [true], why: "it is TRL's name of it", instead: "train_on_prompt: true" },
   dataloader_drop_last: { why: "the last rows of a pass are trained on, too" },
-  train_sampling_strategy: { harmless: ["random", "group_by_length"], why: "rows are shuffled" },
+  train_sampling_strategy: {
+    harmless: ["random", "group_by_length"],
+    why: "rows are shuffled",
+    instead: "disable_shuffling: true",
+  },
 
   // The steps
-  ...all("it is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD", {
-    use_galore: off,
-    use_apollo: off,
-    use_badam: off,
-    use_adam_mini: off,
-    optim_target_modules: [],
-  }),
+  use_galore: { why: "GaLore is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD" },
+  optim_target_modules: {
+    why: "GaLore is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD",
+  },
+  use_apollo: { why: "APOLLO is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD" },
+  use_badam: { why: "BAdam is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD" },
+  use_adam_mini: { why: "Adam-mini is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD" },
   adafactor: { why: "`optim` names the optimizer" },
   loraplus_lr_embedding: { harmless: [1e-6], why: "embeddings train whole, by `additional_target`" },
   ...all("this loss is not there: cross-entropy is minimised", { use_dft_loss: off, use_asft_loss: off, use_eaft_loss: off }),

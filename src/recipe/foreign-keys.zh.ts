@@ -191,8 +191,14 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "the chat template decides what stays of the thoughts of earlier answers": "历史回答中的思考内容是否保留由对话模板决定",
   "whole rows are packed, as TRL's `bfd` does": "只打包完整样本，与 TRL 的 `bfd` 相同",
   "the last rows of a pass are trained on, too": "每轮最后不足一批的样本也会参与训练",
-  "it is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD":
-    "尚未支持；`optim` 可选 AdamW（含 8 位动量）、Adafactor、Lion、Muon 与 SGD",
+  "GaLore is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD":
+    "尚未支持 GaLore；`optim` 可选 AdamW（含 8 位动量）、Adafactor、Lion、Muon 与 SGD",
+  "APOLLO is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD":
+    "尚未支持 APOLLO；`optim` 可选 AdamW（含 8 位动量）、Adafactor、Lion、Muon 与 SGD",
+  "BAdam is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD":
+    "尚未支持 BAdam；`optim` 可选 AdamW（含 8 位动量）、Adafactor、Lion、Muon 与 SGD",
+  "Adam-mini is not there; `optim` takes AdamW, also with 8-bit moments, Adafactor, Lion, Muon and SGD":
+    "尚未支持 Adam-mini；`optim` 可选 AdamW（含 8 位动量）、Adafactor、Lion、Muon 与 SGD",
   "`optim` names the optimizer": "优化器由 `optim` 指定",
   "embeddings train whole, by `additional_target`": "嵌入层通过 `additional_target` 整体训练",
   "this loss is not there: cross-entropy is minimised": "没有这种损失：最小化的是交叉熵",

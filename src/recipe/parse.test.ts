@@ -245,7 +245,7 @@ test("every kind of mistake is reported with its line and what to write", () => 
     ["finetuning_type: magic", /^recipe\.yaml:4: finetuning_type: unknown: "magic"; expected one of lora, full$/],
     ["finetuning_type: 3", /^recipe\.yaml:4: finetuning_type: expected a text, got 3: put it in quotes/],
     ["load_in_4bit: true", /^recipe\.yaml:4: load_in_4bit: true is not supported: .*; write quantization_bit: 4 instead$/],
-    ["use_galore: true", /^recipe\.yaml:4: use_galore: true is not supported: it is not there; .*; remove it$/],
+    ["use_galore: true", /^recipe\.yaml:4: use_galore: true is not supported: GaLore is not there; .*; remove it$/],
     ["seed: 1\nseed: 2", /^recipe\.yaml:5: seed is set twice$/],
     ["lora_r: 1\nlora_rank: 2", /^recipe\.yaml:5: lora_rank is set twice \(first by recipe\.yaml:4\)$/],
     ["seed: 1\n---\nseed: 2", /^recipe\.yaml:5: a recipe is one document/],
