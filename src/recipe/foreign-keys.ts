@@ -399,7 +399,10 @@ export const refused = {
   init_lora_weights: { harmless: [true], why: "here `pissa_init` and `loftq_init` choose another start" },
   use_peft: { harmless: [true], why: "it is TRL's name of it", instead: "finetuning_type: full" },
   adapter_folder: { why: "`adapter_name_or_path` takes the whole path of the adapter" },
-  create_new_adapter: { why: "`adapter_name_or_path` continues training the adapter it names" },
+  create_new_adapter: {
+    why: "the new adapter would be right only on the old one's merged model, and say it belongs to the base: merge first (`attune export --adapter OLD --to hf --out merged`)",
+    instead: "model_name_or_path: merged",
+  },
   train_from_scratch: { why: "training starts from the weights of the base" },
   rope_scaling: { why: "RoPE is scaled as the model's config.json says" },
   shift_attn: { why: "LongLoRA's shifted attention is not there: attention is the model's own" },

@@ -179,7 +179,8 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "null is not set here: an answer without thoughts learns its empty thought, as under true":
     "null 在这里等于未设置：没有思考的回答会学习空的思考，与 true 相同",
   "`adapter_name_or_path` takes the whole path of the adapter": "请在 `adapter_name_or_path` 中写适配器的完整路径",
-  "`adapter_name_or_path` continues training the adapter it names": "`adapter_name_or_path` 会继续训练它指定的适配器",
+  "the new adapter would be right only on the old one's merged model, and say it belongs to the base: merge first (`attune export --adapter OLD --to hf --out merged`)":
+    "新适配器只在合并了旧适配器的模型上才正确，却会注明属于原基座：请先合并（`attune export --adapter OLD --to hf --out merged`）",
   "training starts from the weights of the base": "训练从基座的权重开始",
   "RoPE is scaled as the model's config.json says": "RoPE 按模型的 config.json 缩放",
   "LongLoRA's shifted attention is not there: attention is the model's own": "没有 LongLoRA 的移位注意力：使用模型自身的注意力",
