@@ -22,28 +22,28 @@ export class ShapeError extends AttuneError {
   }
 }
 
-/** A recipe, a flag or an argument is wrong. */
+/** A recipe, an entry of dataset_info.json, a flag or an argument is wrong, or a recipe is not there: what somebody asks for. */
 export class ConfigError extends AttuneError {
   constructor(message: string, options?: ErrorOptions) {
     super("CONFIG", 2, message, options);
   }
 }
 
-/** A dataset is not there, or cannot be read as asked. */
+/** A data file is not there, or its rows cannot be used. */
 export class DataError extends AttuneError {
   constructor(message: string, options?: ErrorOptions) {
     super("DATA", 2, message, options);
   }
 }
 
-/** A model, tokenizer or adapter file is missing, damaged, hostile or of another shape than promised. */
+/** A model, tokenizer or adapter is not there, damaged, hostile, of another shape than promised, or of another kind than is asked for. */
 export class ModelError extends AttuneError {
   constructor(message: string, options?: ErrorOptions) {
     super("MODEL", 2, message, options);
   }
 }
 
-/** A checkpoint or output folder cannot be used: incomplete, changed, locked by another run. */
+/** A checkpoint or a folder to write into cannot be used: not there, incomplete, changed, locked by another run, not to be written to. */
 export class CheckpointError extends AttuneError {
   constructor(message: string, options?: ErrorOptions) {
     super("CHECKPOINT", 2, message, options);

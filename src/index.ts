@@ -13,6 +13,7 @@ import type { RecordedEvent, RunResults } from "./runs/events.js";
 export { attuneHome } from "./engine/home.js";
 export type { ComputeType } from "./engine/kernels.js";
 export * from "./errors.js";
+export type { SurvivingChange } from "./export/change.js";
 export { type ExportTarget, exportTargets, type NumberType, numberTypes } from "./export/choices.js";
 export {
   type CombinationMethod,

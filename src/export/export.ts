@@ -14,7 +14,7 @@ import type { ChatFormat } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
 import { tuners } from "../tuners/index.js";
 import { Check } from "./check.js";
-import { type ExportTarget, type NumberType, receiptName } from "./choices.js";
+import { type ExportTarget, exportTargets, type NumberType, numberTypes, receiptName } from "./choices.js";
 import { writeGgufModel } from "./gguf-file.js";
 import { writeGgufLora } from "./gguf-lora.js";
 import { writeHfFolder } from "./hf-folder.js";
@@ -188,7 +188,15 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
   }
 }
 
+/** A compiler does not say so to callers in JavaScript. */
+function requireOneOf(option: string, value: string, choices: readonly string[]): void {
+  if (!choices.includes(value))
+    throw new ConfigError(`export: ${option}: expected one of ${choices.join(", ")}, got ${JSON.stringify(value)}`);
+}
+
 function checkOptions({ model, adapter, to, type, ollamaFrom, shardBytes }: ExportOptions, adapterAlone: boolean): void {
+  requireOneOf("to", to, exportTargets);
+  if (type !== undefined) requireOneOf("type", type, numberTypes);
   if (shardBytes !== undefined && to !== "hf")
     throw new ConfigError("export: a GGUF file is one file: only a Hugging Face folder (--to hf) comes in shards");
   if (model === undefined && adapter === undefined) throw new ConfigError("export: name a model, an adapter, or both");

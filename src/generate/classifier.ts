@@ -2,7 +2,7 @@ import { Rng } from "../core/rng.js";
 import { scope } from "../core/tensor.js";
 import type { ComputeType } from "../engine/kernels.js";
 import { fastestCompute, loadEngine } from "../engine/load.js";
-import { ConfigError, ModelError } from "../errors.js";
+import { ModelError } from "../errors.js";
 import { resolveModel } from "../io/resolve.js";
 import { classesOf, classifierConfig, readClasses, type Scoring, scoringOf } from "../models/classes.js";
 import { loadModel } from "../models/load.js";
@@ -56,7 +56,7 @@ export class Classifier {
     this.#tokenizer = tokenizer;
   }
 
-  /** Loads a classifier, or a base and the adapter that makes it one. Throws ModelError, ConfigError if it is none. */
+  /** Loads a classifier, or a base and the adapter that makes it one. Throws ModelError, also if it is none. */
   static async open({ model: name, adapter, ...options }: ClassifierOptions): Promise<Classifier> {
     const { onNotice = () => {}, onProgress = () => {} } = options;
     const signal = options.signal ?? new AbortController().signal;
@@ -65,7 +65,7 @@ export class Classifier {
     const own = classesOf(resolved.config);
     const classes = own ?? (opened && ((await readClasses(adapter!)) ?? classesOfHead(opened.files.tensors)));
     if (classes === null)
-      throw new ConfigError(
+      throw new ModelError(
         `${adapter ?? name}: is no classifier. Train one with stage: classification, or talk to it with attune chat`,
       );
     const scoring = scoringOf(own === null ? {} : resolved.config, classes.length);

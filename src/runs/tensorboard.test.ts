@@ -56,7 +56,7 @@ test("files of a folder follow each other by name, and the last folder is found 
   assert.deepEqual(bytes, Buffer.concat([versionRecord(now), sessionRecord(now, 0), scalarsRecord(now, 1, { "train/loss": 1 })]));
   await writeFile(join(folder, "file"), "");
   await assert.rejects(EventFile.create(join(folder, "file/runs"), 0), {
-    code: "CONFIG",
+    code: "CHECKPOINT",
     message: /logging_dir: .* cannot be written to \(ENOTDIR\): choose another folder/,
   });
 });

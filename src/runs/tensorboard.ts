@@ -1,7 +1,7 @@
 import { type FileHandle, open, readdir } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { ConfigError } from "../errors.js";
+import { CheckpointError } from "../errors.js";
 import { makeFolder, namesIn, reportingFullDisk, systemErrorCode } from "../io/disk.js";
 
 /** A number under its tag: `train/loss`. */
@@ -42,7 +42,7 @@ export class EventFile {
     this.#file = file;
   }
 
-  /** A new file in the folder, which counts from `firstStep` on. Throws NoSpaceError, ConfigError if the folder cannot be written to. */
+  /** A new file in the folder, which counts from `firstStep` on. Throws NoSpaceError, CheckpointError if the folder cannot be written to. */
   static async create(folder: string, firstStep: number, now = Date.now()): Promise<EventFile> {
     try {
       await makeFolder(folder);
@@ -54,7 +54,7 @@ export class EventFile {
     } catch (error) {
       const code = systemErrorCode(error);
       if (code === undefined) throw error;
-      throw new ConfigError(`logging_dir: ${folder} cannot be written to (${code}): choose another folder`, { cause: error });
+      throw new CheckpointError(`logging_dir: ${folder} cannot be written to (${code}): choose another folder`, { cause: error });
     }
   }
 
