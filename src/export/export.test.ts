@@ -57,6 +57,7 @@ test("a merged Hugging Face folder says what the adapter on its base says", asyn
   assert.ok(differenceOf(await says(out), await says(base, adapter)) < 1e-4);
   assert.ok(differenceOf(await says(out), await says(base)) > 1e-2, "the adapter changes nothing: this test cannot fail");
   assert.deepEqual([...written].sort(), [
+    "README.md",
     "chat_template.jinja",
     "config.json",
     "export_receipt.json",

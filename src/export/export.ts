@@ -5,6 +5,7 @@ import { readAdapterConfig } from "../io/adapters/adapter-folder.js";
 import { publishNewFolder, requireEmpty } from "../io/checkpoint.js";
 import { namesIn, sha256OfFile, writeFileAtomic } from "../io/disk.js";
 import { ggufShape } from "../io/gguf/config.js";
+import { writeModelCard } from "../io/model-card.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { resolveModel } from "../io/resolve.js";
 import { settleTying } from "../models/load.js";
@@ -19,6 +20,7 @@ import { writeGgufModel } from "./gguf-file.js";
 import { writeGgufLora } from "./gguf-lora.js";
 import { writeHfFolder } from "./hf-folder.js";
 import { type Drift, driftBetween, measure, probesFor } from "./measure.js";
+import { mergedCard } from "./merged-card.js";
 import { adapterOn, mergeAndStore, openBase, type Storing, usingWritten } from "./merged-model.js";
 import { ollamaModelfile } from "./modelfile.js";
 import { isPlain } from "./number-types.js";
@@ -180,6 +182,7 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
         verdict,
         advice,
       };
+      if (to === "hf") await writeModelCard(folder, await mergedCard(receipt, files, recipe));
       await writeFileAtomic(join(folder, receiptName), `${JSON.stringify(receipt, null, 2)}\n`);
       return { written: (await namesIn(folder)).sort(), type, drift, receipt };
     });

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { Rng } from "../../core/rng.js";
 import { fastestCompute, loadEngine } from "../../engine/load.js";
 import { CheckpointError, ConfigError } from "../../errors.js";
+import { writeModelCard } from "../../io/model-card.js";
 import type { ModelFiles } from "../../io/model-files.js";
 import { resolveModel } from "../../io/resolve.js";
 import { classesOf } from "../../models/classes.js";
@@ -23,6 +24,7 @@ import { tuners } from "../../tuners/index.js";
 import { settingsOfAdapter } from "../../tuners/tuned-files.js";
 import type { Start, Tuner, Tuning } from "../../tuners/tuner.js";
 import { defineBackend } from "../backend.js";
+import { cardOf } from "./card.js";
 import { checkModel } from "./checks.js";
 import { checkMemory } from "./fit.js";
 import { Output } from "./output.js";
@@ -124,12 +126,11 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
       ? null
       : yield* during<RunEvent, SavedBest | null>((emit) => takeBest(recipe, output, progress, emit));
     await output.writeModel(recipe.output_dir, progress);
-    yield {
-      type: "end",
-      interrupted,
-      ...(progress.isStoppedEarly && { stoppedEarly: true as const }),
-      results: resultsOf(progress, { best, counts, machine, flopsPerToken, secondsToFirstStep }),
-    };
+    const results = resultsOf(progress, { best, counts, machine, flopsPerToken, secondsToFirstStep });
+    const card = await cardOf({ recipe, tuning, files, data, results, steps: progress.step });
+    const left = await writeModelCard(recipe.output_dir, card);
+    if (left !== null) yield warning(left);
+    yield { type: "end", interrupted, ...(progress.isStoppedEarly && { stoppedEarly: true as const }), results };
   } finally {
     trainee.dispose(); // however the run ends
   }

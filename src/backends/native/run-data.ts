@@ -29,6 +29,8 @@ export interface RunData {
   readonly files: readonly TextFile[];
   /** Hash of rows, their order and what a step is made of. */
   readonly identity: string;
+  /** sha256 of the rows that train, as tokens, in their order. */
+  readonly digest: string;
 }
 
 export interface DataRequest {
@@ -120,6 +122,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
 
   const identity = createHash("sha256");
   for (const row of trainRows) addToHash(identity, row);
+  const digest = identity.copy().digest("hex");
   const settings = Object.fromEntries(Object.entries(recipe.objective).filter(([key]) => !objective.measures?.includes(key)));
   const { stage, finetuning_type, gradient_accumulation_steps: accumulation } = recipe;
   const { isPacked: packing } = shape;
@@ -152,6 +155,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     },
     files: [...filesOf(tokenizer, template), ...(task.files ?? [])],
     identity: identity.digest("hex"),
+    digest,
   };
 }
 

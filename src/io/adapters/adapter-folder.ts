@@ -42,6 +42,10 @@ export interface AdapterOrigin {
  * attune's.
  */
 export interface AdapterLibrary {
+  /** The hub's word for it. */
+  readonly name: string;
+  /** Markdown for a card: with which releases, and how, Python loads its adapters. */
+  loading(of: { readonly isClassifier: boolean }): string;
   /** Throws ModelError that names the file. */
   open(path: string): Promise<AdapterFiles>;
   /** `settings` are the method's part of adapter_config.json. Throws as `writeSafetensors`. */

@@ -19,7 +19,7 @@ import {
  * trained along, `head_config.json` and `model_head.safetensors`. The library reads them with `load_adapter(folder, use_safetensors=True)`.
  * Source: adapters 1.3, loading.py and configuration/model_adapters_config.py.
  */
-export const adapterHub: AdapterLibrary = { open, save };
+export const adapterHub: AdapterLibrary = { name: "adapter-transformers", loading, open, save };
 
 const weights = { safe: "adapter.safetensors", pickle: "pytorch_adapter.bin" };
 const head = { config: "head_config.json", safe: "model_head.safetensors", pickle: "pytorch_model_head.bin" };
@@ -109,6 +109,21 @@ async function openHead(path: string, found: readonly string[]): Promise<TensorE
 function openWeights(path: string, found: readonly string[], { safe, pickle }: { safe: string; pickle: string }) {
   if (!found.includes(safe) && found.includes(pickle)) throw pickleRefused(join(path, pickle), safe);
   return openSafetensors(join(path, safe));
+}
+
+function loading({ isClassifier }: { readonly isClassifier: boolean }): string {
+  const kind = isClassifier ? "AutoModelForSequenceClassification" : "AutoModelForCausalLM";
+  const code = [
+    "import adapters",
+    `from transformers import ${kind}, AutoTokenizer`,
+    "",
+    'folder = "path/to/this/folder"',
+    "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    `model = ${kind}.from_pretrained("the base model")`,
+    "adapters.init(model)",
+    "model.load_adapter(folder, set_active=True, use_safetensors=True)",
+  ].join("\n");
+  return `Read by AdapterHub's \`adapters\` (1.3 was tested, with the older transformers that it asks for):\n\n\`\`\`python\n${code}\n\`\`\``;
 }
 
 /** The config comes last: a folder without it is not taken for an adapter. */

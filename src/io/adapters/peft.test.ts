@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
 import { z } from "zod";
@@ -29,7 +29,7 @@ const tensors = [
 test("an adapter is saved under PEFT's names and read back under ours", async (t) => {
   const folder = join(temporaryFolder(t), "adapter");
   await saveAdapter(folder, config, tensors);
-  assert.deepEqual(readdirSync(folder).sort(), ["README.md", "adapter_config.json", "adapter_model.safetensors"]);
+  assert.deepEqual(readdirSync(folder).sort(), ["adapter_config.json", "adapter_model.safetensors"]);
   const stored = await openSafetensors(join(folder, "adapter_model.safetensors"));
   assert.deepEqual(
     [...stored.tensors.keys()],
@@ -39,7 +39,6 @@ test("an adapter is saved under PEFT's names and read back under ours", async (t
     ],
   );
   assert.equal(stored.metadata.get("format"), "pt");
-  assert.match(readFileSync(join(folder, "README.md"), "utf8"), /^---\nbase_model: "a \\"b\\"\\n---"\nlibrary_name: peft\n/);
 
   const adapter = await openAdapter(folder);
   assert.equal(adapter.config.r, 2);

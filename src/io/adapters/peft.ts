@@ -23,6 +23,8 @@ import {
  */
 export function peft(promptName: string | null = null): AdapterLibrary {
   return {
+    name: "peft",
+    loading: (of) => loadingWithPeft({ ...of, isPrompt: promptName !== null }),
     open: (path) => openAdapter(path, promptName),
     save: (path, settings, { name, taskType = "CAUSAL_LM", modulesToSave = [] }, tensors) => {
       const common = { task_type: taskType, base_model_name_or_path: name, inference_mode: true };
@@ -166,7 +168,7 @@ export async function openAdapter(path: string, promptName: string | null = null
 }
 
 /**
- * Writes an adapter folder that PEFT loads, with a small model card. Tensors carry attune's names.
+ * Writes an adapter folder that PEFT loads. Tensors carry attune's names.
  * The config comes last: a folder without it is not taken for an adapter. Throws as `writeSafetensors`.
  */
 export async function saveAdapter(
@@ -178,27 +180,47 @@ export async function saveAdapter(
   await mkdir(path, { recursive: true });
   const renamed = [...tensors].map((tensor) => ({ ...tensor, name: peftName(tensor.name, promptName) }));
   await writeSafetensors(join(path, adapterWeightsName), renamed, { metadata: { format: "pt" } });
-  await writeFileAtomic(join(path, "README.md"), modelCard(config));
   await writeFileAtomic(join(path, adapterConfigName), `${JSON.stringify(config, null, 2)}\n`);
 }
 
-function modelCard({ base_model_name_or_path: base, peft_type: method }: PeftConfig): string {
-  const yamlString = JSON.stringify(base ?? "unknown"); // JSON strings are YAML strings
-  return `---
-base_model: ${yamlString}
-library_name: peft
-pipeline_tag: text-generation
-tags: [${method.toLowerCase()}, attune]
----
-
-# ${method} adapter
-
-Trained with attune. It loads with attune and with PEFT:
-
-\`\`\`python
-from peft import AutoPeftModelForCausalLM
-
-model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")
-\`\`\`
-`;
+/**
+ * PEFT 0.21 feeds a prompt or prefix to transformers 5.24's cache so that `generate` writes another text than the model says, without a word; calls
+ * of the model itself are right.
+ */
+function loadingWithPeft({ isClassifier, isPrompt }: { isClassifier: boolean; isPrompt: boolean }): string {
+  const kind = isClassifier ? "AutoPeftModelForSequenceClassification" : "AutoPeftModelForCausalLM";
+  const load = [
+    ...(isPrompt && !isClassifier ? ["import torch"] : []),
+    `from peft import ${kind}`,
+    "from transformers import AutoTokenizer",
+    "",
+    'folder = "path/to/this/folder"',
+    "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    `model = ${kind}.from_pretrained(folder).eval()`,
+  ];
+  const chat = [
+    'messages = [{"role": "user", "content": "Hello!"}]',
+    'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
+  ];
+  const generate = [
+    "answer = model.generate(**inputs, max_new_tokens=64, do_sample=False)",
+    'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+  ];
+  const stepByStep = [
+    'ids = inputs["input_ids"]',
+    "with torch.no_grad():",
+    "    for _ in range(64):",
+    "        token = model(input_ids=ids).logits[0, -1].argmax()",
+    "        if token == tokenizer.eos_token_id:",
+    "            break",
+    "        ids = torch.cat([ids, token[None, None]], dim=1)",
+    'print(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+  ];
+  const classify = ['logits = model(**tokenizer("Hello!", return_tensors="pt")).logits'];
+  const code = [...load, ...(isClassifier ? classify : [...chat, ...(isPrompt ? stepByStep : generate)])].join("\n");
+  const warning =
+    isPrompt && !isClassifier
+      ? " PEFT 0.21's own `generate` writes another text with virtual tokens under transformers 5.24, without an error; asked for one token after the other, as here, the model is right."
+      : "";
+  return `Read by PEFT (0.21 with transformers 5.24 was tested).${warning}\n\n\`\`\`python\n${code}\n\`\`\``;
 }
