@@ -61,7 +61,7 @@ export const differently = {
   streaming: "rows are always read as they are needed, and shuffled whole: it needs no `max_steps`",
   buffer_size: "the data is shuffled whole, not within a buffer",
   split_special_tokens: "control tokens in the words of a chat always stay plain text; those of the template are tokens",
-  quantization_bit: "4 only: NF4 or FP4, bit for bit as bitsandbytes quantizes",
+  quantization_bit: "4: NF4 or FP4, bit for bit as bitsandbytes quantizes; 8: GGUF's Q8_0, there LLM.int8",
   finetuning_type: "also `qlora` and the methods of docs/recipe.md; `oft` is not there",
   stage: "`pt` and `sft`, and those of docs/recipe.md; preference training is not there yet",
   learning_rate: "where not set, the method's own rate, with its accumulation and warm-up; there 5e-5",
@@ -394,7 +394,7 @@ export const refused = {
     instead: "quantization_bit: 4",
   },
   load_in_4bit: { why: "it is bitsandbytes' name of it", instead: "quantization_bit: 4" },
-  load_in_8bit: { why: "8 bits are not there", instead: "quantization_bit: 4" },
+  load_in_8bit: { why: "it is bitsandbytes' name of it", instead: "quantization_bit: 8" },
   loftq_config: { harmless: [{}], why: "it is PEFT's name of it", instead: "loftq_init: true" },
   init_lora_weights: { harmless: [true], why: "here `pissa_init` and `loftq_init` choose another start" },
   use_peft: { harmless: [true], why: "it is TRL's name of it", instead: "finetuning_type: full" },
@@ -509,7 +509,7 @@ export const refusedValues: Readonly<Record<string, Readonly<Record<string, stri
       "it is not there",
     ),
   },
-  quantization_bit: each(["2", "3", "5", "6", "8"], "the base is kept in 4 bits or as it is stored: write 4, or leave it out"),
+  quantization_bit: each(["2", "3", "5", "6"], "the base is kept in 4 bits, in 8, or as it is stored"),
   template: {
     ...each(
       [

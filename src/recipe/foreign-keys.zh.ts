@@ -30,7 +30,8 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "the data is shuffled whole, not within a buffer": "在全部数据上打乱，而不是在缓冲区内",
   "control tokens in the words of a chat always stay plain text; those of the template are tokens":
     "对话内容里出现的控制符始终当作普通文本；模板写出的控制符才是特殊 token",
-  "4 only: NF4 or FP4, bit for bit as bitsandbytes quantizes": "只支持 4：NF4 或 FP4，与 bitsandbytes 的量化结果逐位一致",
+  "4: NF4 or FP4, bit for bit as bitsandbytes quantizes; 8: GGUF's Q8_0, there LLM.int8":
+    "4：NF4 或 FP4，与 bitsandbytes 的量化结果逐位一致；8：GGUF 的 Q8_0（LLaMA-Factory 为 LLM.int8）",
   "also `qlora` and the methods of docs/recipe.md; `oft` is not there": "另有 `qlora` 与 docs/recipe.md 中的方法；没有 `oft`",
   "`pt` and `sft`, and those of docs/recipe.md; preference training is not there yet":
     "`pt`、`sft` 以及 docs/recipe.md 中的阶段；偏好训练尚未支持",
@@ -169,7 +170,6 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "the base is quantized as bitsandbytes does it, not by HQQ, EETQ, GPTQ or AWQ":
     "基座按 bitsandbytes 的方式量化，不支持 HQQ、EETQ、GPTQ 与 AWQ",
   "it is bitsandbytes' name of it": "这是 bitsandbytes 的叫法",
-  "8 bits are not there": "没有 8 位量化",
   "it is PEFT's name of it": "这是 PEFT 的叫法",
   "it is TRL's name of it": "这是 TRL 的叫法",
   "here `pissa_init` and `loftq_init` choose another start": "这里用 `pissa_init` 与 `loftq_init` 选择其他初始化",

@@ -233,7 +233,10 @@ test("every kind of mistake is reported with its line and what to write", () => 
     ["dataset_dir: [a]", /^recipe\.yaml:4: dataset_dir: expected a text, got a list$/],
     ["template: lama3", /^recipe\.yaml:4: template: expected one of default, .*, got "lama3"\. Did you mean "llama3"\?$/],
     ["template: qwen2_vl", /^recipe\.yaml:4: template: .*, got "qwen2_vl": it belongs to .*; without the line, the model's own/],
-    ["quantization_bit: 8", /^recipe\.yaml:4: quantization_bit: expected 4, got 8: the base is kept in 4 bits .*: write 4, or/],
+    [
+      "quantization_bit: 3",
+      /^recipe\.yaml:4: quantization_bit: expected 4, got 3: the base is kept in 4 bits, in 8, or as it is stored$/,
+    ],
     [
       "lr_scheduler_type: sine",
       /^recipe\.yaml:4: lr_scheduler_type: expected one of linear, cosine, cosine_with_restarts, .*constant_with_warmup, got "sine"$/,

@@ -164,8 +164,8 @@ export interface RecipeSettings {
   readonly bias?: "none" | "all" | "lora_only" | undefined;
   /** Modules that train whole and are saved with the adapter, by the end of their names: lm_head, embed_tokens. */
   readonly additional_target?: string | readonly string[] | null | undefined;
-  /** 4: keep the base's Linear layers in 4 bits (QLoRA); empty: as they are stored. */
-  readonly quantization_bit?: 4 | null | undefined;
+  /** 4: keep the base's Linear layers in 4 bits (QLoRA); 8: in 8 bits, as GGUF's Q8_0; empty: as they are stored. */
+  readonly quantization_bit?: 4 | 8 | null | undefined;
   /** Which 16 values 4 bits stand for. Default: `nf4`. */
   readonly quantization_type?: "nf4" | "fp4" | undefined;
   /** Quantize the scales of blocks as well: 0.4 bits less for a weight. Default: `true`. */

@@ -7,21 +7,21 @@ import type { StoreWeight } from "../models/load.js";
 import { Linear } from "../nn/linear.js";
 
 /**
- * Settings of a base that is quantized to 4 bits while it is read. Names and defaults are LLaMA-Factory's (hparams/model_args.py), where bitsandbytes
- * quantizes so.
+ * Settings of a base that is quantized while it is read. Names and defaults are LLaMA-Factory's (hparams/model_args.py), where bitsandbytes
+ * quantizes: to 4 bits as here, to 8 by LLM.int8, for which GGUF's Q8_0 stands here.
  */
 export const quantizationKeys = {
   quantization_bit: z
-    .literal(4)
+    .union([z.literal(4), z.literal(8)])
     .nullable()
     .default(null)
-    .describe("4: keep the base's Linear layers in 4 bits (QLoRA); empty: as they are stored"),
+    .describe("4: keep the base's Linear layers in 4 bits (QLoRA); 8: in 8 bits, as GGUF's Q8_0; empty: as they are stored"),
   quantization_type: z.enum(["nf4", "fp4"]).default("nf4").describe("which 16 values 4 bits stand for"),
   double_quantization: z.boolean().default(true).describe("quantize the scales of blocks as well: 0.4 bits less for a weight"),
 };
 
 export interface Quantization {
-  readonly quantization_bit: 4 | null;
+  readonly quantization_bit: 4 | 8 | null;
   readonly quantization_type: "nf4" | "fp4";
   readonly double_quantization: boolean;
 }
@@ -29,6 +29,7 @@ export interface Quantization {
 /** The type in which the base is stored in memory; null where it is not to be quantized. */
 export function quantizedType({ quantization_bit, quantization_type, double_quantization }: Quantization): DType | null {
   if (quantization_bit === null) return null;
+  if (quantization_bit === 8) return "q8_0";
   return double_quantization ? quantization_type : `${quantization_type}_f32`;
 }
 

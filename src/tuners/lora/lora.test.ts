@@ -359,6 +359,9 @@ test("a quantized base: which weights, and what is said of those that stay", () 
   for (const layer of [0, 1]) assert.equal(typeOf(`model.layers.${layer}.self_attn.k_proj.weight`, "q4_0"), "q4_0");
   assert.match(said[0]!, /rows of 96 are not whole blocks of nf4: model\.layers\.0\.mlp\.down_proj\.weight/);
   assert.match(said.at(-1)!, /the base is quantized already, to q4_0: it is trained on as it is/);
+  const eight = quantizedBase(model, { ...settings, quantization_bit: 8 }, assert.fail);
+  const bf16 = Tensor.empty(model.device, [64, 64], "bf16");
+  assert.equal(eight("model.layers.0.self_attn.q_proj.weight", bf16).dtype, "q8_0");
   const none = quantizedBase(model, { ...settings, quantization_bit: null }, assert.fail);
   const read = Tensor.empty(model.device, [64, 64]);
   assert.equal(none("model.layers.0.self_attn.q_proj.weight", read), read);
