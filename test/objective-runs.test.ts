@@ -171,7 +171,7 @@ test("as a user types it: train, then classify", () => {
   assert.equal(trained.status, 0, trained.stderr);
   assert.match(trained.stdout, /held-out loss [\d.]+, accuracy [\d.]+, f1 [\d.]+/);
   assert.match(trained.stdout, /classes +precision +recall +f1 +support\n +bad +[\d.]+ +[\d.]+ +[\d.]+ +\d+\n +good /);
-  assert.match(trained.stdout, /attune classify --model \S+ --adapter \S+out/);
+  assert.match(trained.stdout, /attune(?:\.js)? classify --model \S+ --adapter \S+out/);
   const found = attune("classify", "--model", bases.bert!, "--adapter", join(folder, "out"));
   assert.equal(found.status, 0, found.stderr);
   assert.match(found.stdout, /^bad\t[\d.]+\tthe soup was bad!\n$/);
