@@ -42,6 +42,8 @@ const candidates: readonly Candidate[] = [
   { name: "p-tuning plain", settings: { ...virtual, encoder_reparameterization_type: "NONE" }, rates: [3e-3, 1e-2, 3e-2] },
   { name: "adapter pfeiffer", settings: { finetuning_type: "adapter", adapter_config: "pfeiffer" }, rates: [3e-4, 1e-3, 3e-3] },
   { name: "adapter parallel", settings: { finetuning_type: "adapter", adapter_config: "parallel" }, rates: [3e-4, 1e-3, 3e-3] },
+  { name: "lora plus", settings: { finetuning_type: "lora", loraplus_lr_ratio: 16 }, rates: [1e-4, 2e-4] },
+  { name: "lora pissa", settings: { finetuning_type: "lora", pissa_init: true }, rates: [1e-4, 2e-4] },
 ];
 
 interface Run {

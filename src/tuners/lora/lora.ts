@@ -33,7 +33,16 @@ export const lora = defineTuner<LoraConfig>({
   summary: "trains a small low-rank change to each Linear layer; the base model stays as it is",
   config: LoraConfig,
 
-  defaults: [{ learning_rate: 1e-3, rowsPerStep: 4, warmup_ratio: 0.1 }],
+  defaults: [
+    {
+      where: {
+        words: "with `loraplus_lr_ratio` or `pissa_init`",
+        fits: ({ loraplus_lr_ratio, pissa_init }) => loraplus_lr_ratio !== null || pissa_init,
+      },
+      ...{ learning_rate: 2e-4, rowsPerStep: 4, warmup_ratio: 0.1 },
+    },
+    { learning_rate: 1e-3, rowsPerStep: 4, warmup_ratio: 0.1 },
+  ],
 
   ofRun: ["loraplus_lr_ratio", "quantization_bit", "quantization_type", "double_quantization", "loftq_iter"],
 
