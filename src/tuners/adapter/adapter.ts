@@ -19,7 +19,13 @@ export const adapter = defineTuner<AdapterConfig>({
   name: "adapter",
   summary: "trains small networks with a bottleneck between the sub-layers of the base model, which stays as it is",
   config: AdapterConfig,
-  defaults: [{ learning_rate: 1e-3, rowsPerStep: 4, warmup_ratio: 0.1 }],
+  defaults: [
+    {
+      where: { words: "parallel, or with a `scaling` of 4 or more", fits: ({ scaling }) => typeof scaling === "number" && scaling >= 4 },
+      ...{ learning_rate: 3e-4, rowsPerStep: 4, warmup_ratio: 0.1 },
+    },
+    { learning_rate: 1e-3, rowsPerStep: 4, warmup_ratio: 0.1 },
+  ],
 
   bind: (config) => ({
     apply(model, rng) {

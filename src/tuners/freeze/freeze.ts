@@ -27,7 +27,7 @@ export const freeze = defineTuner<FreezeConfig>({
   name: "freeze",
   summary: "trains a few whole layers; the rest of the model stays as it is",
   config: FreezeConfig,
-  defaults: [{ learning_rate: 1e-3, rowsPerStep: 4, warmup_ratio: 0.1 }],
+  defaults: [{ learning_rate: 3e-4, rowsPerStep: 4, warmup_ratio: 0.1 }],
 
   bind: (config) => ({
     changesBase: true,

@@ -40,7 +40,7 @@ export const pTuning = defineTuner<PTuningConfig>({
   defaults: [
     {
       where: { words: "without encoder", fits: ({ encoder_reparameterization_type: type }) => type === "NONE" },
-      ...{ learning_rate: 1e-2, rowsPerStep: 4, warmup_ratio: 0.1 },
+      ...{ learning_rate: 3e-2, rowsPerStep: 4, warmup_ratio: 0.1 },
     },
     { learning_rate: 3e-3, rowsPerStep: 4, warmup_ratio: 0.1 },
   ],

@@ -34,7 +34,7 @@ export const prefixTuning = defineTuner<PrefixTuningConfig>({
   defaults: [
     {
       where: { words: "with `prefix_projection`", fits: ({ prefix_projection }) => prefix_projection },
-      ...{ learning_rate: 1e-3, rowsPerStep: 4, warmup_ratio: 0.1 },
+      ...{ learning_rate: 3e-4, rowsPerStep: 4, warmup_ratio: 0.1 },
     },
     { learning_rate: 1e-2, rowsPerStep: 4, warmup_ratio: 0.1 },
   ],
