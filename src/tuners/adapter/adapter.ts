@@ -21,7 +21,10 @@ export const adapter = defineTuner<AdapterConfig>({
   config: AdapterConfig,
   defaults: [
     {
-      where: { words: "parallel, or with a `scaling` of 4 or more", fits: ({ scaling }) => typeof scaling === "number" && scaling >= 4 },
+      where: {
+        words: "where `scaling` is 4 or more, as in `parallel`",
+        fits: ({ scaling }) => typeof scaling === "number" && scaling >= 4,
+      },
       ...{ learning_rate: 3e-4, rowsPerStep: 4, warmup_ratio: 0.1 },
     },
     { learning_rate: 1e-3, rowsPerStep: 4, warmup_ratio: 0.1 },
