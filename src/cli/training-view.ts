@@ -148,6 +148,7 @@ export class TrainingView {
 
     for (const line of tablesOf(results.eval_metrics ?? {})) this.say(line);
 
+    if (!this.#recipe.do_train) return;
     const isAdapter = existsSync(join(output_dir, "adapter_config.json"));
     const saved = isAdapter ? words.adapter : words.model;
     const width = Math.max(displayWidth(saved), displayWidth(words.picture));

@@ -136,6 +136,8 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
    * Metrics belong to each of the round's steps.
    */
   rollOut?(rows: readonly R[], at: RoundStart, base: SharedBase): Promise<Experience<R>>;
+  /** What a row asks and what its answer should be, for tasks that learn to answer; null for a row that has no answer, or nothing before it. */
+  question?(row: R): Question | null;
   /** A new evaluation, where held-out rows tell more than their loss. */
   evaluation?(): Evaluation<B>;
 }
@@ -155,6 +157,12 @@ export interface RoundStart {
 export interface Experience<R extends Row = Row> {
   readonly steps: readonly (readonly (readonly R[])[])[];
   readonly metrics?: Readonly<Record<string, Total>>;
+}
+
+/** Tokens of a prompt, and of the answer that is wanted. */
+export interface Question {
+  readonly prompt: Int32Array;
+  readonly label: Int32Array;
 }
 
 /** Keeps the types of rows and settings while the list forgets them. */

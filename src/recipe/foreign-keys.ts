@@ -73,7 +73,6 @@ export const differently = {
   report_to: "`tensorboard` (also by `all`) is written; other services get nothing, and each is told",
   seed: "the same seed gives the same run here, not the numbers that PyTorch draws",
   data_seed: "`seed` decides the order of the data too",
-  do_train: "`attune train` trains; true is all it takes",
   eval_strategy: "where held-out data is given and this is not, it is evaluated after each epoch",
   eval_steps: "a number of steps, not a share of them; where not set, `logging_steps`",
   eval_on_each_dataset: "held-out data is evaluated as one",
@@ -109,9 +108,7 @@ export const needless = {
   ...each(["label_names", "length_column_name"], "columns are told from the data: docs/data.md"),
   media_dir: "pictures, sound and film are looked for there; attune trains on text",
   // Evaluation
-  do_eval: "held-out data (`val_size` or `eval_dataset`) is evaluated when `eval_strategy` says",
   ...each(["prediction_loss_only", "include_for_metrics", "include_inputs_for_metrics"], "evaluation computes the loss"),
-  predict_with_generate: "evaluation computes the loss",
   ...each(["eval_do_concat_batches", "batch_eval_metrics"], "held-out data is evaluated as one"),
   eval_on_start: "held-out data is evaluated first when `eval_strategy` says; the weights do not depend on it",
   // Logs and what is saved
@@ -449,13 +446,6 @@ export const refused = {
   eval_delay: { why: "held-out data is evaluated from the first time on that `eval_strategy` says" },
   saves_per_epoch: { why: "it is axolotl's name of it", instead: "save_strategy: epoch" },
   evals_per_epoch: { why: "it is axolotl's name of it", instead: "eval_strategy: epoch" },
-  do_predict: { why: "it belongs to generation, which recipes do not set" },
-  max_new_tokens: { why: "it belongs to generation, which recipes do not set" },
-  do_sample: { why: "it belongs to generation, which recipes do not set" },
-  temperature: { why: "it belongs to generation, which recipes do not set" },
-  top_p: { why: "it belongs to generation, which recipes do not set" },
-  top_k: { why: "it belongs to generation, which recipes do not set" },
-  repetition_penalty: { why: "it belongs to generation, which recipes do not set" },
   ...all("answers are sampled or the likeliest token is taken; there are no beams", {
     num_beams: [0, 1],
     eval_num_beams: [0, 1],

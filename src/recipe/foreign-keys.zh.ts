@@ -43,7 +43,6 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "the same seed gives the same run here, not the numbers that PyTorch draws":
     "相同的种子在这里得到相同的结果，但随机数与 PyTorch 不同",
   "`seed` decides the order of the data too": "数据顺序也由 `seed` 决定",
-  "`attune train` trains; true is all it takes": "`attune train` 就是训练，只接受 true",
   "where held-out data is given and this is not, it is evaluated after each epoch":
     "给出了验证数据而没有设置此项时，每个 epoch 之后评估一次",
   "a number of steps, not a share of them; where not set, `logging_steps`": "步数，不能写比例；未设置时等于 `logging_steps`",
@@ -77,8 +76,6 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "columns that are not read are named and left: docs/data.md": "用不到的列会列出名字并忽略：见 docs/data.md",
   "columns are told from the data: docs/data.md": "各列由数据自动识别：见 docs/data.md",
   "pictures, sound and film are looked for there; attune trains on text": "它指定图像、音频与视频的位置；attune 只训练文本",
-  "held-out data (`val_size` or `eval_dataset`) is evaluated when `eval_strategy` says":
-    "验证数据（`val_size` 或 `eval_dataset`）按 `eval_strategy` 评估",
   "evaluation computes the loss": "评估计算的是损失",
   "held-out data is evaluated first when `eval_strategy` says; the weights do not depend on it":
     "第一次评估的时间由 `eval_strategy` 决定；不影响权重",
@@ -208,7 +205,6 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "a resumed run goes on with the rows that it has not seen": "恢复的训练从尚未见过的样本继续",
   "held-out data is evaluated from the first time on that `eval_strategy` says": "从 `eval_strategy` 规定的第一次起就评估",
   "it is axolotl's name of it": "这是 axolotl 的叫法",
-  "it belongs to generation, which recipes do not set": "属于生成设置，训练配方不设置它",
   "answers are sampled or the likeliest token is taken; there are no beams": "生成采用采样或取概率最大的 token，没有束搜索",
   "control tokens are never part of an answer": "回答中从不包含控制符",
   "it is transformers' name of it": "这是 transformers 的叫法",

@@ -243,7 +243,10 @@ test("every kind of mistake is reported with its line and what to write", () => 
     ],
     ["lora_rank: 0", /^recipe\.yaml:4: lora_rank: expected a whole number from 1, got 0$/],
     ["lora_target: []", /^recipe\.yaml:4: lora_target: expected all, or a list of texts, got an empty list$/],
-    ["do_train: false", /^recipe\.yaml:4: do_train: expected true, got false$/],
+    [
+      "do_train: false",
+      /^recipe\.yaml:4: do_train is false, and neither do_eval nor do_predict is true: there is nothing to do$/,
+    ],
     ["stage: dpo", /^recipe\.yaml:4: stage: dpo is not there yet; expected one of sft$/],
     ["finetuning_type: magic", /^recipe\.yaml:4: finetuning_type: unknown: "magic"; expected one of lora, full$/],
     ["finetuning_type: 3", /^recipe\.yaml:4: finetuning_type: expected a text, got 3: put it in quotes/],

@@ -230,7 +230,7 @@ function check(layers: readonly Setting[][], file: string, methods: Methods): Pa
   const given = sortOut(named, { known, ...fatesOf(axes, chosen, common) }, report);
   tellIdle(given, axes, chosen, report);
 
-  const checked = validate(RecipeKeys, given, report);
+  const checked = validate(RecipeKeys, withDataset(given), report);
   const settings = checked && { ...checked, ...optimOf(checked, given, report) };
   const [tunerConfig, objectiveConfig, backendConfig] = [tuner, objective, backend].map((method) =>
     method?.config ? validate(method.config, given, report) : {},
@@ -349,6 +349,13 @@ function didYouMean(near: readonly string[], otherwise: string): string {
   const last = quote(near.at(-1)!);
   const earlier = near.slice(0, -1).map(quote).join(", ");
   return `Did you mean ${earlier ? `${earlier} or ` : ""}${last}?`;
+}
+
+/** A recipe that trains nothing needs no rows to train on: the held-out ones stand for them. */
+function withDataset(given: Given): Given {
+  const heldOut = given.get("eval_dataset");
+  const isIdle = given.get("do_train")?.value === false && !given.has("dataset") && heldOut !== undefined;
+  return isIdle ? new Map([...given, ["dataset", heldOut]]) : given;
 }
 
 /** Reads the settings that the schema knows out of `given`. Returns undefined if a problem was reported. */
@@ -493,7 +500,18 @@ function relate(
   if (evalStrategy !== "no" && !heldOut) {
     refuse("eval_strategy", `eval_strategy: ${evalStrategy} needs held-out data; set val_size or eval_dataset`);
   }
-  if (evalStrategy === "no")
+  if (!heldOut)
+    for (const key of ["do_eval", "do_predict"] as const)
+      if (recipe[key]) refuse(key, `${key} needs held-out data; set val_size or eval_dataset`);
+  if (recipe.do_predict && recipe.train_on_prompt)
+    refuse(
+      "do_predict",
+      "do_predict and train_on_prompt: rows that are learned whole do not tell where an answer begins; remove one",
+    );
+  if (!recipe.do_train && !recipe.do_eval && !recipe.do_predict)
+    refuse("do_train", "do_train is false, and neither do_eval nor do_predict is true: there is nothing to do");
+  if (recipe.predict_with_generate && !recipe.do_predict) notUsed("predict_with_generate", "do_predict asks for answers");
+  if (evalStrategy === "no" && !recipe.do_eval && !recipe.do_predict)
     for (const key of ["val_size", "eval_dataset"] as const)
       if (recipe[key])
         notices.push(`${given.get(key)!.where}: ${key}: these rows are held out, and never evaluated: eval_strategy is no`);

@@ -88,8 +88,26 @@ export interface RecipeSettings {
   readonly neftune_noise_alpha?: number | null | undefined;
   /** Of initialisation, data order, dropout and noise. Takes a whole number from 0. Default: `42`. */
   readonly seed?: number | undefined;
-  /** Accepted for LLaMA-Factory's recipes; `attune train` trains. Default: `true`. */
-  readonly do_train?: true | undefined;
+  /** False: train nothing, and only evaluate (`do_eval`) or answer (`do_predict`), by `adapter_name_or_path` or the base alone. Default: `true`. */
+  readonly do_train?: boolean | undefined;
+  /** Evaluate held-out rows at the end, whatever `eval_strategy` says; where nothing trains, that is all there is. Default: `false`. */
+  readonly do_eval?: boolean | undefined;
+  /** At the end, let the model answer the held-out rows: `generated_predictions.jsonl`, and BLEU-4 and ROUGE in `predict_results.json`. Default: `false`. */
+  readonly do_predict?: boolean | undefined;
+  /** Needs not be said: `do_predict` always writes answers. Default: `false`. */
+  readonly predict_with_generate?: boolean | undefined;
+  /** Tokens that an answer has at most. Takes a whole number from 1 to 1000000. Default: `1024`. */
+  readonly max_new_tokens?: number | undefined;
+  /** Draw answers by chance, or take the likeliest token each time. Default: `true`. */
+  readonly do_sample?: boolean | undefined;
+  /** Above 1 answers vary more, below less. Takes a number above 0 and up to 1000. Default: `0.95`. */
+  readonly temperature?: number | undefined;
+  /** Draw from the likeliest tokens whose chances add up to this. Takes a number above 0 and up to 1. Default: `0.7`. */
+  readonly top_p?: number | undefined;
+  /** Draw from so many of the likeliest tokens; 0: all. Takes a whole number from 0. Default: `50`. */
+  readonly top_k?: number | undefined;
+  /** Above 1, tokens that stand in the text already become less likely. Takes a number above 0 and up to 1000. Default: `1`. */
+  readonly repetition_penalty?: number | undefined;
   /** Where adapter, checkpoints and logs go. */
   readonly output_dir: string;
   /** Replace what an earlier run left in `output_dir`. Default: `false`. */

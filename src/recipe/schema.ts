@@ -200,7 +200,12 @@ const steps = {
       "NEFTune: training adds uniform noise of ±α/√(L·C) to the vectors of tokens, L the length of the row itself, packed or not; not set or 0: none",
     ),
   seed: z.int().min(0).default(42).describe("of initialisation, data order, dropout and noise"),
-  do_train: z.literal(true).default(true).describe("accepted for LLaMA-Factory's recipes; `attune train` trains"),
+  do_train: z
+    .boolean()
+    .default(true)
+    .describe(
+      "false: train nothing, and only evaluate (`do_eval`) or answer (`do_predict`), by `adapter_name_or_path` or the base alone",
+    ),
 };
 
 /** Where transformers can send metrics, beside TensorBoard. */
@@ -212,6 +217,31 @@ export const otherReporters = [
 const reporterList = z
   .union([z.string(), z.array(z.string())])
   .transform((value) => (typeof value === "string" ? value.split(",") : value).map((name) => name.trim()));
+
+const predictions = {
+  do_eval: z
+    .boolean()
+    .default(false)
+    .describe("evaluate held-out rows at the end, whatever `eval_strategy` says; where nothing trains, that is all there is"),
+  do_predict: z
+    .boolean()
+    .default(false)
+    .describe(
+      "at the end, let the model answer the held-out rows: `generated_predictions.jsonl`, and BLEU-4 and ROUGE in `predict_results.json`",
+    ),
+  predict_with_generate: z.boolean().default(false).describe("needs not be said: `do_predict` always writes answers"),
+  max_new_tokens: count.max(1e6).default(1024).describe("tokens that an answer has at most"),
+  do_sample: z.boolean().default(true).describe("draw answers by chance, or take the likeliest token each time"),
+  temperature: z.number().gt(0).max(1e3).default(0.95).describe("above 1 answers vary more, below less"),
+  top_p: z.number().gt(0).max(1).default(0.7).describe("draw from the likeliest tokens whose chances add up to this"),
+  top_k: z.int().min(0).default(50).describe("draw from so many of the likeliest tokens; 0: all"),
+  repetition_penalty: z
+    .number()
+    .gt(0)
+    .max(1e3)
+    .default(1)
+    .describe("above 1, tokens that stand in the text already become less likely"),
+};
 
 const output = {
   output_dir: z.string().min(1).describe("where adapter, checkpoints and logs go"),
@@ -299,11 +329,12 @@ export const recipeGroups = {
   "The method": method,
   "The data": data,
   "The steps": steps,
+  "The predictions": predictions,
   "The output": output,
   "The machine": machine,
 } as const;
 
-export const RecipeKeys = z.strictObject({ ...model, ...method, ...data, ...steps, ...output, ...machine });
+export const RecipeKeys = z.strictObject({ ...model, ...method, ...data, ...steps, ...predictions, ...output, ...machine });
 
 /** A tuner, an objective or a backend, as far as recipes care. */
 export interface Method {

@@ -149,6 +149,8 @@ export interface RunResults {
   readonly best_global_step?: number;
   readonly best_metric?: number;
   readonly best_model_checkpoint?: string;
+  /** What the answers to held-out rows came to: in the files of a run each number has its own key, such as `predict_bleu-4`. */
+  readonly predictions?: Readonly<Record<string, number>>;
   /** Seconds in the training loop. */
   readonly train_runtime: number;
   readonly train_samples_per_second: number;

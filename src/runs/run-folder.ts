@@ -14,7 +14,7 @@ import { EventFile, hasEventFiles, lastLoggingDir, newLoggingDir, scalarsOf } fr
 const logName = "trainer_log.jsonl";
 const stateName = "trainer_state.json";
 /** Made at the end of a run: a new or resumed run removes them, so that they never belong to another one. */
-const resultPattern = /^((all|train|eval)_results\.json|training_.*\.png)$/;
+const resultPattern = /^((all|train|eval|predict)_results\.json|generated_predictions\.jsonl|training_.*\.png)$/;
 
 /**
  * The files that a run writes for its users, made from its events alone: events.jsonl has every event from the first on, and LLaMA-Factory's
@@ -185,11 +185,12 @@ export class RunFolder {
   }
 
   async #finish({ results }: EndEvent): Promise<NoticeEvent | undefined> {
-    const { eval_loss, eval_metrics = {}, machine, ...ofTraining } = results;
+    const { eval_loss, eval_metrics = {}, predictions, machine, ...ofTraining } = results;
     const train = { ...ofTraining, ...machine };
     const evaluation = eval_loss === undefined ? {} : { eval_loss, ...evalKeys(eval_metrics) };
-    await this.#write("all_results.json", toJson({ ...train, ...evaluation }));
-    await this.#write("train_results.json", toJson(train));
+    await this.#write("all_results.json", toJson({ ...train, ...evaluation, ...predictions }));
+    if (this.#recipe.do_train) await this.#write("train_results.json", toJson(train));
+    if (predictions !== undefined) await this.#write("predict_results.json", toJson({ epoch: results.epoch, ...predictions }));
     if (eval_loss !== undefined) await this.#write("eval_results.json", toJson({ epoch: results.epoch, ...evaluation }));
     await this.#writeState();
     if (!this.#recipe.plot_loss || this.#history.train.length === 0) return undefined;

@@ -11,7 +11,7 @@ import { settleTying } from "../../models/load.js";
 import { objectives } from "../../objectives/index.js";
 import { optimizerNamed } from "../../optim/optimizers.js";
 import { needlessOnOneCpu } from "../../recipe/foreign-keys.js";
-import type { Recipe } from "../../recipe/schema.js";
+import { maxSteps, type Recipe } from "../../recipe/schema.js";
 import { during } from "../../runs/during.js";
 import type { RunEvent } from "../../runs/events.js";
 import type { RunContext } from "../../runs/run.js";
@@ -28,6 +28,7 @@ import { cardOf } from "./card.js";
 import { checkModel } from "./checks.js";
 import { checkMemory } from "./fit.js";
 import { Output } from "./output.js";
+import { questionsOf, writePredictions } from "./predictions.js";
 import { countParameters, resultsOf, type SavedBest } from "./results.js";
 import { prepareData, type RunData, warmupStepsOf } from "./run-data.js";
 
@@ -67,6 +68,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
     prepareData({ recipe, objective, files: base, maxTokens, now: startedAt, warn: (message) => emit(warning(message)) }),
   );
   const { task, trainRows, evalRows, plan } = data;
+  const questions = questionsOf(recipe, data);
   const files = { ...base, config: task.modelConfig ?? base.config };
   const parts = { ...partsOf(recipe, files, tuning), keepsBase: task.usesBase === true };
 
@@ -76,7 +78,9 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
   const accumulationSteps = plan.at(0).microBatches.length; // an epoch may have fewer than the recipe asks for
   const settings = settingsOf(recipe, plan);
-  const { flopsPerToken, measures, ...fit } = await checkMemory({ parts, task, accumulationSteps, compute }, data);
+  const { flopsPerToken, measures, ...fit } = recipe.do_train
+    ? await checkMemory({ parts, task, accumulationSteps, compute }, data)
+    : nothingToTrain;
   if (measures !== null) checkMetric(settings.best!.metric, measures);
 
   const trainee = yield* during<RunEvent, Trainee>((emit) => {
@@ -97,6 +101,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
     const output = new Output(recipe, trainee, { files, tuning, data, startedAt, trainerState });
     const progress = noProgress();
     if (resumeFrom !== null) await loadCheckpoint(resumeFrom, optimizer, progress, data.identity);
+    if (!recipe.do_train) progress.isEvaluationDue = recipe.do_eval;
     const resumedFromStep = progress.step;
     const counts = shared.with(trainedName, countParameters);
     yield {
@@ -112,29 +117,49 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
     };
 
     let secondsToFirstStep = 0;
-    const save = () => output.saveCheckpoint(progress);
+    let savedStep = resumedFromStep;
+    const save = () => {
+      savedStep = progress.step;
+      return output.saveCheckpoint(progress);
+    };
     const work = { trainee, task, trainRows, evalRows, plan, settings, progress, save, signal };
     for await (const event of train(work)) {
       if (event.type === "step" && secondsToFirstStep === 0) secondsToFirstStep = performance.now() / 1000;
       yield event;
     }
 
-    const interrupted = isUnfinished(progress, plan);
-    if (interrupted && progress.step > resumedFromStep) yield { type: "checkpoint", step: progress.step, path: await save() };
+    let interrupted = isUnfinished(progress, plan);
+    // Whoever goes on from here trains no step again: not those before a stop, nor all of them to answer.
+    const isToGoOn = interrupted || questions.length > 0;
+    if (isToGoOn && progress.step > savedStep) yield { type: "checkpoint", step: progress.step, path: await save() };
     if (progress.isStoppedEarly) yield info(whyStopped(recipe, progress));
     const best = interrupted
       ? null
       : yield* during<RunEvent, SavedBest | null>((emit) => takeBest(recipe, output, progress, emit));
-    await output.writeModel(recipe.output_dir, progress);
-    const results = resultsOf(progress, { best, counts, machine, flopsPerToken, secondsToFirstStep });
-    const card = await cardOf({ recipe, tuning, files, data, results, steps: progress.step });
-    const left = await writeModelCard(recipe.output_dir, card);
-    if (left !== null) yield warning(left);
+    if (recipe.do_train) await output.writeModel(recipe.output_dir, progress);
+    let predictions: Readonly<Record<string, number>> | null = null;
+    if (questions.length > 0 && !interrupted) {
+      predictions = yield* during<RunEvent, Readonly<Record<string, number>> | null>((emit) => {
+        const onProgress = (answers: number) => emit(info(`${answers} of ${questions.length} answers`));
+        const name = recipe.do_train || recipe.adapter_name_or_path !== null ? trainedName : null;
+        return writePredictions(recipe, { base: shared, name, signal, onProgress }, data, questions);
+      });
+      interrupted = predictions === null;
+    }
+    const results = resultsOf(progress, { best, predictions, counts, machine, flopsPerToken, secondsToFirstStep });
+    if (recipe.do_train) {
+      const card = await cardOf({ recipe, tuning, files, data, results, steps: progress.step });
+      const left = await writeModelCard(recipe.output_dir, card);
+      if (left !== null) yield warning(left);
+    }
     yield { type: "end", interrupted, ...(progress.isStoppedEarly && { stoppedEarly: true as const }), results };
   } finally {
     trainee.dispose(); // however the run ends
   }
 }
+
+/** Where nothing trains, nobody asks what a step needs. */
+const nothingToTrain = { flopsPerToken: 0, measures: null };
 
 const info = (message: string): RunEvent => ({ type: "notice", level: "info", message });
 const warning = (message: string): RunEvent => ({ type: "notice", level: "warning", message });
@@ -211,7 +236,7 @@ function settingsOf(recipe: Recipe, { totalSteps, stepsPerEpoch }: StepPlan): Tr
     warmupSteps: warmupStepsOf(recipe, totalSteps),
     maxGradNorm: recipe.max_grad_norm,
     seed: recipe.seed,
-    evalSteps: everySteps(recipe.eval_strategy, recipe.eval_steps, stepsPerEpoch),
+    evalSteps: everySteps(recipe.eval_strategy, recipe.eval_steps, stepsPerEpoch) || (recipe.do_eval ? maxSteps : 0),
     saveSteps: everySteps(recipe.save_strategy, recipe.save_steps, stepsPerEpoch),
     evalBatchSize: recipe.per_device_train_batch_size,
     best: bestOf(recipe),

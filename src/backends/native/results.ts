@@ -23,6 +23,8 @@ export interface SavedBest {
 export interface Circumstances {
   /** Null where the weights of the last step are the result, whatever evaluations say. */
   readonly best: SavedBest | null;
+  /** What predict_results.json has; null where nothing was answered. */
+  readonly predictions: Readonly<Record<string, number>> | null;
   readonly counts: { readonly trainable: number; readonly all: number };
   readonly machine: MachineFacts;
   /** Of a step: forward, backward and update. */
@@ -34,7 +36,7 @@ export interface Circumstances {
 /** The results that the `end` event carries. */
 export function resultsOf(
   progress: Progress,
-  { best, counts, machine, flopsPerToken, secondsToFirstStep }: Circumstances,
+  { best, predictions, counts, machine, flopsPerToken, secondsToFirstStep }: Circumstances,
 ): RunResults {
   const seconds = progress.elapsedMs / 1000;
   return {
@@ -43,11 +45,12 @@ export function resultsOf(
     ...(progress.evalLoss === null ? {} : { eval_loss: progress.evalLoss }),
     ...(progress.metrics === null ? {} : { eval_metrics: progress.metrics }),
     ...(best !== null && { best_global_step: best.step, best_metric: best.score, best_model_checkpoint: best.checkpoint }),
+    ...(predictions !== null && { predictions }),
     train_runtime: seconds,
-    train_samples_per_second: progress.rows / seconds,
-    train_steps_per_second: progress.step / seconds,
+    train_samples_per_second: progress.rows / (seconds || 1),
+    train_steps_per_second: progress.step / (seconds || 1),
     total_flos: flopsPerToken * progress.tokens,
-    tokens_per_second: (1000 * progress.tokens) / progress.stepMs,
+    tokens_per_second: (1000 * progress.tokens) / (progress.stepMs || 1),
     num_input_tokens_seen: progress.tokens,
     ...(progress.supervisedTokens !== null && { num_supervised_tokens: progress.supervisedTokens }),
     peak_memory_bytes: peakMemoryBytes(),

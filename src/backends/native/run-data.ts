@@ -95,8 +95,8 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     const batches = batchPlan(rows, shape, order);
     return new StepPlan((epoch) => batches.epoch(epoch), {
       accumulationSteps: recipe.gradient_accumulation_steps * Math.ceil(batchSize / shape.batchSize),
-      epochs: recipe.num_train_epochs,
-      maxSteps: recipe.max_steps,
+      epochs: recipe.do_train ? recipe.num_train_epochs : 0,
+      maxSteps: recipe.do_train ? recipe.max_steps : -1,
       stepsPerRound: task.stepsPerRound,
     });
   };
@@ -114,7 +114,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     );
   const schedule: Schedule = schedules[recipe.lr_scheduler_type];
   const warmupSteps = warmupStepsOf(recipe, totalSteps);
-  if (schedule.hasWarmup && recipe.warmup_steps >= totalSteps)
+  if (recipe.do_train && schedule.hasWarmup && recipe.warmup_steps >= totalSteps)
     warn(`warmup_steps is ${recipe.warmup_steps}, and the run has ${totalSteps} steps: the learning rate never reaches its peak`);
   const ofSchedule = schedule.settings.parse(recipe.lr_scheduler_kwargs ?? {});
   const said = schedule.warning?.(ofSchedule, { warmupSteps, totalSteps, learningRate: recipe.learning_rate });
@@ -150,7 +150,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
       const rows = shortened(task, trainRows, shape);
       return {
         rows: largestBatch(rows, shape, planFor(rows, shape), task.stepsPerRound),
-        evalRows: recipe.eval_strategy === "no" ? [] : largestInOrder(shortened(task, evalRows, shape), shape),
+        evalRows: recipe.eval_strategy === "no" && !recipe.do_eval ? [] : largestInOrder(shortened(task, evalRows, shape), shape),
       };
     },
     files: [...filesOf(tokenizer, template), ...(task.files ?? [])],

@@ -2,7 +2,7 @@ import { loadDataset, tokenizeDataset } from "../../data/dataset.js";
 import type { Example } from "../../data/example.js";
 import { asCausalLM } from "../../models/causal-lm.js";
 import { NextTokenConfig, nextTokenTask } from "../next-token.js";
-import { defineObjective } from "../objective.js";
+import { defineObjective, type Question } from "../objective.js";
 
 /** Supervised fine-tuning: the model learns to write the assistant's turns of conversations, in its own chat template. */
 export const sft = defineObjective<Example, NextTokenConfig>({
@@ -23,5 +23,14 @@ export const sft = defineObjective<Example, NextTokenConfig>({
     return examples;
   },
 
-  task: (_examples, config) => nextTokenTask(config),
+  task: (_examples, config) => ({ ...nextTokenTask(config), question: lastAnswer }),
 });
+
+/** The last supervised tokens of a row that stand together, and all before them. */
+function lastAnswer({ ids, supervised }: Example): Question | null {
+  let end = ids.length;
+  while (end > 0 && supervised[end - 1] !== 1) end--;
+  let start = end;
+  while (start > 0 && supervised[start - 1] === 1) start--;
+  return start === end || start === 0 ? null : { prompt: ids.slice(0, start), label: ids.slice(start, end) };
+}
