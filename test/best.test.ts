@@ -167,3 +167,10 @@ test("a classifier's best is told by a metric of its own", async () => {
   const most = Math.max(...evaluations.map(({ metrics }) => Number(metrics!.accuracy)));
   assert.equal((events.at(-1) as EndEvent).results.best_metric, most);
 });
+
+test("more threads than the machine has any use for are refused, with the range", async () => {
+  await assert.rejects(
+    collect(tinyRecipe(makeFolder(), { threads: 1000 })),
+    /threads: 1000 is more than makes sense .* expected 1 to \d+/,
+  );
+});

@@ -4,7 +4,6 @@ import { objectives } from "../objectives/index.js";
 import type { Metrics } from "../objectives/metrics.js";
 import type { Recipe } from "../recipe/schema.js";
 import type { EndEvent, NoticeEvent, RunEvent, StartEvent, StepEvent } from "../runs/events.js";
-import { smooth } from "../runs/smooth.js";
 import { ProgressBar } from "./progress-bar.js";
 import { commandLine, fitsCommand, invocation, systemFlag } from "./shell.js";
 import { type CurvePoint, sketchLoss } from "./sketch.js";
@@ -141,9 +140,11 @@ export class TrainingView {
       results.eval_loss === undefined ? "" : words.heldOut(formatLoss(results.eval_loss), inWords(results.eval_metrics));
     const atMost = words.atMost(words.speed(formatRate(results.tokens_per_second)), formatBytes(results.peak_memory_bytes));
     const verb = interrupted ? style.yellow(words.stopped) : style.green(words.done);
-    const trend = smooth(this.#losses.map((point) => point.loss));
     const arrow = unicode ? "→" : "->";
-    const loss = trend.length > 0 ? words.loss(`${formatLoss(trend[0]!)} ${arrow} ${formatLoss(trend.at(-1)!)}`) : words.noStep;
+    const loss =
+      this.#losses.length > 0
+        ? words.loss(`${formatLoss(this.#losses[0]!.loss)} ${arrow} ${formatLoss(this.#losses.at(-1)!.loss)}`)
+        : words.noStep;
     this.say(`\n${words.after(verb, formatDuration(1000 * results.train_runtime))}${loss}${heldOut}${atMost}`);
 
     for (const line of tablesOf(results.eval_metrics ?? {})) this.say(line);

@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { z } from "zod";
 import { Rng } from "../../core/rng.js";
 import { fastestCompute, loadEngine } from "../../engine/load.js";
@@ -73,7 +74,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   const parts = { ...partsOf(recipe, files, tuning), keepsBase: task.usesBase === true };
 
   const engine = loadEngine();
-  if (config.threads !== null) engine.setThreads(config.threads);
+  if (config.threads !== null) engine.setThreads(checkedThreads(config.threads));
   const compute = config.compute_dtype === "auto" ? fastestCompute(engine.info()) : config.compute_dtype;
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
   const accumulationSteps = plan.at(0).microBatches.length; // an epoch may have fewer than the recipe asks for
@@ -156,6 +157,16 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   } finally {
     trainee.dispose(); // however the run ends
   }
+}
+
+/** More threads than cores wait for each other; a few more may be meant. Throws ConfigError. */
+function checkedThreads(threads: number): number {
+  const most = 4 * availableParallelism();
+  if (threads > most)
+    throw new ConfigError(
+      `threads: ${threads} is more than makes sense on this machine of ${availableParallelism()} cores: expected 1 to ${most}; leave it out for one thread a core`,
+    );
+  return threads;
 }
 
 /** Where nothing trains, nobody asks what a step needs. */
