@@ -280,7 +280,7 @@ test("piped, a run prints plain lines, one every logging_steps", async () => {
     ["10", "20", "25"],
   );
   assert.match(out, /\nstep 25: held-out loss 1\.250\n/);
-  assert.match(out, /\nDone after 1m 23s: loss 2\.\d+ → 0\.\d+, held-out 1\.250; 512 tokens\/s, 1\.2 GB at most\.\n/);
+  assert.match(out, /\nDone after 1m 23s: loss 3\.000 → 0\.120, held-out 1\.250; 512 tokens\/s, 1\.2 GB at most\.\n/);
   assert.match(out, /[⠁-⣿]{3}/, "a sketch of the loss");
   assert.match(out, /\nNext\n {2}node \S*attune\.js chat --model '[^\n]*my run'\n$/);
 });
