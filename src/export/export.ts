@@ -21,7 +21,7 @@ import { writeGgufLora } from "./gguf-lora.js";
 import { writeHfFolder } from "./hf-folder.js";
 import { type Drift, driftBetween, measure, probesFor } from "./measure.js";
 import { mergedCard } from "./merged-card.js";
-import { adapterOn, mergeAndStore, openBase, type Storing, usingWritten } from "./merged-model.js";
+import { adapterOn, mergeAndStore, openBase, requireFinite, type Storing, usingWritten } from "./merged-model.js";
 import { ollamaModelfile } from "./modelfile.js";
 import { isPlain } from "./number-types.js";
 import { readAs, readersOf } from "./reader.js";
@@ -139,6 +139,7 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
   try {
     const baseLoss = adapter === undefined ? null : await check.lossOf(model);
     const tuning = adapter === undefined ? undefined : await adapterOn(model, adapter);
+    await requireFinite(model);
     const probes = probesFor(chat, options.data === undefined ? [] : check.lossRows, model.shape);
     const measured = await measure(model, probes, check.lossRows);
     const before = { baseLoss, before: await check.sayingsOf(model, measured.loss) };

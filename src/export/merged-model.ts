@@ -83,8 +83,7 @@ export async function mergeAndStore(
   const before = new Set([...model.namedParameters()].map(([, parameter]) => parameter));
   const directions = await directionsOf(model, tuning);
   tuning?.merge?.(model);
-  const broken = await firstBroken(model.namedParameters());
-  if (broken !== null) throw new DivergedError(`${broken} holds a number that is not finite: such a model is not exported`);
+  await requireFinite(model);
   const mixture = { type, layers: model.shape.layers, isTied: model.isTied };
   const roundings = readers.map(({ compute }) => (name: string, weight: { readonly shape: readonly number[] }) => {
     const stored = matrixType(name, weight.shape, mixture);
@@ -102,6 +101,12 @@ export async function mergeAndStore(
         });
   storeMatrices(model, (name, shape) => matrixType(name, shape, mixture));
   return changes;
+}
+
+/** Throws DivergedError that names a weight with a number that is not finite. */
+export async function requireFinite(model: LanguageModel): Promise<void> {
+  const broken = await firstBroken(model.namedParameters());
+  if (broken !== null) throw new DivergedError(`${broken} holds a number that is not finite: such a model is not exported`);
 }
 
 /** Where the factors of a change are known, what it looks at, by the names of the weights that it changes. */

@@ -45,7 +45,7 @@ for (const [name, settings] of Object.entries({
   "prefix-tuning with projection": { finetuning_type: "prefix-tuning", lora_dropout: undefined, prefix_projection: true },
   full: { finetuning_type: "full", lora_dropout: undefined },
 }))
-  test(`${name}: the card's Python answers as attune does`, { skip: skipWithoutPeers, timeout: 300_000 }, async () => {
+  test(`${name}: the card's Python answers as attune does`, { skip: skipWithoutPeers, timeout: 900_000 }, async () => {
     const folder = makeFolder();
     await collect(tinyRecipe(folder, { ...settings, learning_rate: 2e-2 }));
     const out = join(folder, "out");
