@@ -25,7 +25,7 @@ export const adapter = defineTuner<AdapterConfig>({
         words: "where `scaling` is 4 or more, as in `parallel`",
         fits: ({ scaling }) => typeof scaling === "number" && scaling >= 4,
       },
-      ...{ learning_rate: 3e-4, rowsPerStep: 4, warmup_ratio: 0.1 },
+      ...{ learning_rate: 1e-4, rowsPerStep: 4, warmup_ratio: 0.1 },
     },
     { learning_rate: 1e-3, rowsPerStep: 4, warmup_ratio: 0.1 },
   ],
