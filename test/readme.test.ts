@@ -1,50 +1,103 @@
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import ts from "typescript";
-import { makeFolder, writeRows } from "./support/run.js";
+import { parse } from "yaml";
+import { writeRows } from "./support/run.js";
 import { tinyLlama } from "./support/tiny-llama.js";
 
 const root = join(import.meta.dirname, "../..");
+const { scripts } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 
-test("the README's example compiles under the project's rules, and runs", () => {
-  const readme = readFileSync(join(root, "README.md"), "utf8");
-  const [, example] = /```ts\n(.*?)```/s.exec(readme)!;
-  const data = makeFolder();
-  const source = example!
-    .replaceAll("HuggingFaceTB/SmolLM2-135M-Instruct", join(tinyLlama, "tied"))
-    .replaceAll('"orders.jsonl"', JSON.stringify(writeRows(data)))
-    .replaceAll("runs/orders", join(data, "out"));
-  assert.notEqual(source, example);
+interface Block {
+  readonly language: string;
+  readonly text: string;
+}
 
-  const folder = join(root, "build/readme-example"); // inside the package, so that it can import it by its name
-  mkdirSync(folder, { recursive: true });
+function blocksOf(readme: string): Block[] {
+  const text = readFileSync(join(root, readme), "utf8");
+  return [...text.matchAll(/```(\w+)\n(.*?)```/gs)].map(([, language, block]) => ({ language: language!, text: block! }));
+}
+
+/** Lines that other tests run whole: the installation in test/install.test.ts, the rest by .ci/run and by hand before a release. */
+function isRunElsewhere(line: string): boolean {
+  const [, script] = /^npm (?:run )?(\w+)$/.exec(line) ?? [];
+  if (script !== undefined && script in scripts) return true;
+  return line === "npm install attune" || /^git clone \S+( && cd attune)?$/.test(line);
+}
+
+/** A user's project: attune among its packages, the data of the example, the example's model as a tiny one. */
+function makeProject(): { folder: string; inProject(text: string): string } {
+  const folder = mkdtempSync(join(tmpdir(), "attune-readme-"));
+  mkdirSync(join(folder, "node_modules/.bin"), { recursive: true });
+  symlinkSync(root, join(folder, "node_modules/attune"), "junction");
+  writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module", dependencies: { attune: "*" } }));
+  copyFileSync(writeRows(folder), join(folder, "orders.jsonl"));
+  const model = join(tinyLlama, "tied");
+  return {
+    folder,
+    inProject: (text) => text.replaceAll("HuggingFaceTB/SmolLM2-135M-Instruct", model).replaceAll(/\bMODEL\b/g, model),
+  };
+}
+
+for (const readme of ["README.md", "README.zh.md"])
+  test(`${readme}: each block runs in a project as it stands, one after the other`, () => {
+    const { folder, inProject } = makeProject();
+    const said: string[] = [];
+    for (const { language, text } of blocksOf(readme)) {
+      if (language === "yaml" && text.includes("output_dir")) writeFileSync(join(folder, "recipe.yaml"), inProject(text));
+      else if (language === "yaml") said.push(tryFragment(text, folder));
+      else if (language === "sh") said.push(...text.split("\n").map((line) => runLine(line, folder, inProject)));
+      else if (language === "ts") said.push(runExample(inProject(text), folder));
+      else assert.equal(language, "text", "nothing runs it");
+    }
+    assert.ok(said.filter((output) => output !== "").length >= 10, "most lines say something");
+    assert.match(said.join("\n"), /^1 \d[\s\S]*\d+ tokens\/s, \d\.\d GB at most/m);
+    rmSync(folder, { recursive: true });
+  });
+
+/** Runs a line of a shell block. Returns what it printed. */
+function runLine(line: string, folder: string, inProject: (text: string) => string): string {
+  const command = line.replace(/\s+#.*$/, "").trim();
+  if (command === "" || isRunElsewhere(command)) return "";
+  const args = /^npx attune(.*)$/.exec(command)?.[1];
+  assert.notEqual(args, undefined, `neither attune nor known: ${command}`);
+  const ran = spawnSync(`"${process.execPath}" "${join(root, "bin/attune.js")}"${inProject(args!)}`, {
+    ...{ shell: true, cwd: folder, encoding: "utf8", input: "Where is the owl?\n", env: process.env },
+  });
+  assert.equal(ran.status, 0, `${command}\n${ran.stdout}${ran.stderr}`);
+  return ran.stdout;
+}
+
+/** Runs the recipe with the settings of a block that is no whole recipe. */
+function tryFragment(text: string, folder: string): string {
+  const settings = Object.entries(parse(text) as Record<string, unknown>).map(([key, value]) => `${key}=${value}`);
+  const args = ["train", "recipe.yaml", ...settings, "output_dir=runs/another", "overwrite_output_dir=true", "max_steps=1"];
+  return execFileSync(process.execPath, [join(root, "bin/attune.js"), ...args], { cwd: folder, encoding: "utf8" });
+}
+
+/** Compiles TypeScript under the project's rules, and runs it. */
+function runExample(source: string, folder: string): string {
   const file = join(folder, "example.ts");
   writeFileSync(file, source);
-  const config = ts.parseJsonConfigFileContent(
-    ts.readConfigFile(join(root, "tsconfig.json"), ts.sys.readFile).config,
-    ts.sys,
-    root,
-  );
-  const program = ts.createProgram([file], {
-    ...config.options,
-    incremental: false,
-    rootDir: root,
-    outDir: folder,
-    noEmit: false,
-  });
-  const problems = [...ts.getPreEmitDiagnostics(program)].filter((problem) => problem.file?.fileName.endsWith("example.ts"));
+  symlinkSync(join(root, "node_modules/@types"), join(folder, "node_modules/@types"), "junction");
+  const { config } = ts.readConfigFile(join(root, "tsconfig.json"), ts.sys.readFile);
+  const { options } = ts.parseJsonConfigFileContent(config, ts.sys, root);
+  const program = ts.createProgram([file], { ...options, incremental: false, composite: false, rootDir: folder, outDir: folder });
+  const problems = ts.getPreEmitDiagnostics(program).filter((problem) => problem.file?.fileName.endsWith("example.ts"));
   assert.deepEqual(
     problems.map((problem) => ts.flattenDiagnosticMessageText(problem.messageText, "\n")),
     [],
   );
-  program.emit(program.getSourceFile(file), (path, text) => {
-    if (path.endsWith(".js")) writeFileSync(join(folder, "example.js"), text);
-  });
-  const printed = execFileSync(process.execPath, [join(folder, "example.js")], { encoding: "utf8", cwd: folder });
-  assert.match(printed, /^1 \d/m);
-  assert.match(printed, /\d+ tokens\/s, \d\.\d GB at most/);
-  rmSync(folder, { recursive: true });
+  program.emit(program.getSourceFile(file), (path, text) => path.endsWith("example.js") && writeFileSync(path, text));
+  return execFileSync(process.execPath, ["example.js"], { encoding: "utf8", cwd: folder });
+}
+
+test("both READMEs show the same commands, recipes and code", () => {
+  const runnable = (readme: string) => blocksOf(readme).filter(({ language }) => language !== "text");
+  const withoutComments = ({ language, text }: Block) => [language, text.replaceAll(/[ \t]*(#|\/\/).*$/gm, "")];
+  assert.deepEqual(runnable("README.zh.md").map(withoutComments), runnable("README.md").map(withoutComments));
 });
