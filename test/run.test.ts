@@ -290,7 +290,7 @@ describe("bad input is refused with a clear word", () => {
       "CONFIG",
       /no Linear layer is named "qq_proj". There are: down_proj/,
     ],
-    ["an unknown template", { template: "lama3" }, "CONFIG", /"lama3" is not known. Did you mean "llama3"/],
+    ["an unknown template", { template: "lama3" }, "CONFIG", /template: expected one of .*got "lama3"\. Did you mean "llama3"/],
     ["an unknown key", { lora_rnak: 4 }, "CONFIG", /lora_rnak.*Did you mean "?lora_rank/s],
     ["a row that is longer than a bin", { cutoff_len: 8 }, "DATA", /rows\.jsonl/],
     [
