@@ -4,6 +4,7 @@ import { scope, Tensor, unscoped } from "../core/tensor.js";
 import { loadEngine } from "../engine/load.js";
 import { ConfigError } from "../errors.js";
 import type { AdapterFiles } from "../io/adapters/adapter-folder.js";
+import { requireNoBaseAdapters } from "../io/adapters/base-adapters.js";
 import { modulesToSaveOf, openAdapter, type PeftConfig, saveAdapter } from "../io/adapters/peft.js";
 import type { TensorSource } from "../io/safetensors.js";
 import { setValues } from "../models/load.js";
@@ -92,6 +93,7 @@ interface Part {
 async function open({ path, weight }: WeightedAdapter): Promise<Part> {
   if (!Number.isFinite(weight)) throw new ConfigError(`${path}: expected a number as its weight, got ${weight}`);
   const files = await openAdapter(path);
+  requireNoBaseAdapters(path, files.config);
   if (!peftLora.recognises(files.config)) throw new ConfigError(`${path}: only LoRA adapters can be combined`);
   const config = peftLora.fromJson(files.config, files.tensors);
   const table = [...files.tensors.keys()].find((name) => /\.(?:lora_embedding_[AB]|base_layer\.weight)$/.test(name));

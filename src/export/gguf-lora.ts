@@ -2,6 +2,7 @@ import { mkdir } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { ConfigError, ModelError } from "../errors.js";
 import { readAdapterConfig } from "../io/adapters/adapter-folder.js";
+import { requireNoBaseAdapters } from "../io/adapters/base-adapters.js";
 import { ggufShape } from "../io/gguf/config.js";
 import { reorderRows } from "../io/gguf/names.js";
 import { type GgufTensorSource, writeGguf } from "../io/gguf/writer.js";
@@ -19,6 +20,7 @@ import { ggufTensorName, headsOf } from "./gguf-file.js";
  */
 export async function writeGgufLora(path: string, folder: string, base: ModelFiles): Promise<void> {
   const json = await readAdapterConfig(folder);
+  requireNoBaseAdapters(folder, json);
   const isKnown = tuners.some((tuner) => tuner.adapter?.recognises(json));
   const opened = isKnown ? await openAdapter(folder, tuners) : null;
   const scaleAt = opened?.tuning.scaleAt;

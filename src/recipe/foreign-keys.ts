@@ -47,7 +47,8 @@ export const aliases: Readonly<Record<string, string>> = {
 /** What is accepted, but means something else here than in LLaMA-Factory: settings of ours, and others that are told when the run starts. */
 export const differently = {
   model_name_or_path: "a folder, a GGUF file or a repository of Hugging Face's hub; not of ModelScope or Modelers",
-  adapter_name_or_path: "one adapter in PEFT's format, not several; it is trained on",
+  adapter_name_or_path:
+    "one adapter in PEFT's format, which is trained on; several only with `create_new_adapter`: copies of them are saved with the new one",
   dataset: "also paths of files, which need no `dataset_info.json`: the format is found out",
   template:
     "where not set, the model's own; named ones are those of the families that run here, and told where they differ from the model's own",
@@ -396,10 +397,6 @@ export const refused = {
   init_lora_weights: { harmless: [true], why: "here `pissa_init` and `loftq_init` choose another start" },
   use_peft: { harmless: [true], why: "it is TRL's name of it", instead: "finetuning_type: full" },
   adapter_folder: { why: "`adapter_name_or_path` takes the whole path of the adapter" },
-  create_new_adapter: {
-    why: "the new adapter would be right only on the old one's merged model, and say it belongs to the base: merge first (`attune export --adapter OLD --to hf --out merged`)",
-    instead: "model_name_or_path: merged",
-  },
   train_from_scratch: { why: "training starts from the weights of the base" },
   rope_scaling: { why: "RoPE is scaled as the model's config.json says" },
   shift_attn: { why: "LongLoRA's shifted attention is not there: attention is the model's own" },

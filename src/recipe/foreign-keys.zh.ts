@@ -13,7 +13,8 @@ export type Sentence =
 export const chinese: Readonly<Record<Sentence, string>> = {
   "a folder, a GGUF file or a repository of Hugging Face's hub; not of ModelScope or Modelers":
     "本地文件夹、GGUF 文件或 Hugging Face Hub 上的仓库；不支持 ModelScope 与 Modelers",
-  "one adapter in PEFT's format, not several; it is trained on": "一个 PEFT 格式的适配器（不能写多个），在其上继续训练",
+  "one adapter in PEFT's format, which is trained on; several only with `create_new_adapter`: copies of them are saved with the new one":
+    "一个 PEFT 格式的适配器，在其上继续训练；只有配合 `create_new_adapter` 才能写多个，它们的副本与新适配器一起保存",
   "also paths of files, which need no `dataset_info.json`: the format is found out":
     "也可以直接写文件路径，无需 `dataset_info.json`，格式会自动识别",
   "where not set, the model's own; named ones are those of the families that run here, and told where they differ from the model's own":
@@ -176,8 +177,6 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "null is not set here: an answer without thoughts learns its empty thought, as under true":
     "null 在这里等于未设置：没有思考的回答会学习空的思考，与 true 相同",
   "`adapter_name_or_path` takes the whole path of the adapter": "请在 `adapter_name_or_path` 中写适配器的完整路径",
-  "the new adapter would be right only on the old one's merged model, and say it belongs to the base: merge first (`attune export --adapter OLD --to hf --out merged`)":
-    "新适配器只在合并了旧适配器的模型上才正确，却会注明属于原基座：请先合并（`attune export --adapter OLD --to hf --out merged`）",
   "training starts from the weights of the base": "训练从基座的权重开始",
   "RoPE is scaled as the model's config.json says": "RoPE 按模型的 config.json 缩放",
   "LongLoRA's shifted attention is not there: attention is the model's own": "没有 LongLoRA 的移位注意力：使用模型自身的注意力",

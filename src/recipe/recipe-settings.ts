@@ -6,8 +6,10 @@ export interface RecipeSettings {
   readonly model_name_or_path: string;
   /** Branch, tag or commit of the repository; the same as `owner/name@revision` in the name. Default: `main`. */
   readonly model_revision?: string | undefined;
-  /** An adapter to continue training from. */
+  /** An adapter to continue training from; with create_new_adapter, those to train a new one over, by commas. */
   readonly adapter_name_or_path?: string | null | undefined;
+  /** Merge the adapters of adapter_name_or_path into the base, in f32, and train a new one over them; their copies are saved with it, in base_adapters. Default: `false`. */
+  readonly create_new_adapter?: boolean | undefined;
   /** What is minimised. Default: `sft`. */
   readonly stage?: "sft" | "pt" | "classification" | undefined;
   /** Which parameters train, and how they enter the model. Default: `lora`. */

@@ -49,6 +49,14 @@ const numberList = z
 
 const count = z.int().min(1);
 
+/** The adapters that a setting names, by commas as LLaMA-Factory has them. */
+export function adapterNames(setting: string): string[] {
+  return setting
+    .split(",")
+    .map((name) => name.trim())
+    .filter((name) => name !== "");
+}
+
 /** A limit far above any use: counts stay exact, and loops end. */
 export const maxSteps = 1e8;
 
@@ -59,7 +67,18 @@ const model = {
     .min(1)
     .default("main")
     .describe("branch, tag or commit of the repository; the same as `owner/name@revision` in the name"),
-  adapter_name_or_path: z.string().min(1).nullable().default(null).describe("an adapter to continue training from"),
+  adapter_name_or_path: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .describe("an adapter to continue training from; with create_new_adapter, those to train a new one over, by commas"),
+  create_new_adapter: z
+    .boolean()
+    .default(false)
+    .describe(
+      "merge the adapters of adapter_name_or_path into the base, in f32, and train a new one over them; their copies are saved with it, in base_adapters",
+    ),
 };
 
 const method = {

@@ -1,6 +1,8 @@
 import type { Device } from "../core/device.js";
 import { Rng } from "../core/rng.js";
 import type { SymbolicDevice } from "../core/symbolic.js";
+import type { Tensor } from "../core/tensor.js";
+import { ConfigError } from "../errors.js";
 import type { ModelFiles } from "../io/model-files.js";
 import type { LanguageModel } from "../models/language-model.js";
 import { buildModel, loadModel, placeWeights } from "../models/load.js";
@@ -9,7 +11,7 @@ import { Optimizer, type RuleSettings } from "../optim/optimizer.js";
 import { type OptimizerName, optimizerNamed } from "../optim/optimizers.js";
 import { weightDecays } from "../optim/weight-decay.js";
 import { SharedBase } from "../tuners/shared-base.js";
-import { openTuned, readInto } from "../tuners/tuned-files.js";
+import { mergeBaseAdapter, type OpenedAdapter, openTuned, readInto, readValues } from "../tuners/tuned-files.js";
 import type { Start, Tuning } from "../tuners/tuner.js";
 
 /** What the model that trains is put together from. */
@@ -17,6 +19,8 @@ export interface Parts {
   /** The base, with the config of the model that trains. */
   readonly files: ModelFiles;
   readonly tuning: Tuning;
+  /** Merged into the base before the method is put on it. */
+  readonly baseAdapters?: readonly OpenedAdapter[];
   /** Draws the weights that begin by chance. */
   readonly seed: number;
   readonly gradientCheckpointing: boolean;
@@ -67,10 +71,16 @@ export async function assemble(
   parts: Parts,
   { weightsFrom, start, hasNewHead, onBase }: Beginning,
 ): Promise<Trainee> {
-  const { files, tuning, seed, keepsBase = false, onNotice = () => {} } = parts;
+  const { files, tuning, baseAdapters = [], seed, keepsBase = false, onNotice = () => {} } = parts;
   const model = await loadModel(device, files, hasNewHead ? Rng.for(seed, "head") : undefined, (unread) =>
-    tuning.storing?.(unread, onNotice),
+    storingOf(parts, unread, onNotice),
   );
+  try {
+    for (const adapter of baseAdapters) mergeBaseAdapter(model, adapter, await readValues(adapter));
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
   const base = new SharedBase(model);
   try {
     settle(model, parts);
@@ -93,12 +103,28 @@ export function sketch(device: SymbolicDevice, parts: Parts): Trainee {
   placeWeights(
     model,
     files,
-    tuning.storing?.(model, () => {}),
+    storingOf(parts, model, () => {}),
   );
+  for (const adapter of parts.baseAdapters ?? []) mergeBaseAdapter(model, adapter, null);
   settle(model, parts);
   const base = new SharedBase(model);
   base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), keepsBase });
   return withOptimizer(base, parts);
+}
+
+/** Throws, while weights are stored, ConfigError where adapters would have to be merged into a base that the method quantizes. */
+function storingOf({ tuning, baseAdapters = [] }: Parts, unread: LanguageModel, notify: (message: string) => void) {
+  const store = tuning.storing?.(unread, notify);
+  if (store === undefined || baseAdapters.length === 0) return store;
+  return (name: string, read: Tensor): Tensor => {
+    const stored = store(name, read);
+    if (stored === read) return read;
+    stored.dispose();
+    throw new ConfigError(
+      "create_new_adapter: the old adapters are merged into the base in f32, and this method would quantize that base: export a merged model " +
+        "(attune export --to hf), and name it as model_name_or_path",
+    );
+  };
 }
 
 function settle(model: LanguageModel, { gradientCheckpointing, disableDropout, noiseAlpha = 0 }: Parts): void {

@@ -3,12 +3,24 @@ import { copyOf } from "../core/linalg.js";
 import { Rng } from "../core/rng.js";
 import { unscoped } from "../core/tensor.js";
 import { ClosedError, ConfigError } from "../errors.js";
+import { baseAdaptersIn } from "../io/adapters/base-adapters.js";
 import type { LanguageModel, ModelShape } from "../models/language-model.js";
 import { placeHead } from "../models/load.js";
 import { Module, Parameter } from "../nn/module.js";
 import { tuners } from "./index.js";
 import { trainModules } from "./train-whole.js";
-import { type OpenedAdapter, openAdapter, placeAdapter, placeTuned, readInto, type WeightFiles } from "./tuned-files.js";
+import {
+  type AdapterValues,
+  mergeBaseAdapter,
+  type OpenedAdapter,
+  openAdapter,
+  openBaseAdapters,
+  placeAdapter,
+  placeTuned,
+  readInto,
+  readValues,
+  type WeightFiles,
+} from "./tuned-files.js";
 import type { Tuning } from "./tuner.js";
 
 /** What a place of a model can hold. */
@@ -118,7 +130,7 @@ export class SharedBase {
   }
 
   /**
-   * Loads an adapter from a folder, with the head that it may bring. Whatever is in use can be used meanwhile; the name is there when all of it is.
+   * Loads an adapter from a folder, with the head that it may bring, and with the adapters below it, merged into weights of its own. Whatever is in use can be used meanwhile; the name is there when all of it is.
    * Throws ConfigError if the name is taken or the adapter's settings match nothing in the model, ModelError if it is none that attune knows or was
    * made for another base.
    */
@@ -127,8 +139,14 @@ export class SharedBase {
     this.#loading.add(name);
     try {
       const opened = await openAdapter(folder, tuners);
+      const below: [OpenedAdapter, AdapterValues][] = [];
+      for (const adapter of await openBaseAdapters(baseAdaptersIn(folder, opened.files.config), tuners))
+        below.push([adapter, await readValues(adapter)]);
       let parameters = new Map<string, Parameter>();
       const sitting = this.#place((model) => {
+        const settle = below.length > 0 ? standInForWeights(model) : () => {};
+        for (const [adapter, values] of below) mergeBaseAdapter(model, adapter, values);
+        settle();
         parameters = placeAdapter(model, opened, new Rng(0));
       });
       try {
@@ -303,9 +321,12 @@ function standInForWeights(model: LanguageModel): () => void {
     owner[name] = standIn;
   }
   return () => {
-    for (const { owner, name, base } of places) {
-      const standIn = standIns.get(base)!;
-      if (owner[name] === standIn && !standIn.requiresGrad) owner[name] = base;
+    const bases = new Map([...standIns].map(([base, standIn]) => [standIn, base]));
+    const moved = [...placesOf(model)]; // a method may have put a part of the base elsewhere
+    for (const { owner, name } of [...places, ...moved]) {
+      const standIn = owner[name] as Parameter;
+      const base = bases.get(standIn);
+      if (base !== undefined && !standIn.requiresGrad) owner[name] = base;
     }
     for (const [base, standIn] of standIns) {
       if (!standIn.requiresGrad) standIn.dispose();

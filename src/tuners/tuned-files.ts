@@ -1,8 +1,15 @@
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { Rng } from "../core/rng.js";
-import { ModelError } from "../errors.js";
-import { type AdapterFiles, type AdapterOrigin, checkTensors, readAdapterConfig } from "../io/adapters/adapter-folder.js";
+import { Rng } from "../core/rng.js";
+import { ConfigError, ModelError } from "../errors.js";
+import {
+  type AdapterFiles,
+  type AdapterOrigin,
+  adapterConfigName,
+  checkTensors,
+  readAdapterConfig,
+} from "../io/adapters/adapter-folder.js";
+import { baseAdaptersIn, copyBaseAdapters } from "../io/adapters/base-adapters.js";
 import { modulesToSaveOf } from "../io/adapters/peft.js";
 import { namesIn, writeFileAtomic } from "../io/disk.js";
 import { openModelFolder } from "../io/hf-folder.js";
@@ -125,6 +132,73 @@ export async function settingsOfAdapter(folder: string, tuners: readonly Tuner[]
   return { tuner, config: reader.fromJson(json, tensors) };
 }
 
+/**
+ * Opens the adapters in folders, and before each those that it has below it: all are merged into a base, in this order, before anything else sits on it.
+ * Throws ModelError, and ConfigError for a method that cannot be merged.
+ */
+export async function openBaseAdapters(folders: readonly string[], tuners: readonly Tuner[]): Promise<OpenedAdapter[]> {
+  const all: OpenedAdapter[] = [];
+  const open = async (folder: string) => {
+    const opened = await openAdapter(folder, tuners);
+    for (const below of baseAdaptersIn(folder, opened.files.config)) await open(below);
+    all.push(opened);
+    if (all.length > maxBaseAdapters) throw new ModelError(`${folders[0]}: has more than ${maxBaseAdapters} adapters below it.`);
+    if (opened.tuning.merge === undefined)
+      throw new ConfigError(
+        `${folder}: ${opened.tuner.name} cannot be merged: it adds parts to the model that ordinary weights cannot hold. So no new adapter can be ` +
+          "trained over it; go on from it with create_new_adapter=false",
+      );
+  };
+  for (const folder of folders) await open(folder);
+  return all;
+}
+
+const maxBaseAdapters = 64;
+
+/** The folders of the adapters that belong below what a folder holds: none where it holds no adapter. Throws ModelError. */
+export async function baseAdaptersBelow(folder: string): Promise<string[]> {
+  if (!(await namesIn(folder)).includes(adapterConfigName)) return [];
+  return baseAdaptersIn(folder, await readAdapterConfig(folder));
+}
+
+/** Copies adapters to where those that are trained over them find them: `copyBaseAdapters`. */
+export async function keepBaseAdapters(folders: readonly string[], into: string, tuners: readonly Tuner[]): Promise<void> {
+  await copyBaseAdapters(folders, into, async (folder) => (await openAdapter(folder, tuners)).files);
+}
+
+/** The numbers of an adapter, by the names of its tensors. */
+export type AdapterValues = ReadonlyMap<string, Uint8Array>;
+
+/** Throws ModelError if a value is NaN or infinite. */
+export async function readValues({ files }: OpenedAdapter): Promise<AdapterValues> {
+  const values = new Map<string, Uint8Array>();
+  for (const name of files.tensors.keys()) values.set(name, await files.readTensor(name));
+  return values;
+}
+
+/**
+ * Merges adapters into a loaded model, in f32: it is the base of what comes over them. On shapes alone no values are given. Throws as `placeAdapter`, and
+ * ConfigError for a head that the model has not.
+ */
+export function mergeBaseAdapter(model: LanguageModel, opened: OpenedAdapter, values: AdapterValues | null): void {
+  const { files, tuning } = opened;
+  if (model.head === null && files.tensors.has(`${model.headName}.weight`))
+    throw new ConfigError(
+      `${files.path}: brings a head (${model.headName}), which the base has not: it was trained for another task`,
+    );
+  const parameters = placeAdapter(model, opened, new Rng(0));
+  if (values !== null)
+    for (const [name, { value, isStoredTransposed }] of parameters)
+      setValues(value, values.get(name)!, files.tensors.get(name)!.dtype, isStoredTransposed);
+  tuning.merge!(model);
+  model.freeze();
+  const inUse = new Set([...model.namedParameters()].map(([, parameter]) => parameter));
+  for (const parameter of inUse) {
+    parameter.isSaved = false; // with the adapter that is merged now, not with what comes over it
+    if (parameter.original !== null && !inUse.has(parameter.original)) parameter.original.dispose();
+  }
+}
+
 /** An adapter on disk whose settings are read, before it is put on a model. */
 export interface OpenedAdapter {
   readonly tuner: Tuner;
@@ -164,7 +238,10 @@ function placeBaseLayers(model: LanguageModel, { tensors }: WeightFiles): void {
   saveCopies(model, (path) => path.endsWith(".base_layer.weight") && tensors.has(path));
 }
 
-/** Applies an adapter from disk to a loaded model, for use. Returns what it is. Throws as `placeAdapter`. */
+/**
+ * Applies an adapter from disk to a loaded model, for use; those below it are merged. Returns what it is. Throws as `placeAdapter` and
+ * `openBaseAdapters`.
+ */
 export async function applyAdapter(
   folder: string,
   model: LanguageModel,
@@ -172,6 +249,8 @@ export async function applyAdapter(
   rng: Rng,
 ): Promise<OpenedAdapter> {
   const opened = await openAdapter(folder, tuners);
+  for (const below of await openBaseAdapters(baseAdaptersIn(folder, opened.files.config), tuners))
+    mergeBaseAdapter(model, below, await readValues(below));
   await readInto(placeAdapter(model, opened, rng), opened.files);
   return opened;
 }

@@ -1,7 +1,7 @@
 import { basename } from "node:path";
 import { hubName, licenseOf, type ModelCard } from "../../io/model-card.js";
 import type { ModelFiles } from "../../io/model-files.js";
-import type { Recipe } from "../../recipe/schema.js";
+import { adapterNames, type Recipe } from "../../recipe/schema.js";
 import type { RunResults } from "../../runs/events.js";
 import type { Tuning } from "../../tuners/tuner.js";
 import type { RunData } from "./run-data.js";
@@ -10,6 +10,8 @@ import type { RunData } from "./run-data.js";
 export interface CardSubject {
   readonly recipe: Recipe;
   readonly tuning: Tuning;
+  /** The adapters that were merged first, as they lie in the folder, in their order. */
+  readonly baseAdapters: readonly string[];
   readonly files: ModelFiles;
   readonly data: RunData;
   readonly results: RunResults;
@@ -17,7 +19,7 @@ export interface CardSubject {
 }
 
 /** The card of what a run leaves: what it was made of and how, what came out, and how to load it. */
-export async function cardOf({ recipe, tuning, files, data, results, steps }: CardSubject): Promise<ModelCard> {
+export async function cardOf({ recipe, tuning, baseAdapters, files, data, results, steps }: CardSubject): Promise<ModelCard> {
   const isClassifier = data.task.taskType === "SEQ_CLS";
   const library = tuning.adapter?.library.name ?? "transformers";
   const base = hubName(recipe.model_name_or_path) ?? hubName(String(files.config._name_or_path ?? ""));
@@ -44,8 +46,15 @@ export async function cardOf({ recipe, tuning, files, data, results, steps }: Ca
     ...(results.eval_loss === undefined ? [] : [["held-out loss", number(results.eval_loss)] as [string, string]]),
     ...numbersOf(results.eval_metrics ?? {}).map(([key, value]): [string, string] => [key, number(value)]),
   ];
+  if (baseAdapters.length > 0)
+    rows.splice(2, 0, ["trained over the adapters", baseAdapters.map((name) => `\`${name}\``).join(", ")]);
   if (recipe.adapter_name_or_path !== null)
-    rows.splice(2, 0, ["went on from the adapter", basename(recipe.adapter_name_or_path)]);
+    rows.splice(2, 0, [
+      recipe.create_new_adapter ? "a new adapter over" : "went on from the adapter",
+      adapterNames(recipe.adapter_name_or_path)
+        .map((path) => basename(path))
+        .join(", "),
+    ]);
   const cell = (text: string) => text.replaceAll("|", "\\|").replaceAll("\n", " ");
   const body = [
     `# ${cell(basename(recipe.output_dir))}`,
@@ -54,7 +63,7 @@ export async function cardOf({ recipe, tuning, files, data, results, steps }: Ca
     "All settings stand in `recipe.yaml`, all results in `all_results.json`.",
     "## How to load it",
     attuneUse(tuning.adapter !== undefined, isClassifier, shownBase),
-    tuning.adapter?.library.loading({ isClassifier }) ?? wholeModelLoading(isClassifier),
+    tuning.adapter?.library.loading({ isClassifier, baseAdapters }) ?? wholeModelLoading(isClassifier),
     license === null
       ? "The licence of the base model holds for what was made from it; its files here do not name one."
       : `The base model's licence is ${license}; it holds for what was made from it, too.`,

@@ -1,4 +1,5 @@
 import { availableParallelism } from "node:os";
+import { relative } from "node:path";
 import { z } from "zod";
 import { Rng } from "../../core/rng.js";
 import { fastestCompute, loadEngine } from "../../engine/load.js";
@@ -12,7 +13,7 @@ import { settleTying } from "../../models/load.js";
 import { objectives } from "../../objectives/index.js";
 import { optimizerNamed } from "../../optim/optimizers.js";
 import { needlessOnOneCpu } from "../../recipe/foreign-keys.js";
-import { maxSteps, type Recipe } from "../../recipe/schema.js";
+import { adapterNames, maxSteps, type Recipe } from "../../recipe/schema.js";
 import { during } from "../../runs/during.js";
 import type { RunEvent } from "../../runs/events.js";
 import type { RunContext } from "../../runs/run.js";
@@ -22,7 +23,13 @@ import { checkFinite, loadCheckpoint, startOfRun } from "../../train/checkpoint.
 import { isUnfinished, noProgress, type Progress, type TrainSettings, train } from "../../train/loop.js";
 import type { StepPlan } from "../../train/step-plan.js";
 import { tuners } from "../../tuners/index.js";
-import { settingsOfAdapter } from "../../tuners/tuned-files.js";
+import {
+  baseAdaptersBelow,
+  keepBaseAdapters,
+  type OpenedAdapter,
+  openBaseAdapters,
+  settingsOfAdapter,
+} from "../../tuners/tuned-files.js";
 import type { Start, Tuner, Tuning } from "../../tuners/tuner.js";
 import { defineBackend } from "../backend.js";
 import { cardOf } from "./card.js";
@@ -59,9 +66,12 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   const objective = objectives.find(({ name }) => name === recipe.stage)!;
   const base = await settleTying(yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe, signal, emit)));
   const tuning = yield* during<RunEvent, Tuning>((emit) => tuningOf(recipe, tuner, emit));
+  const baseFolders = await baseFoldersOf(recipe, tuning, resumeFrom);
+  const baseAdapters = await openBaseAdapters(baseFolders, tuners);
+  if (baseFolders.length > 0) yield warning(aboutBase(baseFolders));
   if (recipe.save_dtype !== null && tuning.adapter !== undefined)
     yield warning(`save_dtype changes nothing: ${recipe.finetuning_type} saves an adapter, in f32`);
-  const maxTokens = checkModel(recipe, partsOf(recipe, base, tuning), objective);
+  const maxTokens = checkModel(recipe, partsOf(recipe, base, tuning, baseAdapters), objective);
   if (maxTokens < recipe.cutoff_len) yield info(`cutoff_len is ${maxTokens} here: the model has no more positions`);
 
   const startedAt = resumeFrom === null ? new Date() : await startOfRun(resumeFrom);
@@ -71,7 +81,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   const { task, trainRows, evalRows, plan } = data;
   const questions = questionsOf(recipe, data);
   const files = { ...base, config: task.modelConfig ?? base.config };
-  const parts = { ...partsOf(recipe, files, tuning), keepsBase: task.usesBase === true };
+  const parts = { ...partsOf(recipe, files, tuning, baseAdapters), keepsBase: task.usesBase === true };
 
   const engine = loadEngine();
   if (config.threads !== null) engine.setThreads(checkedThreads(config.threads));
@@ -90,7 +100,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
       { kernels: engine, compute },
       { ...parts, onNotice: tell },
       {
-        weightsFrom: resumeFrom ?? recipe.adapter_name_or_path,
+        weightsFrom: resumeFrom ?? (recipe.create_new_adapter ? null : recipe.adapter_name_or_path),
         start: startFor(recipe, data),
         hasNewHead: classesOf(base.config) === null,
         onBase: (model) => noticesOf(model).forEach(tell),
@@ -99,7 +109,9 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   });
   try {
     const { base: shared, optimizer } = trainee;
-    const output = new Output(recipe, trainee, { files, tuning, data, startedAt, trainerState });
+    await keepBaseAdapters(baseFolders, recipe.output_dir, tuners);
+    const baseAdapterCount = baseFolders.length;
+    const output = new Output(recipe, trainee, { files, tuning, baseAdapterCount, data, startedAt, trainerState });
     const progress = noProgress();
     if (resumeFrom !== null) await loadCheckpoint(resumeFrom, optimizer, progress, data.identity);
     if (!recipe.do_train) progress.isEvaluationDue = recipe.do_eval;
@@ -149,7 +161,15 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
     }
     const results = resultsOf(progress, { best, predictions, counts, machine, flopsPerToken, secondsToFirstStep });
     if (recipe.do_train) {
-      const card = await cardOf({ recipe, tuning, files, data, results, steps: progress.step });
+      const card = await cardOf({
+        recipe,
+        tuning,
+        baseAdapters: await mergedFirst(recipe.output_dir),
+        files,
+        data,
+        results,
+        steps: progress.step,
+      });
       const left = await writeModelCard(recipe.output_dir, card);
       if (left !== null) yield warning(left);
     }
@@ -193,7 +213,7 @@ async function findModel(recipe: Recipe, signal: AbortSignal, emit: Emit): Promi
 /** The method with its settings: the recipe's, or those of the adapter that training goes on from. */
 async function tuningOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<Tuning> {
   const from = recipe.adapter_name_or_path;
-  if (from === null) return tuner.bind(recipe.tuner);
+  if (from === null || recipe.create_new_adapter) return tuner.bind(recipe.tuner);
   const adapter = await settingsOfAdapter(from, [tuner, ...tuners]);
   if (adapter.tuner !== tuner)
     throw new ConfigError(
@@ -204,11 +224,42 @@ async function tuningOf(recipe: Recipe, tuner: Tuner, emit: Emit): Promise<Tunin
   return tuner.bind({ ...(adapter.config as object), ...Object.fromEntries(ofRun) });
 }
 
+/** The folders of the adapters that the run's own is trained over: in a run that goes on, the copies that it made. Throws ConfigError, ModelError. */
+async function baseFoldersOf(recipe: Recipe, tuning: Tuning, resumeFrom: string | null): Promise<string[]> {
+  const { adapter_name_or_path: from, create_new_adapter: isNew } = recipe;
+  if (from === null) return [];
+  if (isNew && tuning.adapter === undefined)
+    throw new ConfigError(
+      `create_new_adapter: ${recipe.finetuning_type} trains the model itself and makes no adapter: export a merged model, and name it as model_name_or_path`,
+    );
+  if (resumeFrom !== null) return baseAdaptersBelow(resumeFrom);
+  const isOverwritten = (folder: string) => /^(base_adapters([/\\].*)?)?$/.test(relative(recipe.output_dir, folder));
+  if (isNew && adapterNames(from).some(isOverwritten))
+    throw new ConfigError(
+      "create_new_adapter: the old adapter lies in output_dir: choose another output_dir, so that it stays as it is",
+    );
+  return isNew ? adapterNames(from) : baseAdaptersBelow(from);
+}
+
+/** The adapters below the one in a folder, relative to it and in the order in which they are merged. */
+async function mergedFirst(folder: string): Promise<string[]> {
+  const opened = await openBaseAdapters(await baseAdaptersBelow(folder), tuners);
+  return opened.map(({ files }) => relative(folder, files.path).replaceAll("\\", "/"));
+}
+
+function aboutBase(folders: readonly string[]): string {
+  return (
+    `trained over ${folders.join(", ")}: merged into the base, in f32. The new adapter is right only over them: they are copied to base_adapters in output_dir, ` +
+    "where attune finds them. PEFT does not, and has to merge them first, as README.md there shows"
+  );
+}
+
 /** What the recipe says of the model that trains. */
-function partsOf(recipe: Recipe, files: ModelFiles, tuning: Tuning): Parts {
+function partsOf(recipe: Recipe, files: ModelFiles, tuning: Tuning, baseAdapters: readonly OpenedAdapter[]): Parts {
   return {
     files,
     tuning,
+    baseAdapters,
     seed: recipe.seed,
     gradientCheckpointing: recipe.gradient_checkpointing,
     disableDropout: recipe.disable_dropout,

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import type { AdapterOrigin } from "../../io/adapters/adapter-folder.js";
+import { baseAdapterNames } from "../../io/adapters/base-adapters.js";
 import { pruneCheckpoints, verifyFolder } from "../../io/checkpoint.js";
 import { writeFileAtomic } from "../../io/disk.js";
 import type { ModelFiles } from "../../io/model-files.js";
@@ -10,7 +11,8 @@ import { type Trainee, trainedName } from "../../train/assemble.js";
 import { saveCheckpoint } from "../../train/checkpoint.js";
 import { weightsRanAway } from "../../train/diverged.js";
 import type { Progress } from "../../train/loop.js";
-import { collectTuned, openTuned, readInto, writeTuned } from "../../tuners/tuned-files.js";
+import { tuners } from "../../tuners/index.js";
+import { collectTuned, keepBaseAdapters, openTuned, readInto, writeTuned } from "../../tuners/tuned-files.js";
 import type { Tuning } from "../../tuners/tuner.js";
 import type { RunData } from "./run-data.js";
 
@@ -19,6 +21,8 @@ interface Origin {
   /** The base, with the config of the model that trains. */
   readonly files: ModelFiles;
   readonly tuning: Tuning;
+  /** How many adapters lie in the output folder that the run's own is trained over. */
+  readonly baseAdapterCount: number;
   readonly data: RunData;
   /** When the run began, or that which it goes on with. */
   readonly startedAt: Date;
@@ -41,7 +45,9 @@ export class Output {
   /** Writes what others load, and what they need beside it: in a checkpoint in f32, so that training goes on exactly. Throws DivergedError if the weights have run away, NoSpaceError. */
   async writeModel(path: string, { step }: Progress, { isCheckpoint = false } = {}): Promise<void> {
     const { base, parameters } = this.#trainee;
-    const { files, tuning, data } = this.#origin;
+    const { files, tuning, baseAdapterCount, data } = this.#origin;
+    const { output_dir } = this.#recipe;
+    const baseAdapters = baseAdapterNames(baseAdapterCount);
     const { save_dtype } = this.#recipe;
     const size = squares([...parameters.values()].map(({ value }) => value));
     const isSane = size === null || Number.isFinite(await size.item());
@@ -53,8 +59,14 @@ export class Output {
         config: files.config,
         ...(data.task.taskType !== undefined && { taskType: data.task.taskType }),
         modulesToSave: model.headModules,
+        baseAdapters,
         ...(!isCheckpoint && save_dtype !== null && { types: savedTypes(save_dtype, files) }),
       }),
+    );
+    await keepBaseAdapters(
+      baseAdapters.map((name) => join(output_dir, name)),
+      path,
+      tuners,
     );
     await writeTuned(path, tuned);
     const ofModel = tuning.adapter === undefined && data.task.taskType === undefined;

@@ -33,6 +33,8 @@ export interface AdapterOrigin {
   readonly taskType?: string;
   /** Modules that were trained whole beside what the method trains, by the end of their names: a head. */
   readonly modulesToSave?: readonly string[];
+  /** Folders inside the adapter's of the adapters that were merged into the base before: `baseAdaptersIn`. */
+  readonly baseAdapters?: readonly string[];
   /** Where a whole model is saved: the types to round its weights to, by their names, and the one that config.json names. */
   readonly types?: { of(name: string): "f32" | "f16" | "bf16"; readonly named: string };
 }
@@ -44,8 +46,8 @@ export interface AdapterOrigin {
 export interface AdapterLibrary {
   /** The hub's word for it. */
   readonly name: string;
-  /** Markdown for a card: with which releases, and how, Python loads its adapters. */
-  loading(of: { readonly isClassifier: boolean }): string;
+  /** Markdown for a card: with which releases, and how, Python loads its adapters; `baseAdapters` are merged first. */
+  loading(of: { readonly isClassifier: boolean; readonly baseAdapters: readonly string[] }): string;
   /** Throws ModelError that names the file. */
   open(path: string): Promise<AdapterFiles>;
   /** `settings` are the method's part of adapter_config.json. Throws as `writeSafetensors`. */

@@ -13,6 +13,7 @@ import {
   adapterConfigName,
   readAdapterConfig,
 } from "./adapter-folder.js";
+import { baseAdaptersName } from "./base-adapters.js";
 
 /**
  * Adapter folders as AdapterHub's `adapters` writes and reads them: `adapter_config.json` and `adapter.safetensors`; for a head that was
@@ -160,7 +161,9 @@ async function save(
     await writeSafetensors(join(path, head.safe), ofHead);
     await writeJson(join(path, head.config), { ...common, name: null, config: null, label2id, num_labels: numLabels });
   }
-  await writeJson(join(path, adapterConfigName), { ...common, name: adapterName, ...settings });
+  const { baseAdapters = [] } = origin;
+  const below = baseAdapters.length > 0 && { [baseAdaptersName]: baseAdapters };
+  await writeJson(join(path, adapterConfigName), { ...common, name: adapterName, ...settings, ...below });
 }
 
 /** The class of transformers in which the adapter was trained: the library compares it before it loads a head. */

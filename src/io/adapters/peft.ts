@@ -15,6 +15,7 @@ import {
   readAdapterConfig,
   shownPath,
 } from "./adapter-folder.js";
+import { baseAdaptersName } from "./base-adapters.js";
 
 /**
  * Adapter folders as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`. `promptName` is given by methods of prompt
@@ -26,11 +27,12 @@ export function peft(promptName: string | null = null): AdapterLibrary {
     name: "peft",
     loading: (of) => loadingWithPeft({ ...of, isPrompt: promptName !== null }),
     open: (path) => openAdapter(path, promptName),
-    save: (path, settings, { name, taskType = "CAUSAL_LM", modulesToSave = [] }, tensors) => {
+    save: (path, settings, { name, taskType = "CAUSAL_LM", modulesToSave = [], baseAdapters = [] }, tensors) => {
       const common = { task_type: taskType, base_model_name_or_path: name, inference_mode: true };
       const whole = [...new Set([...modulesToSaveOf(settings), ...modulesToSave])];
       const config = { ...common, ...settings, ...(whole.length > 0 && { modules_to_save: whole }) };
-      return saveAdapter(path, withPeftType(config, "settings"), tensors, promptName);
+      const withBase = baseAdapters.length === 0 ? config : { ...config, [baseAdaptersName]: baseAdapters };
+      return saveAdapter(path, withPeftType(withBase, "settings"), tensors, promptName);
     },
   };
 }
@@ -93,6 +95,7 @@ const commonKeys = new Set([
   "inference_mode",
   "modules_to_save",
   "peft_version",
+  baseAdaptersName, // attune's own
   "auto_mapping", // checked when the file is read
 ]);
 
@@ -187,16 +190,32 @@ export async function saveAdapter(
  * PEFT 0.21 feeds a prompt or prefix to transformers 5.24's cache so that `generate` writes another text than the model says, without a word; calls
  * of the model itself are right.
  */
-function loadingWithPeft({ isClassifier, isPrompt }: { isClassifier: boolean; isPrompt: boolean }): string {
-  const kind = isClassifier ? "AutoPeftModelForSequenceClassification" : "AutoPeftModelForCausalLM";
+function loadingWithPeft({
+  isClassifier,
+  isPrompt,
+  baseAdapters,
+}: {
+  readonly isClassifier: boolean;
+  readonly isPrompt: boolean;
+  readonly baseAdapters: readonly string[];
+}): string {
+  const task = isClassifier ? "SequenceClassification" : "CausalLM";
+  const isStacked = baseAdapters.length > 0;
   const load = [
     ...(isPrompt && !isClassifier ? ["import torch"] : []),
-    `from peft import ${kind}`,
-    "from transformers import AutoTokenizer",
+    `from peft import ${isStacked ? "PeftModel" : `AutoPeftModelFor${task}`}`,
+    `from transformers import ${isStacked ? `AutoModelFor${task}, ` : ""}AutoTokenizer`,
     "",
     'folder = "path/to/this/folder"',
     "tokenizer = AutoTokenizer.from_pretrained(folder)",
-    `model = ${kind}.from_pretrained(folder).eval()`,
+    ...(isStacked
+      ? [
+          `model = AutoModelFor${task}.from_pretrained("the base model")`,
+          `for below in ${JSON.stringify(baseAdapters)}:`,
+          '    model = PeftModel.from_pretrained(model, f"{folder}/{below}").merge_and_unload()',
+          "model = PeftModel.from_pretrained(model, folder).eval()",
+        ]
+      : [`model = AutoPeftModelFor${task}.from_pretrained(folder).eval()`]),
   ];
   const chat = [
     'messages = [{"role": "user", "content": "Hello!"}]',
@@ -222,5 +241,8 @@ function loadingWithPeft({ isClassifier, isPrompt }: { isClassifier: boolean; is
     isPrompt && !isClassifier
       ? " PEFT 0.21's own `generate` writes another text with virtual tokens under transformers 5.24, without an error; asked for one token after the other, as here, the model is right."
       : "";
-  return `Read by PEFT (0.21 with transformers 5.24 was tested).${warning}\n\n\`\`\`python\n${code}\n\`\`\``;
+  const order = isStacked
+    ? " **Not on the base alone:** this adapter was trained on the base with other adapters merged into it. They lie in this folder, and are merged first."
+    : "";
+  return `Read by PEFT (0.21 with transformers 5.24 was tested).${order}${warning}\n\n\`\`\`python\n${code}\n\`\`\``;
 }
