@@ -217,7 +217,7 @@ test("what cannot be stacked is refused before the run, with its reason", async 
   await assert.rejects(over({ adapter_name_or_path: `${old},${folder}/gone` }), /gone: no adapter here/);
   await assert.rejects(
     over({ create_new_adapter: false, adapter_name_or_path: `${old},${old}` }),
-    /set create_new_adapter: true/,
+    /one adapter, not several: set create_new_adapter: true/,
   );
   const hostile = alone(old, join(folder, "hostile"));
   const file = join(hostile, "adapter_config.json");

@@ -63,7 +63,7 @@ export function parseInference(source: RecipeSource, overrides: readonly string[
   const idle = Object.fromEntries(Object.entries(reasons).filter(([key]) => !Object.hasOwn(known, key)));
   const given = sortOut(named, { known, needless: idle, refused }, report);
   const recipe = validate(InferenceKeys, given, report);
-  refuseSeveralAdapters(given, report.problems);
+  refuseSeveralAdapters(given, report.problems, "export the model merged with the first, and name that as the base");
   if (recipe === undefined || report.problems.length > 0) throw new ConfigError(report.problems.join("\n"));
   return { recipe, notices: report.notices };
 }

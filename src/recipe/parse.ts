@@ -481,7 +481,12 @@ function relate(
   }
   if (recipe.dataset_dir.startsWith("REMOTE:"))
     refuse("dataset_dir", "dataset_dir: a dataset_info.json on the hub is not read; fetch it, and write its folder");
-  if (!recipe.create_new_adapter) refuseSeveralAdapters(given, problems);
+  if (!recipe.create_new_adapter)
+    refuseSeveralAdapters(
+      given,
+      problems,
+      "set create_new_adapter: true to train a new one over all of them, or name the last alone",
+    );
   if (recipe.adapter_name_or_path === null) notUsed("create_new_adapter", "adapter_name_or_path names no old one");
   if (recipe.train_on_prompt && recipe.mask_history) {
     refuse("mask_history", "mask_history counts only the last answer in the loss, train_on_prompt everything; remove one");
@@ -600,13 +605,11 @@ function nestedWhere(key: string, owner: string, given: Given, file: string): st
   return `${(given.get(key) ?? given.get(owner))?.where ?? file}: ${key}`;
 }
 
-/** LLaMA-Factory takes several adapters, by commas. */
-export function refuseSeveralAdapters(given: Given, problems: string[]): void {
+/** LLaMA-Factory takes several adapters, by commas; `advice` says what to do here. */
+export function refuseSeveralAdapters(given: Given, problems: string[], advice: string): void {
   const { value, where } = given.get("adapter_name_or_path") ?? {};
   if (typeof value === "string" && value.includes(","))
-    problems.push(
-      `${where}: adapter_name_or_path: one adapter, not several. To train, set create_new_adapter: true: all are merged, and a new one trains over them. Otherwise export the model merged with the first, and name that as the base`,
-    );
+    problems.push(`${where}: adapter_name_or_path: one adapter, not several: ${advice}`);
 }
 
 /** Checks how datasets are mixed. */
