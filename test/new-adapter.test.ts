@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
+import { everyMethod } from "../src/backends/index.js";
+import { readUse } from "../src/cli/recipe-use.js";
 import { Rng } from "../src/core/rng.js";
 import { SymbolicDevice } from "../src/core/symbolic.js";
 import { scope } from "../src/core/tensor.js";
@@ -13,6 +15,7 @@ import { asCausalLM } from "../src/models/causal-lm.js";
 import { loadModel } from "../src/models/load.js";
 import { packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
+import { parseInference } from "../src/recipe/inference.js";
 import { assemble, sketch } from "../src/train/assemble.js";
 import { tuners } from "../src/tuners/index.js";
 import { lora } from "../src/tuners/lora/lora.js";
@@ -137,6 +140,40 @@ async function logitsUnder(base: SharedBase, name: string | null): Promise<Float
   logits.dispose();
   return values;
 }
+
+test("the recipe of such a run stands for what it made, in chat and export", async () => {
+  const folder = makeFolder();
+  const [one, two] = [await trained(folder, "one"), await trained(folder, "two", { seed: 7 })];
+  const over = await trained(folder, "over", { adapter_name_or_path: `${one.path},${two.path}`, create_new_adapter: true });
+  const file = join(over.path, "recipe.yaml");
+  const { recipe } = parseInference({ text: readFileSync(file, "utf8"), file }, [], everyMethod);
+  assert.equal(recipe.adapter_name_or_path, `${one.path},${two.path}`);
+  const use = await readUse({ source: { text: readFileSync(file, "utf8"), file }, overrides: [] }, []);
+  assert.deepEqual(use.result, { adapter: over.path });
+  const text = "model_name_or_path: x\nadapter_name_or_path: a,b\ncreate_new_adapter: true\n";
+  assert.throws(() => parseInference({ text, file: "chat.yaml" }, [], everyMethod), /chat\.yaml:2: .*one adapter, not several/);
+});
+
+for (const [method, settings] of [
+  ["p-tuning", { num_virtual_tokens: 3 }],
+  ["prefix-tuning", { num_virtual_tokens: 3 }],
+  ["adapter", {}],
+] as const)
+  test(`${method} over a LoRA: what it is alone on the merged base, it is on a shared one`, async () => {
+    const folder = makeFolder();
+    const one = await trained(folder, "one");
+    const over = await trained(folder, "over", {
+      ...{ adapter_name_or_path: one.path, create_new_adapter: true, finetuning_type: method },
+      ...{ packing: false, lora_dropout: undefined, ...settings },
+    });
+    const base = new SharedBase((await loadTinyLlama("tied")).model);
+    await base.load("over", over.path);
+    const ours = await logitsUnder(base, "over");
+    base.dispose();
+    assert.deepEqual(ours, await logitsOver(over.path));
+    assert.notDeepEqual(ours, await logitsOver(alone(over.path, join(folder, "alone"))));
+    assertClose(ours, await logitsOver(one.path, alone(over.path, join(folder, "alone"))), 1e-5, "merged by hand");
+  });
 
 test("on a shared base, an adapter with others below it leaves the base and its neighbours bit by bit as they are", async () => {
   const folder = makeFolder();

@@ -63,7 +63,9 @@ export function parseInference(source: RecipeSource, overrides: readonly string[
   const idle = Object.fromEntries(Object.entries(reasons).filter(([key]) => !Object.hasOwn(known, key)));
   const given = sortOut(named, { known, needless: idle, refused }, report);
   const recipe = validate(InferenceKeys, given, report);
-  refuseSeveralAdapters(given, report.problems, "export the model merged with the first, and name that as the base");
+  const isOfRun = named.has("output_dir") && named.get("create_new_adapter")?.value === true; // then they are what the run was trained over
+  if (!isOfRun)
+    refuseSeveralAdapters(given, report.problems, "export the model merged with the first, and name that as the base");
   if (recipe === undefined || report.problems.length > 0) throw new ConfigError(report.problems.join("\n"));
   return { recipe, notices: report.notices };
 }
