@@ -10,6 +10,7 @@ import { scope } from "../src/core/tensor.js";
 import { combineAdapters } from "../src/export/combine-adapters.js";
 import { exportModel } from "../src/export/export.js";
 import { Chat } from "../src/generate/chat.js";
+import { Classifier } from "../src/generate/classifier.js";
 import { openModelFolder } from "../src/io/hf-folder.js";
 import { asCausalLM } from "../src/models/causal-lm.js";
 import { loadModel } from "../src/models/load.js";
@@ -286,3 +287,41 @@ for (const [name, settings] of [
     await engine.sync();
     assert.equal(engine.stats().liveBytes, before);
   });
+
+test("a classifier trains over an old adapter, and over an old classifier begins with its head", async () => {
+  const folder = makeFolder();
+  const rows = join(folder, "labels.jsonl");
+  const texts = ["good", "fine", "bad", "poor"].map((text, i) => JSON.stringify({ text, label: i < 2 ? "yes" : "no" }));
+  writeFileSync(rows, texts.join("\n"));
+  const one = await trained(folder, "one");
+  const settings = {
+    stage: "classification",
+    dataset: [rows],
+    packing: false,
+    max_steps: 8,
+    num_train_epochs: 8,
+    create_new_adapter: true,
+  };
+  const over = await trained(folder, "over", { ...settings, adapter_name_or_path: one.path });
+  const again = await trained(folder, "again", {
+    ...settings,
+    adapter_name_or_path: over.path,
+    learning_rate: 1e-9,
+    max_steps: 1,
+  });
+  const scores = async (adapter: string) => {
+    const classifier = await Classifier.open({ model: join(tinyLlama, "tied"), adapter, compute: "f32" });
+    const found = await classifier.classify(["good", "bad"]);
+    classifier.close();
+    return Float32Array.from(found.flatMap(({ probabilities }) => Object.values(probabilities)));
+  };
+  const expected = await scores(over.path);
+  assertClose(await scores(again.path), expected, 1e-5, "over a classifier");
+  const without = await scores(alone(over.path, join(folder, "alone")));
+  assert.ok(
+    expected.some((value, i) => Math.abs(value - without[i]!) > 1e-3),
+    "the old adapter changes nothing: this test cannot fail",
+  );
+  const back = { adapter_name_or_path: over.path, create_new_adapter: true };
+  await assert.rejects(trained(folder, "back", back), /brings a head/);
+});

@@ -8,6 +8,7 @@ import { asCausalLM, type CausalLM } from "../models/causal-lm.js";
 import { firstBroken } from "../models/finite.js";
 import type { LanguageModel } from "../models/language-model.js";
 import { loadModel, type StoreWeight, settleTying } from "../models/load.js";
+import type { Parameter } from "../nn/module.js";
 import { tuners } from "../tuners/index.js";
 import { applyAdapter } from "../tuners/tuned-files.js";
 import type { Tuning } from "../tuners/tuner.js";
@@ -31,6 +32,8 @@ export interface Source {
 export interface OpenedBase {
   readonly model: CausalLM;
   readonly store: StoreWeight | undefined;
+  /** The weights as they were read. */
+  readonly own: ReadonlySet<Parameter>;
 }
 
 /** Opens a base to compute in f32, or as given. Throws ModelError. */
@@ -44,7 +47,7 @@ export async function openBase(
     return store;
   });
   try {
-    return { model: asCausalLM(model, "export"), store };
+    return { model: asCausalLM(model, "export"), store, own: new Set(parametersOf(model)) };
   } catch (error) {
     model.dispose();
     throw error;
@@ -76,11 +79,12 @@ export async function adapterOn(model: CausalLM, adapter: string): Promise<Tunin
  * without an adapter. Throws DivergedError if a number is not finite.
  */
 export async function mergeAndStore(
-  { model, store }: OpenedBase,
+  { model, store, own }: OpenedBase,
   tuning: Tuning | undefined,
   { files, type, readers }: { readonly files: ModelFiles; readonly type: NumberType; readonly readers: readonly Reader[] },
 ): Promise<(SurvivingChange | null)[]> {
-  const before = new Set([...model.namedParameters()].map(([, parameter]) => parameter));
+  // What is neither the base's own nor the adapter's was changed by the adapters below it.
+  const before = new Set(parametersOf(model).filter((part) => own.has(part) || part.requiresGrad || part.isSaved));
   const directions = await directionsOf(model, tuning);
   tuning?.merge?.(model);
   await requireFinite(model);
@@ -108,6 +112,8 @@ export async function requireFinite(model: LanguageModel): Promise<void> {
   const broken = await firstBroken(model.namedParameters());
   if (broken !== null) throw new DivergedError(`${broken} holds a number that is not finite: such a model is not exported`);
 }
+
+const parametersOf = (model: LanguageModel) => [...model.namedParameters()].map(([, parameter]) => parameter);
 
 /** Where the factors of a change are known, what it looks at, by the names of the weights that it changes. */
 async function directionsOf(model: CausalLM, tuning: Tuning | undefined): Promise<ReadonlyMap<string, Directions>> {

@@ -76,7 +76,10 @@ export async function assemble(
     storingOf(parts, unread, onNotice),
   );
   try {
-    for (const adapter of baseAdapters) mergeBaseAdapter(model, adapter, await readValues(adapter));
+    for (const adapter of baseAdapters) {
+      checkHead(model, adapter);
+      mergeBaseAdapter(model, adapter, await readValues(adapter));
+    }
   } catch (error) {
     model.dispose();
     throw error;
@@ -110,6 +113,14 @@ export function sketch(device: SymbolicDevice, parts: Parts): Trainee {
   const base = new SharedBase(model);
   base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), keepsBase });
   return withOptimizer(base, parts);
+}
+
+/** Throws ConfigError for an adapter with a head that what trains has no use for. */
+function checkHead({ head, headName }: LanguageModel, { files }: OpenedAdapter): void {
+  if (head === null && files.tensors.has(`${headName}.weight`))
+    throw new ConfigError(
+      `create_new_adapter: ${files.path} brings a head (${headName}), which this stage does not train: it was trained for another task`,
+    );
 }
 
 /** Throws, while weights are stored, ConfigError where adapters would have to be merged into a base that the method quantizes. */

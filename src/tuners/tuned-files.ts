@@ -177,15 +177,10 @@ export async function readValues({ files }: OpenedAdapter): Promise<AdapterValue
 }
 
 /**
- * Merges adapters into a loaded model, in f32: it is the base of what comes over them. On shapes alone no values are given. Throws as `placeAdapter`, and
- * ConfigError for a head that the model has not.
+ * Merges adapters into a loaded model, in f32: it is the base of what comes over them. On shapes alone no values are given. Throws as `placeAdapter`.
  */
 export function mergeBaseAdapter(model: LanguageModel, opened: OpenedAdapter, values: AdapterValues | null): void {
   const { files, tuning } = opened;
-  if (model.head === null && files.tensors.has(`${model.headName}.weight`))
-    throw new ConfigError(
-      `${files.path}: brings a head (${model.headName}), which the base has not: it was trained for another task`,
-    );
   const parameters = placeAdapter(model, opened, new Rng(0));
   if (values !== null)
     for (const [name, { value, isStoredTransposed }] of parameters)
