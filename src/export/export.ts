@@ -1,11 +1,9 @@
 import { join, resolve } from "node:path";
-import { fastestCompute, loadEngine } from "../engine/load.js";
-import { ConfigError, ModelError } from "../errors.js";
+import { ConfigError } from "../errors.js";
 import { readAdapterConfig } from "../io/adapters/adapter-folder.js";
 import { publishNewFolder, requireEmpty } from "../io/checkpoint.js";
-import { namesIn, sha256OfFile, writeFileAtomic } from "../io/disk.js";
+import { namesIn, writeFileAtomic } from "../io/disk.js";
 import { ggufShape } from "../io/gguf/config.js";
-import { writeModelCard } from "../io/model-card.js";
 import type { ModelFiles } from "../io/model-files.js";
 import { resolveModel } from "../io/resolve.js";
 import { settleTying } from "../models/load.js";
@@ -15,17 +13,16 @@ import type { ChatFormat } from "../text/supervised.js";
 import { chooseTemplate } from "../text/templates.js";
 import { tuners } from "../tuners/index.js";
 import { Check } from "./check.js";
-import { type ExportTarget, exportTargets, type NumberType, numberTypes, receiptName } from "./choices.js";
+import { type ExportTarget, exportTargets, type NumberType, numberTypes } from "./choices.js";
+import { exportMerged } from "./export-merged.js";
 import { writeGgufModel } from "./gguf-file.js";
 import { writeGgufLora } from "./gguf-lora.js";
 import { writeHfFolder } from "./hf-folder.js";
-import { type Drift, driftBetween, measure, probesFor } from "./measure.js";
-import { mergedCard } from "./merged-card.js";
-import { adapterOn, mergeAndStore, openBase, requireFinite, type Storing, usingWritten } from "./merged-model.js";
+import type { Drift } from "./measure.js";
+import type { Storing } from "./merged-model.js";
 import { ollamaModelfile } from "./modelfile.js";
 import { isPlain } from "./number-types.js";
-import { readAs, readersOf } from "./reader.js";
-import { overall, type Reading, type Receipt } from "./receipt.js";
+import type { Receipt } from "./receipt.js";
 import { type CheckRows, recipeOfRun, rowsGiven, rowsOfRun } from "./run-rows.js";
 
 /** What to export, where to, and as what. */
@@ -129,67 +126,25 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
   const recipe = await recipeOfRun(adapter ?? (files.format === "safetensors" ? files.path : undefined));
   const rows = await checkRowsOf(options, recipe, { chat, files, onNotice });
   const check = new Check(rows, chat.tokenizer, options);
-  const storing = adapter === undefined ? undefined : storedInTraining(recipe, onNotice);
-  const source = { files, adapter, storing };
-  const format = to === "hf" ? "hf" : "gguf";
-  const readers = (candidate: NumberType) => readersOf(format, candidate, fastestCompute(loadEngine().info()));
-
-  const base = await openBase(source);
-  const { model } = base;
-  try {
-    const baseLoss = adapter === undefined ? null : await check.lossOf(model);
-    const tuning = adapter === undefined ? undefined : await adapterOn(model, adapter);
-    await requireFinite(model);
-    const probes = probesFor(chat, options.data === undefined ? [] : check.lossRows, model.shape);
-    const measured = await measure(model, probes, check.lossRows);
-    const before = { baseLoss, before: await check.sayingsOf(model, measured.loss) };
-    const changes = await mergeAndStore(base, tuning, { files, type, readers: readers(type) });
-    return await publishNewFolder(out, async (folder) => {
-      const file = join(folder, ggufModelName);
+  return await exportMerged({
+    out,
+    name: options.model ?? files.path,
+    source: { files, adapter, storing: adapter === undefined ? undefined : storedInTraining(recipe, onNotice) },
+    to,
+    type,
+    recipe,
+    check,
+    probeRows: options.data === undefined ? [] : check.lossRows,
+    chat,
+    maxDrift: options.maxDrift ?? defaultMaxDrift[type],
+    force: options.force === true,
+    async writeWeights(folder, model) {
       if (to === "hf") await writeHfFolder(folder, model, files, chat, { type: type as "f32" | "f16" | "bf16", shardBytes });
-      else await writeGgufModel(file, model, files, chat, type);
+      else await writeGgufModel(join(folder, ggufModelName), model, files, chat, type);
       if (to === "ollama") await writeModelfile(folder, { from: `./${ggufModelName}` }, chat, onNotice);
-      model.dispose(); // only one of them at a time need fit into memory
-      const path = to === "hf" ? folder : file;
-      const after = await usingWritten(path, "f32", (written) => measure(written, probes, check.lossRows));
-      const drift = driftBetween(measured, after, probes);
-      const limit = options.maxDrift ?? defaultMaxDrift[type];
-      if (!(drift.maxLogitDifference <= limit)) throw drifted(drift, type, limit);
-
-      const readings: Reading[] = [];
-      for (const [i, reader] of readers(type).entries()) {
-        const said = await usingWritten(path, reader.compute, async (written) => {
-          readAs(written, reader);
-          return await check.sayingsOf(written);
-        });
-        readings.push(check.judged(reader, before, said, changes[i]!));
-      }
-      const verdict = overall(readings);
-      const readerOf = (candidate: NumberType) => readers(candidate)[0]!;
-      const passing = verdict === "refuse" ? await check.passingType(source, { to: format, type, readerOf }, before) : null;
-      const advice = adviceFor(readings, { to, type, passing, hasLora: tuning?.scaleAt !== undefined, adapter });
-      if (verdict === "refuse" && options.force !== true) throw refused(readings[0]!, type, advice);
-      const receipt: Receipt = {
-        receipt: 1,
-        model: options.model ?? files.path,
-        adapter: adapter ?? null,
-        to,
-        type,
-        sha256: await sha256OfWeights(folder),
-        rows: check.described,
-        before: { baseLoss, loss: measured.loss, right: check.rightIn(before.before) },
-        readings,
-        drift,
-        verdict,
-        advice,
-      };
-      if (to === "hf") await writeModelCard(folder, await mergedCard(receipt, files, recipe));
-      await writeFileAtomic(join(folder, receiptName), `${JSON.stringify(receipt, null, 2)}\n`);
-      return { written: (await namesIn(folder)).sort(), type, drift, receipt };
-    });
-  } finally {
-    model.dispose();
-  }
+      return to === "hf" ? folder : join(folder, ggufModelName);
+    },
+  });
 }
 
 /** A compiler does not say so to callers in JavaScript. */
@@ -252,61 +207,6 @@ async function checkRowsOf(
 ): Promise<CheckRows | null> {
   if (data !== undefined) return await rowsGiven(data, chat, files, onNotice);
   return recipe === undefined || checkRows === 0 ? null : await rowsOfRun(recipe, files, onNotice);
-}
-
-/** sha256 of the files that hold weights, by name. */
-async function sha256OfWeights(folder: string): Promise<Record<string, string>> {
-  const names = (await namesIn(folder)).filter((name) => /\.(?:safetensors|gguf)$/.test(name)).sort();
-  return Object.fromEntries(
-    await Promise.all(names.map(async (name) => [name, await sha256OfFile(join(folder, name))] as const)),
-  );
-}
-
-/** What to do about what was found. */
-function adviceFor(
-  readings: readonly Reading[],
-  {
-    to,
-    type,
-    passing,
-    hasLora,
-    adapter,
-  }: {
-    readonly to: ExportTarget;
-    readonly type: NumberType;
-    readonly passing: NumberType | null;
-    readonly hasLora: boolean;
-    readonly adapter: string | undefined;
-  },
-): string[] {
-  const advice: string[] = [];
-  const [first, own] = readings;
-  if (passing !== null) advice.push(`${passing} passes the same check: --type ${passing}`);
-  if (first!.verdict !== "pass" && adapter !== undefined) {
-    if (to === "hf") advice.push(`or keep the adapter beside its base, where nothing is rounded: ${adapter} is what PEFT loads`);
-    else if (hasLora)
-      advice.push("or keep the adapter beside its base, where nothing is rounded: --to gguf-lora, for llama.cpp's --lora");
-  }
-  if (first!.verdict !== "refuse" && own !== undefined && own.verdict === "refuse")
-    advice.push(
-      `attune itself multiplies in bf16 on this CPU, which rounds ${type} weights further: in attune, use the adapter on its base, not this file`,
-    );
-  return advice;
-}
-
-function refused({ reasons, program, arithmetic }: Reading, type: NumberType, advice: readonly string[]): ModelError {
-  return new ModelError(
-    `The exported model has lost what was learnt: as ${program} reads it in ${type} (${arithmetic}), ${reasons.join("; ")}. Nothing was written. ` +
-      `${advice.map((one) => `${one[0]!.toUpperCase()}${one.slice(1)}`).join(". ")}${advice.length > 0 ? ". " : ""}--force writes it all the same.`,
-  );
-}
-
-function drifted({ maxLogitDifference, lossBefore, lossAfter }: Drift, type: NumberType, limit: number): ModelError {
-  const losses = lossBefore === null ? "" : ` (held-out loss ${lossBefore.toFixed(4)} before, ${lossAfter!.toFixed(4)} after)`;
-  return new ModelError(
-    `The exported model would say something else: merged, rounded to ${type} and opened again, a logit changes by ` +
-      `${maxLogitDifference.toPrecision(3)}${losses}, more than the limit of ${limit}. Nothing was written. Choose a type with more bits, or raise the limit (--max-drift) if you accept it.`,
-  );
 }
 
 function warnOfWindow({ config }: ModelFiles, onNotice: (message: string) => void): void {

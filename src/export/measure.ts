@@ -7,14 +7,6 @@ import { nextToken } from "../objectives/next-token.js";
 import { type ChatFormat, renderPrompt } from "../text/supervised.js";
 import { SharedBase } from "../tuners/shared-base.js";
 
-/** What a model says, to be held against what it says after a change. */
-export interface Measurement {
-  /** (positions, V) at every position of the probes, one behind the other. */
-  readonly logits: Float32Array;
-  /** Mean over the supervised tokens of the held-out rows; null without rows. */
-  readonly loss: number | null;
-}
-
 /** What a change of weights did to a model. */
 export interface Drift {
   /** Positions of text at which all logits were compared. */
@@ -29,9 +21,6 @@ export interface Drift {
   /** Mean −log p of the next token of the probes. */
   readonly textLossBefore: number;
   readonly textLossAfter: number;
-  /** Of held-out rows; null without. */
-  readonly lossBefore: number | null;
-  readonly lossAfter: number | null;
 }
 
 /** Text of many kinds, for who gives none: what rounding does to a model shows at some tokens and not at others. */
@@ -84,7 +73,8 @@ export function probesFor(
   return probes;
 }
 
-export async function measure(model: CausalLM, probes: readonly Int32Array[], heldOut: readonly Example[]): Promise<Measurement> {
+/** (positions, V): a model's logits at every position of the probes, one behind the other. */
+export async function logitsOn(model: CausalLM, probes: readonly Int32Array[]): Promise<Float32Array> {
   const { vocabSize } = model.shape;
   const logits = new Float32Array(probes.reduce((sum, { length }) => sum + length, 0) * vocabSize);
   let at = 0;
@@ -93,7 +83,7 @@ export async function measure(model: CausalLM, probes: readonly Int32Array[], he
     logits.set(await taken(scope(() => model.logits(packSequences([ids]), rows))), at);
     at += ids.length * vocabSize;
   }
-  return { logits, loss: heldOut.length === 0 ? null : await heldOutLoss(model, heldOut) };
+  return logits;
 }
 
 /** Mean −log p over the supervised tokens of rows. */
@@ -108,13 +98,13 @@ async function taken(tensor: Tensor): Promise<Float32Array> {
   return values;
 }
 
-/** Compares measurements on the same probes. What is not a number stays one. */
-export function driftBetween(before: Measurement, after: Measurement, probes: readonly Int32Array[]): Drift {
+/** Compares logits on the same probes. What is not a number stays one. */
+export function driftBetween(before: Float32Array, after: Float32Array, probes: readonly Int32Array[]): Drift {
   const next = probes.flatMap((ids) => [...ids.subarray(1), -1]); // the token after each position
-  const vocabSize = before.logits.length / next.length;
+  const vocabSize = before.length / next.length;
   let [largest, total, divergence, same, textBefore, textAfter, counted] = [0, 0, 0, 0, 0, 0, 0];
   for (const [row, token] of next.entries()) {
-    const [a, b] = [before, after].map(({ logits }) => logits.subarray(row * vocabSize, (row + 1) * vocabSize)) as [
+    const [a, b] = [before, after].map((logits) => logits.subarray(row * vocabSize, (row + 1) * vocabSize)) as [
       Float32Array,
       Float32Array,
     ];
@@ -138,13 +128,11 @@ export function driftBetween(before: Measurement, after: Measurement, probes: re
   return {
     positions: next.length,
     maxLogitDifference: largest,
-    meanLogitDifference: total / before.logits.length,
+    meanLogitDifference: total / before.length,
     divergence: Math.max(0, divergence / next.length), // but for rounding it is never less
     sameToken: same / next.length,
     textLossBefore: textBefore / counted,
     textLossAfter: textAfter / counted,
-    lossBefore: before.loss,
-    lossAfter: after.loss,
   };
 }
 
