@@ -50,6 +50,13 @@ export class CheckpointError extends AttuneError {
   }
 }
 
+/** A reward could not be had: a function threw, an endpoint did not answer, a number is none. */
+export class RewardError extends AttuneError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("REWARD", 2, message, options);
+  }
+}
+
 /** The native engine cannot be loaded, or refused a call. */
 export class EngineError extends AttuneError {
   constructor(message: string, options?: ErrorOptions) {

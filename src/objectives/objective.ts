@@ -124,10 +124,19 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
   /** The row as it would be with at most so many tokens, for an estimate of memory: it need not make sense. */
   shorten(row: R, tokens: number): R;
   /**
-   * What is minimised, by name, each under a count of the batch. `model` has what trains in its places; a reference is `base.with(null, …)`.
+   * What is minimised, by name, each under a count of the batch. `model` has what trains in its places; a reference is `base.withReference(…)`.
    * Synchronous: work is only queued.
    */
   terms(model: LanguageModel, batch: B, base: SharedBase): Readonly<Record<string, Term>>;
+  /**
+   * The rows with what the reference says of them, to be computed once: `terms` then asks no reference about them. `withReference` runs a body with the
+   * reference in its places; `onRows` hears how many rows are done. If `signal` fires it throws the signal's reason.
+   */
+  keepReference?(
+    rows: readonly R[],
+    withReference: <T>(body: (model: LanguageModel) => T) => T,
+    at: { readonly signal: AbortSignal; onRows(done: number): void },
+  ): Promise<readonly R[]>;
   /** How many optimizer steps are made of one roll-out; 1 where not given. */
   readonly stepsPerRound?: number;
   /**

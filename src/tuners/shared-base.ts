@@ -78,6 +78,8 @@ export class SharedBase {
   readonly #removed = new Set<Sitting>();
   readonly #bare: Sitting;
   #current: Sitting;
+  /** The adapter with which training began; null for the base alone. */
+  #reference: string | null = null;
   /** The name of the method that trains the base's own weights, if one does. */
   #changedBy: string | null = null;
   #isDisposed = false;
@@ -169,6 +171,17 @@ export class SharedBase {
    */
   with<T>(name: string | null, body: (model: LanguageModel) => T): T {
     return this.#run(this.#sittingOf(name), body);
+  }
+
+  /** Says which adapter training began with, for `withReference`. Throws ConfigError, as `with`. */
+  setReference(name: string | null): void {
+    this.#sittingOf(name);
+    this.#reference = name;
+  }
+
+  /** `with` what training began from: the base alone where nobody said another. */
+  withReference<T>(body: (model: LanguageModel) => T): T {
+    return this.with(this.#reference, body);
   }
 
   /** Lays hold of an adapter, or of the base alone, so that it can be removed meanwhile and used to the end. Throws ConfigError, as `with`. */
