@@ -54,6 +54,7 @@ test("a run leaves what users look for, and its numbers agree with each other", 
     steps.reduce((sum, { tokens }) => sum + tokens, 0),
   );
   assert.ok(steps.at(-1)!.loss < steps[0]!.loss);
+  assert.deepEqual([results.first_loss, results.last_loss], [steps[0]!.loss, steps.at(-1)!.loss]);
   assert.ok(!names.some((name) => name.startsWith(".")), `left over: ${names.filter((name) => name.startsWith(".")).join()}`);
   rmSync(folder, { recursive: true });
 });
@@ -223,7 +224,7 @@ test("train() rejects with a typed error where it was stopped, and where the dat
   await assert.rejects(train(tinyRecipe(folder), { onEvent, signal: stop.signal }), InterruptedError);
   assert.ok(existsSync(join(folder, "out/checkpoint-1/.complete")), "what it learnt is saved");
   const rest = await train(tinyRecipe(folder, { resume_from_checkpoint: true }));
-  assert.ok(rest.train_loss > 0);
+  assert.ok(rest.train_loss > 0 && rest.first_loss! > rest.last_loss!, "the first step was taken before the stop");
   await assert.rejects(train(tinyRecipe(folder, { dataset: "nowhere.jsonl", output_dir: join(folder, "b") })), DataError);
   await assert.rejects(train(join(folder, "nowhere.yaml")), ConfigError);
 });

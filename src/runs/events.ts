@@ -141,7 +141,11 @@ export interface FailedEvent {
 /** `all_results.json`, in which the facts of `machine` stand among the rest. Names are the wire's: LLaMA-Factory's where it has one. */
 export interface RunResults {
   readonly epoch: number;
+  /** The mean over all steps. */
   readonly train_loss: number;
+  /** Of the first step and the last, unsmoothed; absent where nothing trained. */
+  readonly first_loss?: number;
+  readonly last_loss?: number;
   readonly eval_loss?: number;
   /** Of the last evaluation. In the files of a run each number has its own key, such as `eval_accuracy`. */
   readonly eval_metrics?: Metrics;

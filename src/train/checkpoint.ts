@@ -38,6 +38,8 @@ const TrainingState = z.strictObject({
     step: z.int().min(0),
     epoch: z.number(),
     lossSum: z.number(),
+    firstLoss: z.number().nullable().default(null),
+    lastLoss: z.number().nullable().default(null),
     tokens: z.number(),
     supervisedTokens: z.number().nullable(),
     rows: z.number(),

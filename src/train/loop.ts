@@ -38,8 +38,10 @@ export interface TrainSettings {
 export interface Progress extends Judged {
   step: number;
   epoch: number;
-  /** Σ of the steps' mean losses. */
+  /** Σ of the steps' mean losses, and those of the first and the last step; null before it. */
   lossSum: number;
+  firstLoss: number | null;
+  lastLoss: number | null;
   tokens: number;
   /** Null where labels belong to whole rows. */
   supervisedTokens: number | null;
@@ -58,6 +60,8 @@ export const noProgress = (): Progress => ({
   step: 0,
   epoch: 0,
   lossSum: 0,
+  firstLoss: null,
+  lastLoss: null,
   tokens: 0,
   supervisedTokens: null,
   rows: 0,
@@ -147,6 +151,8 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
       progress.step++;
       progress.epoch = epochAfter;
       progress.lossSum += result.loss;
+      progress.firstLoss ??= progress.step === 1 ? result.loss : null;
+      progress.lastLoss = result.loss;
       progress.tokens += result.tokens;
       if (result.supervisedTokens !== null)
         progress.supervisedTokens = (progress.supervisedTokens ?? 0) + result.supervisedTokens;

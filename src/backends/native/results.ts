@@ -42,6 +42,8 @@ export function resultsOf(
   return {
     epoch: progress.epoch,
     train_loss: progress.lossSum / Math.max(1, progress.step),
+    ...(progress.firstLoss !== null && { first_loss: progress.firstLoss }),
+    ...(progress.lastLoss !== null && { last_loss: progress.lastLoss }),
     ...(progress.evalLoss === null ? {} : { eval_loss: progress.evalLoss }),
     ...(progress.metrics === null ? {} : { eval_metrics: progress.metrics }),
     ...(best !== null && { best_global_step: best.step, best_metric: best.score, best_model_checkpoint: best.checkpoint }),
