@@ -27,16 +27,20 @@ export interface Conversation extends Dialogue {
  */
 export type Layout = AlpacaLayout | ChatLayout;
 
-/** One question and answer in a row, in columns; with earlier ones in `history`. */
-export interface AlpacaLayout {
-  readonly kind: "alpaca";
+/** A question in columns; with earlier ones and their answers in `history`. */
+export interface QuestionLayout {
   readonly prompt: string;
   /** Further columns of the question, each joined to it by a line break. */
   readonly query: readonly string[];
-  readonly response: string;
   readonly system?: string | undefined;
   readonly history?: string | undefined;
   readonly tools?: string | undefined;
+}
+
+/** One question and answer in a row, in columns. */
+export interface AlpacaLayout extends QuestionLayout {
+  readonly kind: "alpaca";
+  readonly response: string;
   readonly reasoning?: string | undefined;
 }
 
@@ -129,8 +133,8 @@ function refuseRow(row: Fields): void {
   refuseKeys(row, refused, "the row");
 }
 
-/** Finds out the layout by a row's columns. Throws RowFault when it is none that can be learned from, with the mapping that would help. */
-function detectLayout(row: Fields): Layout {
+/** The layout that a row's columns show, of those that hold answers. */
+export function layoutShown(row: Fields): Layout | undefined {
   const one = (name: keyof typeof conversationColumns) => row.find(conversationColumns[name]);
   const messages = row.findAll(conversationColumns.messages).find((name) => Array.isArray(row.peek(name)));
   if (messages !== undefined) return { kind: "chat", messages, system: one("system"), tools: one("tools"), tags: {} };
@@ -142,20 +146,23 @@ function detectLayout(row: Fields): Layout {
       const [response] = row.findAll(answers).filter(isFit);
       if (prompt === undefined || response === undefined) continue;
       const reasoning = row.findAll(conversationColumns.reasoning).find((name) => isThought(row.peek(name)));
-      const query = row.findAll(conversationColumns.query).filter((name) => name !== prompt);
-      return {
-        kind: "alpaca",
-        prompt,
-        query,
-        response,
-        system: one("system"),
-        history: one("history"),
-        tools: one("tools"),
-        reasoning,
-      };
+      return { kind: "alpaca", ...questionShown(row, prompt), response, reasoning };
     }
   }
+  return undefined;
+}
 
+/** The columns that belong to the question in column `prompt`. */
+export function questionShown(row: Fields, prompt: string): QuestionLayout {
+  const one = (name: keyof typeof conversationColumns) => row.find(conversationColumns[name]);
+  const query = row.findAll(conversationColumns.query).filter((name) => name !== prompt);
+  return { prompt, query, system: one("system"), history: one("history"), tools: one("tools") };
+}
+
+/** Throws RowFault when a row's columns show nothing that can be learned from, with the mapping that would help. */
+function detectLayout(row: Fields): Layout {
+  const layout = layoutShown(row);
+  if (layout !== undefined) return layout;
   const columns = row.keys;
   const question = Object.keys(questionColumns).find((name) => row.findAll([name]).length > 0);
   if (question !== undefined) {
@@ -175,6 +182,18 @@ function isThought(value: unknown): boolean {
 }
 
 function alpacaDialogue(row: Fields, layout: AlpacaLayout): Dialogue {
+  if (!row.has(layout.prompt)) throw missing(row, layout.prompt, [layout.prompt, layout.response]);
+  const { messages, tools = [] } = questionDialogue(row, layout);
+  const answers = answerOf(row, layout);
+  return dialogueOf([...messages, ...answers.messages], [...tools, ...answers.tools]);
+}
+
+function dialogueOf(messages: readonly Message[], tools: readonly Tool[]): Dialogue {
+  return { messages, ...(tools.length > 0 && { tools }) };
+}
+
+/** All that comes before the answer. Throws RowFault. */
+export function questionDialogue(row: Fields, layout: QuestionLayout): Dialogue {
   const messages: Message[] = [];
   const system = row.optionalText(layout.system);
   if (system !== "") messages.push({ role: "system", content: system });
@@ -185,10 +204,7 @@ function alpacaDialogue(row: Fields, layout: AlpacaLayout): Dialogue {
   }
 
   const questions = questionOf(row, layout);
-  const answers = answerOf(row, layout);
-  messages.push(...questions.messages, ...answers.messages);
-  const tools = [...toolsOf(row, layout.tools), ...questions.tools, ...answers.tools];
-  return { messages, ...(tools.length > 0 && { tools }) };
+  return dialogueOf([...messages, ...questions.messages], [...toolsOf(row, layout.tools), ...questions.tools]);
 }
 
 interface Part {
@@ -197,12 +213,11 @@ interface Part {
 }
 
 /** The question: a text with its further columns, or TRL's list of messages. None of it is learned, only the answer. */
-function questionOf(row: Fields, { prompt, query, response }: AlpacaLayout): Part {
+function questionOf(row: Fields, { prompt, query }: QuestionLayout): Part {
   if (Array.isArray(row.peek(prompt))) {
     const { messages, tools } = readMessages(row.take(prompt), prompt, row, {});
     return { messages: messages.map((each) => (each.role === "assistant" ? { ...each, isLearned: false } : each)), tools };
   }
-  if (!row.has(prompt)) throw missing(row, prompt, [prompt, response]);
   const question = [row.text(prompt), ...query.map((name) => row.optionalText(name))].filter((part) => part !== "").join("\n");
   if (question === "") throw new RowFault(`"${[prompt, ...query].join('" and "')}" are empty: there is no question.`);
   return { messages: [{ role: "user", content: question }], tools: [] };
@@ -228,14 +243,14 @@ function historyOf(row: Fields, name: string | undefined): unknown[] {
   return value;
 }
 
-function chatDialogue(row: Fields, layout: ChatLayout): Dialogue {
+/** All messages of a row. Throws RowFault. */
+export function chatDialogue(row: Fields, layout: ChatLayout): Dialogue {
   if (!row.has(layout.messages)) throw new RowFault(`the column "${layout.messages}" is missing. ${columnHelp(row.keys)}`);
   const read = readMessages(row.take(layout.messages) ?? null, layout.messages, row, layout.tags);
   const system = row.optionalText(layout.system);
   const isSaid = system === "" || read.messages.some(({ role, content }) => role === "system" && content === system);
   const messages = isSaid ? read.messages : [{ role: "system", content: system }, ...read.messages];
-  const tools = [...toolsOf(row, layout.tools), ...read.tools];
-  return { messages, ...(tools.length > 0 && { tools }) };
+  return dialogueOf(messages, [...toolsOf(row, layout.tools), ...read.tools]);
 }
 
 function toolsOf(row: Fields, name: string | undefined): Tool[] {
@@ -244,7 +259,7 @@ function toolsOf(row: Fields, name: string | undefined): Tool[] {
 }
 
 /** The characters of all texts, and a few for what a template writes around each. */
-function charsIn(value: unknown): number {
+export function charsIn(value: unknown): number {
   if (typeof value === "string") return value.length;
   if (typeof value !== "object" || value === null) return 1;
   return Object.values(value).reduce((total: number, item) => total + 16 + charsIn(item), 0);

@@ -126,6 +126,13 @@ export class Fields {
     return this.peek(name) ?? undefined;
   }
 
+  /** The keys that nothing has read, with their values; they then count as read. */
+  takeRest(): Record<string, unknown> {
+    const rest = Object.entries(this.#values).filter(([key]) => !this.#taken.has(key));
+    for (const [key] of rest) this.#taken.add(key);
+    return Object.fromEntries(rest);
+  }
+
   /** The first of these names that is filled, or else that is there; a name in other letters (Question) counts where nothing better is. */
   find(names: readonly string[]): string | undefined {
     const own = this.findAll(names);
