@@ -3,7 +3,7 @@ import { isAbsolute, join, normalize, resolve, sep } from "node:path";
 import { Rng } from "../core/rng.js";
 import { AttuneError, ConfigError, DataError } from "../errors.js";
 import { parseStrictJson, toPlainJson } from "../io/strict-json.js";
-import { chatTimeLimitMs } from "../text/chat-template.js";
+import { chatTimeLimitMs, type Dialogue } from "../text/chat-template.js";
 import { closest } from "../text/closest.js";
 import { type ChatFormat, renderConversation, type SupervisionOptions } from "../text/supervised.js";
 import { withTimeLimit } from "../text/work-limit.js";
@@ -305,13 +305,13 @@ export async function tokenizeDataset(
   return { examples, report: { ...report, notices: [...remarks, ...noticesOf(report, cutoffLen)] } };
 }
 
-const leftOutThoughts = "thoughts are left out of the answers, as enable_thinking is false.";
+export const leftOutThoughts = "thoughts are left out of the answers, as enable_thinking is false.";
 
 /**
  * A conversation without the assistant's thoughts, beside its words or in them; the same one if it has none. Source: LLaMA-Factory, data/template.py
  * (remove_thought).
  */
-function silenced(conversation: Conversation): Conversation {
+export function silenced<T extends Dialogue>(conversation: T): T {
   let hasThoughts = false;
   const messages = conversation.messages.map((message) => {
     if (message.role !== "assistant") return message;

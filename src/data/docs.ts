@@ -10,6 +10,7 @@ import {
   roleNames,
   weightKeys,
 } from "./messages.js";
+import { preferenceColumns } from "./preferences.js";
 import { mostChars } from "./row-format.js";
 import { textColumns } from "./texts.js";
 
@@ -172,20 +173,33 @@ All others are named and left. A label that no row to train on has is told: noth
 
 const preferenceData = `## Preference data
 
-\`attune data preview\` shows it; the stages that learn from it are not there yet. A row is as many conversations as it has answers, each read as above.
+Pairs of answers for \`dpo\` and reward models, and answers judged one by one for \`kto\` and \`bco\`, which also take pairs apart. A row is as many
+conversations as it has answers, each read as above; what comes before its last message is the prompt, the same for both sides of a pair.
 
 ${table(
   ["Columns", "Read as"],
   [
     [
-      "`chosen`, `rejected`",
-      "a better and a worse answer: text, a message, or a list of messages; the question stands in the other columns, or before both answers",
+      `${codes(preferenceColumns.chosen)} with ${codes(preferenceColumns.rejected)}, in this order`,
+      "a better and a worse answer: text, a message, or a list of messages. The question stands in the other columns, before both answers, or in OpenAI's `input`",
     ],
-    ["`kto_tag`, `label`: true or false", "whether the row's answer is good or bad"],
+    [`${codes(preferenceColumns.tag)}: true or false`, "whether the row's answer is good or bad"],
+    [
+      `${codes(preferenceColumns.verdict)}: text`,
+      "beside a pair: `tie`, `both_bad` (for kto and bco two bad answers), or `a` and `b`, which change nothing",
+    ],
+    ["`margin`", "by how much the chosen answer is better, a number: for reward models"],
   ],
 )}
 
-An entry of \`dataset_info.json\` names them with \`ranking: true\` and \`columns\`: \`chosen\`, \`rejected\`, \`kto_tag\`.`;
+Two texts without a question are split at HH-RLHF's turns (\`Human:\`, \`Assistant:\`), or at the last blank before they differ; TRL splits at the first character
+that differs. All texts go through the chat template, as in LLaMA-Factory; TRL leaves plain texts without one. Rows whose answers are equal or empty, ties and rows without
+a side are left out, counted and listed. Conversations that differ before their last message are bad rows.
+
+Longer rows are cut as \`truncation\` says: \`infer_seqlen\` (LLaMA-Factory's rule: prompt and answers are cut at their ends, in proportion where both are long) or
+\`keep_start\` (TRL's: what comes first stays). A row that would lose all of an answer is left out and counted.
+
+An entry of \`dataset_info.json\` names columns with \`ranking: true\` and \`columns\`: \`chosen\`, \`rejected\`, \`kto_tag\`.`;
 
 const badRows = `## Bad rows
 

@@ -227,7 +227,7 @@ function answerOf(row: Fields, { prompt, response, reasoning }: AlpacaLayout): P
   if (Array.isArray(row.peek(response))) return readMessages(row.take(response), response, row, {});
   if (!row.has(response)) throw missing(row, response, [prompt, response]);
   const content = row.text(response);
-  if (content.trim() === "") throw new RowFault(`"${response}" is empty: there is nothing to learn from.`);
+  if (content.trim() === "") throw new EmptyAnswer(`"${response}" is empty: there is nothing to learn from.`);
   const thoughts = row.optionalText(reasoning);
   return { messages: [{ role: "assistant", content, ...(thoughts !== "" && { reasoning_content: thoughts }) }], tools: [] };
 }
@@ -265,11 +265,18 @@ export function charsIn(value: unknown): number {
   return Object.values(value).reduce((total: number, item) => total + 16 + charsIn(item), 0);
 }
 
+/** Whether a message says or calls something. */
+export function speaks({ content, tool_calls }: Message): boolean {
+  return content.trim() !== "" || tool_calls !== undefined;
+}
+
+/** What is wrong with a row whose answer is empty. */
+export class EmptyAnswer extends RowFault {}
+
 /** Throws RowFault when there is nothing to learn. */
 function checkAnswers(messages: readonly Message[], tally: Tally): void {
   const answers = messages.filter(({ role }) => role === "assistant");
-  const speaks = ({ content, tool_calls }: Message) => content.trim() !== "" || tool_calls !== undefined;
-  if (!answers.some(speaks)) throw new RowFault("the assistant says nothing: there is nothing to learn from.");
+  if (!answers.some(speaks)) throw new EmptyAnswer("the assistant says nothing: there is nothing to learn from.");
   const learned = answers.filter(({ isLearned }) => isLearned !== false);
   if (!learned.some(speaks)) throw new RowFault("no answer is to be learned: each is empty, or its weight is 0.");
   if (!learned.every(speaks)) tally.fact("hold answers without words, which are learned as they stand.");

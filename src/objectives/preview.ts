@@ -2,6 +2,7 @@ import { loadRows, tokenizeDataset } from "../data/dataset.js";
 import type { Example } from "../data/example.js";
 import { conversationColumns, questionColumns } from "../data/formats.js";
 import { labelledColumns } from "../data/labelled-texts.js";
+import { notPreferred } from "../data/preference-rows.js";
 import { isPreference, preferences } from "../data/preferences.js";
 import { byteChat, type PreviewedExample, type PreviewRow, previewRow } from "../data/preview.js";
 import type { Fields, RowFormat } from "../data/row-format.js";
@@ -118,6 +119,8 @@ async function examplesFor(stage: string, source: DataSource, dataset: readonly 
 async function judgedAnswers(source: DataSource, dataset: readonly string[]): Promise<PreviewedExample[]> {
   const { rows, notices } = await loadRows({ dataset, ...source.files }, preferences);
   for (const message of notices) source.warn(message);
+  const left = notPreferred(rows);
+  if (left !== null) source.warn(left);
   const shown: PreviewedExample[] = [];
   for (const judgement of ["chosen", "rejected", "good", "bad"] as const) {
     const conversations = rows.flatMap(({ answers, where }) =>
