@@ -14,7 +14,8 @@ import { EventFile, hasEventFiles, lastLoggingDir, newLoggingDir, scalarsOf } fr
 const logName = "trainer_log.jsonl";
 const stateName = "trainer_state.json";
 /** Made at the end of a run: a new or resumed run removes them, so that they never belong to another one. */
-const resultPattern = /^((all|train|eval|predict)_results\.json|generated_predictions\.jsonl|training_.*\.png)$/;
+const resultPattern =
+  /^((all|train|eval|predict)_results\.json|generated_predictions\.jsonl|reward_gate\.json|training_.*\.png)$/;
 
 /**
  * The files that a run writes for its users, made from its events alone: events.jsonl has every event from the first on, and LLaMA-Factory's
