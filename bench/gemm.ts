@@ -38,7 +38,7 @@ async function benchAttention(
     ...{ qRows: count * length, kRows: count * keys, heads, kvHeads, headDim },
     ...{ scale: 1 / Math.sqrt(headDim), causal: true, window: 0, dropout: 0, seed: 0n },
   };
-  const segments = Int32Array.from(Array.from({ length: count }, (_, i) => [i * length, length, i * keys, keys]).flat());
+  const segments = Int32Array.from(Array.from({ length: count }, (_, i) => [i * length, length, i * keys, keys, 0, 0]).flat());
   const [qBytes, kBytes] = [shape.qRows * heads * headDim * 4, shape.kRows * kvHeads * headDim * 4];
   const array = (bytes: number) => filled(engine, bytes);
   const [q, o, dout, dq] = [array(qBytes), array(qBytes), array(qBytes), array(qBytes)];

@@ -26,6 +26,12 @@ import { scope, Tensor } from "../src/core/tensor.js";
 import { ShapeError } from "../src/errors.js";
 import { checkGradients, device, engine, randomValues, weightedSum } from "./support/gradient-check.js";
 
+/** A prompt of three tokens, an answer of one and one of three. */
+const family = [
+  { qStart: 0, qLength: 3, kStart: 0, kLength: 3 },
+  { qStart: 3, qLength: 1, kStart: 3, kLength: 1, prefix: { kStart: 0, kLength: 3 } },
+  { qStart: 4, qLength: 3, kStart: 4, kLength: 3, prefix: { kStart: 0, kLength: 3 } },
+];
 const segments = [
   { qStart: 0, qLength: 5, kStart: 0, kLength: 5 },
   { qStart: 5, qLength: 2, kStart: 5, kLength: 2 },
@@ -97,6 +103,11 @@ for (const isa of engine.info().tiers)
       check({ q: { shape: [7, 24] }, k: { shape: [7, 12] }, v: { shape: [7, 12] } }, (q, k, v) =>
         attention(q!, k!, v!, segments, { ...heads, window: 2 }),
       ));
+    for (const window of [0, 4])
+      test(`attention of answers to one prompt, window ${window}`, () =>
+        check({ q: { shape: [7, 24] }, k: { shape: [7, 12] }, v: { shape: [7, 12] } }, (q, k, v) =>
+          attention(q!, k!, v!, family, { ...heads, window }),
+        ));
     test("attention that looks ahead", () =>
       check({ q: { shape: [7, 24] }, k: { shape: [7, 12] }, v: { shape: [7, 12] } }, (q, k, v) =>
         attention(q!, k!, v!, segments, { ...heads, causal: false }),

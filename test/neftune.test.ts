@@ -3,12 +3,14 @@ import assert from "node:assert/strict";
 import { cpSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
+import type { Segment } from "../src/core/ops/attention.js";
 import { embeddingNoise } from "../src/core/ops/embedding-noise.js";
 import { Rng } from "../src/core/rng.js";
 import { forward } from "../src/core/tape.js";
 import { Tensor } from "../src/core/tensor.js";
 import { ShapeError } from "../src/errors.js";
 import type { StartEvent } from "../src/index.js";
+import { packFamilies } from "../src/models/branches.js";
 import { packSequences } from "../src/models/token-batch.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import { assemble } from "../src/train/assemble.js";
@@ -34,10 +36,14 @@ const sequencesOf = (...lengths: number[]) => packSequences(lengths.map((length)
 
 /** The noise on zeros, which `alpha` and the lengths of the sequences say the size of. */
 async function noiseOn(lengths: readonly number[], width: number, alpha: number, seed = 1): Promise<Float32Array> {
-  const total = lengths.reduce((sum, length) => sum + length, 0);
+  return await noiseOver(sequencesOf(...lengths), width, alpha, seed);
+}
+
+async function noiseOver(segments: readonly Segment[], width: number, alpha: number, seed = 1): Promise<Float32Array> {
+  const total = segments.reduce((sum, { qLength }) => sum + qLength, 0);
   const x = Tensor.from(device, new Float32Array(total * width), [total, width]);
   x.requiresGrad = true;
-  const pass = forward(() => embeddingNoise(x, sequencesOf(...lengths), alpha), new Rng(seed));
+  const pass = forward(() => embeddingNoise(x, segments, alpha), new Rng(seed));
   const values = await pass.result.read();
   pass.dispose();
   return values;
@@ -64,6 +70,21 @@ test("each sequence of a pack has the noise of its own length", async () => {
   }
   assert.deepEqual(await noiseOn([4, 64], width, alpha), values, "the same seed, the same noise");
   assert.notDeepEqual(await noiseOn([4, 64], width, alpha, 2), values);
+});
+
+test("an answer has the noise of its prompt and itself together, the prompt that of its longest answer", async () => {
+  const [alpha, width] = [4, 256];
+  const { input } = packFamilies([{ prompt: new Int32Array(4), answers: [3, 60, 12].map((length) => new Int32Array(length)) }]);
+  const values = await noiseOver(input.segments, width, alpha);
+  for (const [from, to, length] of [
+    [0, 4, 64],
+    [4, 7, 7],
+    [7, 67, 64],
+    [67, 79, 16],
+  ] as const) {
+    const bound = values.subarray(from * width, to * width).reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+    assert.ok(Math.abs((bound * Math.sqrt(length * width)) / alpha - 1) < 1e-2, `${length}: ${bound}`);
+  }
 });
 
 test("the gradient goes through as it is; outside training and for 0 there is no noise; other sequences are refused", async () => {

@@ -35,27 +35,31 @@ static bool overlap(std::vector<std::pair<int64_t, int64_t>> ranges) { // (first
   return false;
 }
 
-/// Segments lie inside their arrays and share no query rows. They may share keys (a common prefix), but not where dk and dv are written:
-/// each segment's part is computed for itself.
+/// Segments lie inside their arrays and share no query rows. They may share keys, but where dk and dv are written only as a prefix: the parts of
+/// their own keys are computed at the same time.
 static std::vector<Segment> read_segments(const Call& call, int index, const AttentionShape& shape, bool gradient) {
   const std::vector<int32_t> numbers = call.int32s(index, "segments");
-  if (numbers.size() % 4 != 0)
-    call.refuse(Refused::Range, "segments must hold four numbers for each segment, got " + std::to_string(numbers.size()) + " numbers");
+  if (numbers.size() % 6 != 0)
+    call.refuse(Refused::Range, "segments must hold six numbers for each segment, got " + std::to_string(numbers.size()) + " numbers");
+  const auto inside = [](int64_t start, int64_t length, int64_t rows) { return start >= 0 && length >= 0 && start + length <= rows; };
   std::vector<Segment> segments;
   std::vector<std::pair<int64_t, int64_t>> q_ranges, k_ranges;
-  for (size_t i = 0; i < numbers.size(); i += 4) {
-    const int64_t q_start = numbers[i], q_length = numbers[i + 1], k_start = numbers[i + 2], k_length = numbers[i + 3];
-    if (q_start < 0 || q_length < 0 || k_start < 0 || k_length < 0 || q_start + q_length > shape.q_rows || k_start + k_length > shape.k_rows)
-      call.refuse(Refused::Range, "segment " + std::to_string(i / 4) + " (qStart " + std::to_string(q_start) + ", qLength " +
-                                      std::to_string(q_length) + ", kStart " + std::to_string(k_start) + ", kLength " +
-                                      std::to_string(k_length) + ") does not lie inside " + std::to_string(shape.q_rows) + " rows of q and " +
-                                      std::to_string(shape.k_rows) + " rows of k");
-    segments.push_back({numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3]});
-    q_ranges.emplace_back(q_start, q_length);
-    k_ranges.emplace_back(k_start, k_length);
+  for (size_t i = 0; i < numbers.size(); i += 6) {
+    const Segment s = {numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3], numbers[i + 4], numbers[i + 5]};
+    if (!inside(s.q_start, s.q_length, shape.q_rows) || !inside(s.k_start, s.k_length, shape.k_rows) ||
+        !inside(s.prefix_start, s.prefix_length, shape.k_rows))
+      call.refuse(Refused::Range, "segment " + std::to_string(i / 6) + " (qStart " + std::to_string(s.q_start) + ", qLength " +
+                                      std::to_string(s.q_length) + ", kStart " + std::to_string(s.k_start) + ", kLength " +
+                                      std::to_string(s.k_length) + ", prefixStart " + std::to_string(s.prefix_start) + ", prefixLength " +
+                                      std::to_string(s.prefix_length) + ") does not lie inside " + std::to_string(shape.q_rows) +
+                                      " rows of q and " + std::to_string(shape.k_rows) + " rows of k");
+    segments.push_back(s);
+    q_ranges.emplace_back(s.q_start, s.q_length);
+    k_ranges.emplace_back(s.k_start, s.k_length);
   }
   if (overlap(std::move(q_ranges))) call.refuse(Refused::Range, "two segments share rows of q");
-  if (gradient && overlap(std::move(k_ranges))) call.refuse(Refused::Range, "two segments share rows of k, whose gradients would be lost");
+  if (gradient && overlap(std::move(k_ranges)))
+    call.refuse(Refused::Range, "two segments share rows of k of their own, whose gradients would be lost");
   return segments;
 }
 

@@ -13,9 +13,9 @@ struct AttentionShape {
   uint64_t seed;  // of which are
 };
 
-/// A sequence: its rows in q and in k.
+/// A sequence: its rows in q and in k, and the rows of k that come before its own and may be shared: its prefix.
 struct Segment {
-  int32_t q_start, q_length, k_start, k_length;
+  int32_t q_start, q_length, k_start, k_length, prefix_start, prefix_length;
 };
 
 struct AttentionKernels {

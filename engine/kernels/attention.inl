@@ -1,6 +1,7 @@
 // Softmax attention over tiles of queries × keys, after FlashAttention-2 (Dao 2023, arXiv:2307.08691) with grouped key/value heads: scores
 // of one tile at a time stand in scratch. All products run on the register tiles of gemm_tile.inl. What a query may see is one range of
 // keys, so masks are ranges too: products skip what no row of a register tile sees, and the rest of a score row is set to zero probability.
+// The keys of a segment are those of its prefix and its own, which lie in two places: each is tiled for itself.
 #pragma once
 #include "gemm_dot.inl"
 #include "philox.inl"
@@ -78,19 +79,33 @@ static constexpr int64_t units(int64_t depth) {
   return ceil_div(depth, Products::per_unit);
 }
 
+/// Keys of a segment that lie in one place, and its queries. Keys are counted from the first of them.
+struct Stretch {
+  int64_t q_start, q_length, k_start, k_length;
+  int64_t to_end; // how many keys the segment has from the first of these to its last
+  int64_t place;  // of the first of these among the words of dropout
+};
+
+static inline Stretch prefix_of(const Segment& s) {
+  return {s.q_start, s.q_length, s.prefix_start, s.prefix_length, int64_t(s.prefix_length) + s.k_length, 0};
+}
+
+static inline Stretch own_keys(const Segment& s) {
+  return {s.q_start, s.q_length, s.k_start, s.k_length, s.k_length, round_up(s.prefix_length, 64)}; // groups of words are not cut
+}
+
 struct KeyRange {
   int64_t begin, end;
 };
 
-static inline KeyRange visible_keys(const AttentionShape& shape, const Segment& s, int64_t query) {
-  const int64_t seen = query + s.k_length - s.q_length + 1;
-  const int64_t end = !shape.causal ? s.k_length : larger(0, smaller(s.k_length, seen));
-  const int64_t last = shape.causal ? seen : s.k_length;
+static inline KeyRange visible_keys(const AttentionShape& shape, const Stretch& s, int64_t query) {
+  const int64_t last = shape.causal ? query + s.to_end - s.q_length + 1 : s.to_end;
+  const int64_t end = larger(0, smaller(s.k_length, last));
   return {shape.window > 0 ? smaller(end, larger(0, last - shape.window)) : 0, end};
 }
 
 /// What queries [first, last) see between them, limited to the keys [begin, end) and counted from `begin`; {0, 0} if nothing.
-static inline KeyRange visible_keys(const AttentionShape& shape, const Segment& s, int64_t first, int64_t last, int64_t begin,
+static inline KeyRange visible_keys(const AttentionShape& shape, const Stretch& s, int64_t first, int64_t last, int64_t begin,
                                     int64_t end) {
   const int64_t from = larger(begin, visible_keys(shape, s, first).begin), to = smaller(end, visible_keys(shape, s, last - 1).end);
   return from < to ? KeyRange{from - begin, to - begin} : KeyRange{0, 0};
@@ -98,7 +113,7 @@ static inline KeyRange visible_keys(const AttentionShape& shape, const Segment& 
 
 /// The queries among [first, last) that see any of the keys [begin, end), counted from `first`. Ranges move up with the query, so these
 /// adjoin.
-static inline KeyRange seeing_queries(const AttentionShape& shape, const Segment& s, int64_t begin, int64_t end, int64_t first,
+static inline KeyRange seeing_queries(const AttentionShape& shape, const Stretch& s, int64_t begin, int64_t end, int64_t first,
                                       int64_t last) {
   while (first < last && visible_keys(shape, s, last - 1).begin >= end) last--;
   int64_t from = first;
@@ -129,7 +144,7 @@ static inline UnitRange units_of(KeyRange depths) {
 
 /// A tile of scores (rows, key_tile) = scale · left · rightᵀ for panels packed `depth` deep; only where register tiles see anything.
 template <class Products>
-static void score_tile(const AttentionShape& shape, const Segment& s, const float* left, const float* right, int64_t depth, float scale,
+static void score_tile(const AttentionShape& shape, const Stretch& s, const float* left, const float* right, int64_t depth, float scale,
                        int64_t query, int64_t queries, int64_t key, int64_t keys, float* scores) {
   const int64_t deep = units<Products>(depth);
   for (int64_t i = 0; i < queries; i += tile_rows) {
@@ -158,7 +173,7 @@ static void score_few(const float* const* rows, int count, const float* k, int64
           depth, rows + i, k + j * k_stride, k_stride, {scores + i * key_tile + j, key_tile, 1, scale, false});
 }
 
-/// What dropout multiplies the probabilities of one row of q and head with, for the keys key + [begin, end) of its segment: 0 or 1 / (1 − p).
+/// What dropout multiplies the probabilities of one row of q and head with, for the places key + [begin, end): 0 or 1 / (1 − p).
 /// The bounds are whole vectors. The words are those of the row and the key's place, so that backward draws them again in its own order.
 static void draw_mask(const AttentionShape& shape, int64_t row, int64_t key, int64_t begin, int64_t end, float* mask) {
   const Keeping keep(shape.dropout);
@@ -211,11 +226,11 @@ static inline void soften_row(float* scores, KeyRange seen, RunningSoftmax& row,
 }
 
 template <class Products>
-static void attend(const float* q, const float* k, const float* v, float* o, float* lse, const Segment& s, const AttentionShape& shape,
+static void attend(const float* q, const float* k, const float* v, float* o, float* lse, const Segment& segment, const AttentionShape& shape,
                    const AttentionTask& task, int thread) {
   const int64_t D = shape.head_dim, group = shape.heads / shape.kv_heads;
   const int64_t width = round_up(D, tile_columns);
-  const int64_t kv_stride = shape.kv_heads * D, q_row = s.q_start + task.query, head0 = task.kv_head * group;
+  const int64_t kv_stride = shape.kv_heads * D, q_row = segment.q_start + task.query, head0 = task.kv_head * group;
   const bool few = group * task.queries <= few_rows, v_as_it_lies = Products::per_unit == 1 && D % tile_columns == 0;
   // Rows of scores: head by head. Where they are packed, each head's rows begin with a panel.
   const int64_t slots = few ? task.queries : round_up(task.queries, tile_rows), rows = group * slots;
@@ -239,42 +254,45 @@ static void attend(const float* q, const float* k, const float* v, float* o, flo
                                        left + h * slots * units<Products>(D));
   }
 
-  const KeyRange all = visible_keys(shape, s, task.query, task.query + task.queries, 0, s.k_length);
-  for (int64_t key = all.begin / key_tile * key_tile; key < all.end; key += key_tile) {
-    const int64_t keys = smaller(key_tile, s.k_length - key), k_row = s.k_start + key;
-    if (!few) pack_panels<Products, tile_columns>(head_rows(k, shape.kv_heads, task.kv_head, D, true), k_row, keys, 0, D, keys_packed);
-    if (!v_as_it_lies)
-      pack_panels<Products, tile_columns>(head_rows(v, shape.kv_heads, task.kv_head, D, false), 0, D, k_row, keys, values_packed);
-    if (few) score_few(row_at, int(rows), k + k_row * kv_stride + task.kv_head * D, kv_stride, D, shape.scale, keys, scores);
-    for (int64_t h = 0; h < group && !few; h++)
-      score_tile<Products>(shape, s, left + h * slots * units<Products>(D), keys_packed, D, shape.scale, task.query, task.queries, key,
-                           keys, scores + h * slots * key_tile);
+  const Stretch stretches[] = {prefix_of(segment), own_keys(segment)};
+  for (const Stretch& s : stretches) {
+    const KeyRange all = visible_keys(shape, s, task.query, task.query + task.queries, 0, s.k_length);
+    for (int64_t key = all.begin / key_tile * key_tile; key < all.end; key += key_tile) {
+      const int64_t keys = smaller(key_tile, s.k_length - key), k_row = s.k_start + key;
+      if (!few) pack_panels<Products, tile_columns>(head_rows(k, shape.kv_heads, task.kv_head, D, true), k_row, keys, 0, D, keys_packed);
+      if (!v_as_it_lies)
+        pack_panels<Products, tile_columns>(head_rows(v, shape.kv_heads, task.kv_head, D, false), 0, D, k_row, keys, values_packed);
+      if (few) score_few(row_at, int(rows), k + k_row * kv_stride + task.kv_head * D, kv_stride, D, shape.scale, keys, scores);
+      for (int64_t h = 0; h < group && !few; h++)
+        score_tile<Products>(shape, s, left + h * slots * units<Products>(D), keys_packed, D, shape.scale, task.query, task.queries, key,
+                             keys, scores + h * slots * key_tile);
 
-    for (int64_t slot = 0; slot < rows; slot += tile_rows) {
-      // A tile of few rows has all queries of several heads, otherwise it has consecutive queries of one.
-      const int64_t i = few ? 0 : slot % slots;
-      const int tile = int(smaller(tile_rows, few ? rows - slot : task.queries - i));
-      const KeyRange seen = visible_keys(shape, s, task.query + i, task.query + (few ? task.queries : i + tile), key, key + keys);
-      if (seen.begin >= seen.end) continue;
-      const UnitRange depths = units_of<Products>(seen);
-      const int64_t begin = depths.begin * Products::per_unit, end = begin + depths.count * Products::per_unit;
-      for (int r = 0; r < tile; r++) {
-        const int64_t query = task.query + (slot + r) % slots;
-        const KeyRange own = visible_keys(shape, s, query, query + 1, key, key + keys);
-        float* row = scores + (slot + r) * key_tile;
-        if (own.begin < own.end) soften_row(row, own, softmax[slot + r], sums + (slot + r) * width, width);
-        if (own.begin < own.end && shape.dropout > 0)
-          drop_row(shape, (s.q_start + query) * shape.heads + head0 + (slot + r) / slots, key, own, row);
-        for (int64_t j = begin; j < own.begin; j++) row[j] = 0.0f;
-        for (int64_t j = larger(own.end, begin); j < end; j++) row[j] = 0.0f;
-        Products::round_row(row, begin, end);
-      }
-      for (int64_t d = 0; d < width; d += tile_columns) {
-        const float* right = v_as_it_lies ? v + (k_row + depths.begin) * kv_stride + task.kv_head * D + d
-                                          : values_packed + d * units<Products>(keys) + depths.begin * tile_columns;
-        score_tiles<typename Products::Step>.by_rows[tile - 1](depths.count, scores + slot * key_tile + depths.begin, right,
-                                                               v_as_it_lies ? kv_stride : tile_columns,
-                                                               {sums + slot * width + d, width, 1, 1.0f, true}, tile_columns);
+      for (int64_t slot = 0; slot < rows; slot += tile_rows) {
+        // A tile of few rows has all queries of several heads, otherwise it has consecutive queries of one.
+        const int64_t i = few ? 0 : slot % slots;
+        const int tile = int(smaller(tile_rows, few ? rows - slot : task.queries - i));
+        const KeyRange seen = visible_keys(shape, s, task.query + i, task.query + (few ? task.queries : i + tile), key, key + keys);
+        if (seen.begin >= seen.end) continue;
+        const UnitRange depths = units_of<Products>(seen);
+        const int64_t begin = depths.begin * Products::per_unit, end = begin + depths.count * Products::per_unit;
+        for (int r = 0; r < tile; r++) {
+          const int64_t query = task.query + (slot + r) % slots;
+          const KeyRange own = visible_keys(shape, s, query, query + 1, key, key + keys);
+          float* row = scores + (slot + r) * key_tile;
+          if (own.begin < own.end) soften_row(row, own, softmax[slot + r], sums + (slot + r) * width, width);
+          if (own.begin < own.end && shape.dropout > 0)
+            drop_row(shape, (s.q_start + query) * shape.heads + head0 + (slot + r) / slots, s.place + key, own, row);
+          for (int64_t j = begin; j < own.begin; j++) row[j] = 0.0f;
+          for (int64_t j = larger(own.end, begin); j < end; j++) row[j] = 0.0f;
+          Products::round_row(row, begin, end);
+        }
+        for (int64_t d = 0; d < width; d += tile_columns) {
+          const float* right = v_as_it_lies ? v + (k_row + depths.begin) * kv_stride + task.kv_head * D + d
+                                            : values_packed + d * units<Products>(keys) + depths.begin * tile_columns;
+          score_tiles<typename Products::Step>.by_rows[tile - 1](depths.count, scores + slot * key_tile + depths.begin, right,
+                                                                 v_as_it_lies ? kv_stride : tile_columns,
+                                                                 {sums + slot * width + d, width, 1, 1.0f, true}, tile_columns);
+        }
       }
     }
   }
@@ -329,10 +347,12 @@ static void attention(const float* q, const float* k, const float* v, float* o, 
 //   dV = Pᵀ dO     dK = scale · dSᵀ Q     dQ = scale · dS K
 // With dropout, whose mask M holds 0 or 1 / (1 − p): dS = P ∘ (M ∘ dP − rowsum(dO ∘ O)), and M ∘ P takes the place of P in dV.
 // A segment is cut into chunks of queries and of keys. A task takes one chunk of each for one key/value head and adds to the gradients of
-// both; tasks run in rounds in which no chunk occurs twice, so sums have one order and need neither locks nor a second pass.
+// both; tasks run in rounds in which no chunk occurs twice, so sums have one order and need neither locks nor a second pass. The chunks of a
+// prefix meet those of several segments, in rounds after these segments' own.
 
 struct AttentionGradTask {
   int32_t segment, kv_head, query, key;
+  bool in_prefix; // where the keys are
 };
 
 struct AttentionGradients {
@@ -347,7 +367,7 @@ static void add_rows(const float* from, int64_t width, float* to, int64_t to_str
 }
 
 /// Scores and dP of a tile become P and scale · dS. The first row of scores is `row` among the rows of q by heads.
-static void score_gradients(const AttentionShape& shape, const Segment& s, int64_t query, int64_t queries, int64_t key, int64_t keys,
+static void score_gradients(const AttentionShape& shape, const Stretch& s, int64_t query, int64_t queries, int64_t key, int64_t keys,
                             const float* lse, const float* delta, int64_t stat_stride, int64_t row, float* p, float* ds) {
   const int64_t used = round_up(keys, lanes);
   alignas(64) float mask[key_tile];
@@ -356,7 +376,7 @@ static void score_gradients(const AttentionShape& shape, const Segment& s, int64
     const int64_t begin = seen.begin / lanes * lanes, end = round_up(seen.end, lanes);
     const float row_lse = lse[i * stat_stride], row_delta = delta[i * stat_stride];
     if (shape.dropout > 0 && begin < end) {
-      draw_mask(shape, row + i * shape.heads, key, begin, end, mask);
+      draw_mask(shape, row + i * shape.heads, s.place + key, begin, end, mask);
       for (int64_t j = begin; j < end; j += lanes) {
         const Vec probability = exp(load(p + j) - row_lse), kept = load(mask + j);
         store(ds + j, probability * (load(ds + j) * kept - row_delta) * shape.scale);
@@ -374,7 +394,7 @@ static void score_gradients(const AttentionShape& shape, const Segment& s, int64
 }
 
 template <class Products>
-static void attend_grad(const AttentionGradients& g, const Segment& s, const AttentionShape& shape, const AttentionGradTask& task,
+static void attend_grad(const AttentionGradients& g, const Stretch& s, const AttentionShape& shape, const AttentionGradTask& task,
                         int64_t chunk, int thread) {
   const int64_t D = shape.head_dim, group = shape.heads / shape.kv_heads;
   const int64_t width = round_up(D, tile_columns), kv_stride = shape.kv_heads * D, q_stride = shape.heads * D;
@@ -460,6 +480,46 @@ static void attend_grad(const AttentionGradients& g, const Segment& s, const Att
   add_rows(dv, width, g.dv + k_row * kv_stride + task.kv_head * D, kv_stride, keys, D);
 }
 
+/// In how many rounds each chunk of a segment's queries meets each of its own keys.
+static int64_t rounds_of(const Segment& s, int64_t chunk) { return larger(ceil_div(s.q_length, chunk), ceil_div(s.k_length, chunk)); }
+
+static bool chunks_meet(const AttentionShape& shape, const Stretch& s, int64_t query, int64_t key, int64_t chunk) {
+  const KeyRange seen = visible_keys(shape, s, query, smaller(query + chunk, s.q_length), key, smaller(key + chunk, s.k_length));
+  return seen.begin < seen.end;
+}
+
+/// A chunk of queries meets one of its prefix in some round.
+struct PrefixMeeting {
+  int32_t segment, query, key, round;
+};
+
+/// Each meeting comes in the first round in which neither its queries nor any of its keys' rows take part in another. Returns how many there are.
+static int64_t plan_meetings(const Segment* segments, int64_t segment_count, const AttentionShape& shape, int64_t chunk,
+                             PrefixMeeting* meetings) {
+  int32_t* free_at = static_cast<int32_t*>(shared_scratch(1, size_t(shape.k_rows) * 4)); // of each row of k, the first round
+  memset(free_at, 0, size_t(shape.k_rows) * 4);
+  for (int64_t i = 0; i < segment_count; i++)
+    for (int64_t row = 0; row < segments[i].k_length; row++)
+      free_at[segments[i].k_start + row] = int32_t(rounds_of(segments[i], chunk));
+  PrefixMeeting* next = meetings;
+  for (int64_t i = 0; i < segment_count; i++) {
+    const Stretch s = prefix_of(segments[i]);
+    for (int64_t query = 0; query < s.q_length; query += chunk) {
+      int64_t round = rounds_of(segments[i], chunk);
+      for (int64_t key = 0; key < s.k_length; key += chunk) {
+        if (!chunks_meet(shape, s, query, key, chunk)) continue;
+        int32_t* rows = free_at + s.k_start + key;
+        const int64_t count = smaller(chunk, s.k_length - key);
+        for (int64_t r = 0; r < count; r++) round = larger(round, rows[r]);
+        *next++ = {int32_t(i), int32_t(query), int32_t(key), int32_t(round)};
+        round++;
+        for (int64_t r = 0; r < count; r++) rows[r] = int32_t(round);
+      }
+    }
+  }
+  return next - meetings;
+}
+
 static void attention_grad(const float* q, const float* k, const float* v, const float* o, const float* lse, const float* dout, float* dq,
                            float* dk, float* dv, const Segment* segments, int64_t segment_count, const AttentionShape& shape, int compute) {
   const int64_t D = shape.head_dim;
@@ -478,31 +538,40 @@ static void attention_grad(const float* q, const float* k, const float* v, const
   });
 
   const int64_t chunk = D <= 64 ? 288 : 192; // what a chunk of keys packs should fit L2
-  int64_t rounds = 0, most = 0;
+  int64_t rounds = 0, most = 0, most_meetings = 0;
   for (int64_t i = 0; i < segment_count; i++) {
     const int64_t queries = ceil_div(segments[i].q_length, chunk), keys = ceil_div(segments[i].k_length, chunk);
     rounds = larger(rounds, larger(queries, keys));
     most += smaller(queries, keys);
+    most_meetings += queries * ceil_div(segments[i].prefix_length, chunk);
   }
+  most += most_meetings;
+  PrefixMeeting* meetings = static_cast<PrefixMeeting*>(shared_scratch(0, size_t(most_meetings) * sizeof(PrefixMeeting)));
+  const int64_t meeting_count = most_meetings == 0 ? 0 : plan_meetings(segments, segment_count, shape, chunk, meetings);
+  for (int64_t i = 0; i < meeting_count; i++) rounds = larger(rounds, meetings[i].round + 1);
+
   AttentionGradTask* tasks = static_cast<AttentionGradTask*>(shared_scratch(2, size_t(most * shape.kv_heads) * sizeof(AttentionGradTask)));
   const AttentionGradients gradients = {q, k, v, dout, lse, delta, dq, dk, dv};
   for (int64_t round = 0; round < rounds; round++) {
     AttentionGradTask* next = tasks;
     for (int64_t i = 0; i < segment_count; i++) {
-      const Segment& s = segments[i];
-      const int64_t queries = ceil_div(s.q_length, chunk), keys = ceil_div(s.k_length, chunk), own_rounds = larger(queries, keys);
+      const Stretch s = own_keys(segments[i]);
+      const int64_t own_rounds = rounds_of(segments[i], chunk);
       if (round >= own_rounds) continue;
-      for (int64_t j = 0; j < keys; j++) {
-        const int64_t query = (j + round) % own_rounds * chunk, key = j * chunk;
-        if (query >= s.q_length) continue;
-        const KeyRange seen = visible_keys(shape, s, query, smaller(query + chunk, s.q_length), key, smaller(key + chunk, s.k_length));
-        if (seen.begin >= seen.end) continue;
-        for (int64_t h = 0; h < shape.kv_heads; h++) *next++ = {int32_t(i), int32_t(h), int32_t(query), int32_t(key)};
+      for (int64_t key = 0; key < s.k_length; key += chunk) {
+        const int64_t query = (key / chunk + round) % own_rounds * chunk;
+        if (query < s.q_length && chunks_meet(shape, s, query, key, chunk))
+          for (int64_t h = 0; h < shape.kv_heads; h++) *next++ = {int32_t(i), int32_t(h), int32_t(query), int32_t(key), false};
       }
     }
+    for (int64_t i = 0; i < meeting_count; i++)
+      if (meetings[i].round == round)
+        for (int64_t h = 0; h < shape.kv_heads; h++)
+          *next++ = {meetings[i].segment, int32_t(h), meetings[i].query, meetings[i].key, true};
     parallel(next - tasks, [&](int64_t i, int thread) {
-      (compute == COMPUTE_F32 ? attend_grad<FloatProducts> : attend_grad<Bf16Products>)(gradients, segments[tasks[i].segment], shape,
-                                                                                         tasks[i], chunk, thread);
+      const Segment& segment = segments[tasks[i].segment];
+      (compute == COMPUTE_F32 ? attend_grad<FloatProducts> : attend_grad<Bf16Products>)(
+          gradients, tasks[i].in_prefix ? prefix_of(segment) : own_keys(segment), shape, tasks[i], chunk, thread);
     });
   }
 }

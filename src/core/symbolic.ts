@@ -146,7 +146,8 @@ function symbolicKernels(counter: Counter, elementBytes: number): Kernels {
   };
   const attended = (segments: Int32Array, { causal, window }: AttentionShape) => {
     let pairs = 0;
-    for (let s = 0; s < segments.length; s += 4) pairs += attendedPairs(segments[s + 1]!, segments[s + 3]!, causal, window);
+    for (let s = 0; s < segments.length; s += 6)
+      pairs += attendedPairs(segments[s + 1]!, segments[s + 5]! + segments[s + 3]!, causal, window);
     return pairs;
   };
 

@@ -129,14 +129,22 @@ test("attention refuses segments that leave their arrays or share rows", () => {
   const backward = (...numbers: number[]) =>
     engine.attentionGrad(x, x, x, x, x, x, x, x, x, Int32Array.from(numbers), shape, "f32");
   for (const call of [forward, backward]) {
-    assert.throws(() => call(0, 1, 0), /segments must hold four numbers for each segment, got 3/);
-    assert.throws(() => call(0, 7, 0, 7), /segment 0 .* does not lie inside 6 rows of q and 8 rows of k/);
-    assert.throws(() => call(0, 1, 0, 1, 1, 1, 8, 1), /segment 1 .* does not lie inside/);
-    assert.throws(() => call(-1, 1, 0, 1), /segment 0/);
-    assert.throws(() => call(2 ** 31 - 1, 2 ** 31 - 1, 0, 1), /segment 0/);
-    assert.throws(() => call(2, 2, 0, 2, 0, 3, 2, 3), /two segments share rows of q/);
+    assert.throws(() => call(0, 1, 0, 1), /segments must hold six numbers for each segment, got 4/);
+    assert.throws(() => call(0, 7, 0, 7, 0, 0), /segment 0 .* does not lie inside 6 rows of q and 8 rows of k/);
+    assert.throws(() => call(0, 1, 0, 1, 0, 0, 1, 1, 8, 1, 0, 0), /segment 1 .* does not lie inside/);
+    assert.throws(() => call(-1, 1, 0, 1, 0, 0), /segment 0/);
+    assert.throws(() => call(2 ** 31 - 1, 2 ** 31 - 1, 0, 1, 0, 0), /segment 0/);
+    for (const [start, length] of [
+      [-1, 1],
+      [0, -1],
+      [0, 9],
+      [2 ** 31 - 1, 2 ** 31 - 1],
+    ] as const)
+      assert.throws(() => call(0, 1, 0, 1, start, length), /segment 0 .* prefixLength .* does not lie inside/);
+    assert.throws(() => call(2, 2, 0, 2, 0, 0, 0, 3, 2, 3, 0, 0), /two segments share rows of q/);
   }
-  assert.throws(() => backward(0, 2, 0, 4, 2, 2, 3, 4), /two segments share rows of k/);
+  assert.throws(() => backward(0, 2, 0, 4, 0, 0, 2, 2, 3, 4, 0, 0), /two segments share rows of k of their own/);
+  backward(0, 2, 0, 4, 0, 0, 2, 2, 4, 4, 0, 4); // a prefix may be shared
   const wrong = { ...shape, kvHeads: 3 };
   assert.throws(() => engine.attention(x, x, x, x, x, segments, wrong, "f32"), /heads must be a multiple of kvHeads/);
   engine.free(x);

@@ -4,9 +4,13 @@ import type { AttentionShape, ComputeType } from "./kernels.js";
 import { loadEngine } from "./load.js";
 import { Blocks, philoxWord, randomFloats, sameBits, testKernel } from "./testing/testing.js";
 
+/** qStart, qLength, kStart, kLength, and prefixStart and prefixLength where it has a prefix. */
+type Numbers = readonly [number, number, number, number] | readonly [number, number, number, number, number, number];
+
+const flat = (segments: readonly Numbers[]) => Int32Array.from(segments.flatMap((s) => (s.length === 4 ? [...s, 0, 0] : [...s])));
+
 interface Setting {
-  /** (qStart, qLength, kStart, kLength) of each sequence. */
-  segments: readonly (readonly [number, number, number, number])[];
+  segments: readonly Numbers[];
   heads?: number;
   kvHeads?: number;
   headDim?: number;
@@ -21,7 +25,8 @@ function shapeOf(s: Setting): AttentionShape {
   const { segments, heads = 2, kvHeads = 1, headDim = 16, causal = true, window = 0, dropout = 0, spare = 0 } = s;
   return {
     qRows: Math.max(...segments.map(([start, length]) => start + length)) + spare,
-    kRows: Math.max(...segments.map(([, , start, length]) => start + length)) + spare,
+    kRows:
+      Math.max(...segments.map(([, , start, length, first = 0, many = 0]) => Math.max(start + length, first + many))) + spare,
     heads,
     kvHeads,
     headDim,
@@ -50,19 +55,22 @@ function reference(s: Setting): Float64Array[] {
   const dot = (a: ArrayLike<number>, i: number, b: ArrayLike<number>, j: number): number =>
     features.reduce((sum, d) => sum + a[i + d]! * b[j + d]!, 0);
 
-  for (const [qStart, qLength, kStart, kLength] of s.segments) {
+  for (const [qStart, qLength, kStart, ownKeys, prefixStart = 0, prefixLength = 0] of s.segments) {
+    const kLength = prefixLength + ownKeys;
+    const rowOf = (j: number) => (j < prefixLength ? prefixStart + j : kStart + j - prefixLength);
+    const placeOf = (j: number) => (j < prefixLength ? j : Math.ceil(prefixLength / 64) * 64 + j - prefixLength);
     for (let i = 0; i < qLength; i++) {
       const last = causal ? i + kLength - qLength : kLength - 1;
       const keys = Array.from({ length: kLength }, (_, j) => j).filter((j) => j <= last && (window === 0 || j > last - window));
       if (keys.length === 0) continue;
       for (let head = 0; head < heads; head++) {
         const at = ((qStart + i) * heads + head) * headDim;
-        const keyAt = (j: number): number => ((kStart + j) * kvHeads + Math.floor((head * kvHeads) / heads)) * headDim;
+        const keyAt = (j: number): number => (rowOf(j) * kvHeads + Math.floor((head * kvHeads) / heads)) * headDim;
         const scores = keys.map((j) => scale * dot(q, at, k, keyAt(j)));
         const most = Math.max(...scores);
         const total = most + Math.log(scores.reduce((sum, x) => sum + Math.exp(x - most), 0));
         const p = scores.map((x) => Math.exp(x - total));
-        const keeps = (j: number) => philoxWord(seed, j, (qStart + i) * heads + head) >= dropout * 2 ** 32;
+        const keeps = (j: number) => philoxWord(seed, placeOf(j), (qStart + i) * heads + head) >= dropout * 2 ** 32;
         const mask = keys.map((j) => (dropout === 0 ? 1 : keeps(j) ? 1 / (1 - dropout) : 0));
         const dp = keys.map((j, n) => mask[n]! * dot(dout, at, v, keyAt(j)));
         const mean = p.reduce((sum, x, n) => sum + x * dp[n]!, 0);
@@ -92,7 +100,7 @@ function testAttention(name: string, setting: Setting): void {
 
 function testAttentionIn(compute: ComputeType, tolerance: number, name: string, setting: Setting): void {
   const shape = shapeOf(setting);
-  const segments = Int32Array.from(setting.segments.flat());
+  const segments = flat(setting.segments);
   testKernel(`attention in ${compute} ${name}`, {
     async run(engine, blocks) {
       const data = inputs(shape);
@@ -180,6 +188,50 @@ testAttention("of segments with gaps, empty ones and spare rows", {
   spare: 3,
 });
 
+/** A prompt of some length and answers to it, all one behind the other, and perhaps the keys of virtual tokens before the prompt's. */
+function family(prompt: number, answers: readonly number[], { at = 0, virtual = 0 } = {}): Numbers[] {
+  const segments: Numbers[] = [[at, prompt, at, virtual + prompt]];
+  let row = at + prompt;
+  for (const length of answers) {
+    segments.push([row, length, row + virtual, length, at, virtual + prompt]);
+    row += length;
+  }
+  return segments;
+}
+
+testAttention("of answers to one prompt", { segments: family(70, [33, 1, 50, 3]) });
+testAttention("of answers to a prompt of one token", { segments: family(1, [5, 1, 2]) });
+testAttention("of answers to two prompts, grouped", {
+  segments: [...family(20, [33, 40]), ...family(64, [1, 17, 96], { at: 93 })],
+  heads: 6,
+  kvHeads: 2,
+  headDim: 64,
+});
+testAttention("of answers to a prompt behind virtual tokens", { segments: family(30, [20, 40], { virtual: 7 }) });
+testAttention("of answers and a prompt over several chunks", { segments: family(310, [300, 20, 310]), heads: 1, headDim: 8 });
+for (const window of [2, 5, 33, 60, 100, 400])
+  testAttention(`of answers with a window of ${window}`, { segments: family(110, [40, 1, 120]), heads: 1, headDim: 8, window });
+testAttention("of answers over several chunks with a window", {
+  segments: family(310, [300, 20]),
+  heads: 1,
+  headDim: 8,
+  window: 90,
+});
+testAttention("of answers with dropout", { segments: family(70, [33, 3, 130]), heads: 4, kvHeads: 2, dropout: 0.3 });
+testAttention("of answers with dropout and a window", { segments: family(100, [33, 2]), heads: 2, window: 50, dropout: 0.3 });
+testAttention("without a mask, with a prefix", { segments: [[0, 20, 40, 30, 0, 33]], causal: false });
+testAttention("without a mask, with a prefix and a window", { segments: [[0, 20, 40, 30, 0, 33]], causal: false, window: 40 });
+testAttention("of prefixes that overlap each other and own keys in any way", {
+  segments: [
+    [0, 40, 0, 50],
+    [40, 30, 50, 20, 10, 30],
+    [70, 30, 70, 30, 25, 40],
+    [100, 10, 100, 10, 0, 100],
+    [110, 10, 110, 0, 60, 30],
+    [120, 10, 110, 10, 40, 0],
+  ],
+});
+
 for (const compute of ["f32", "bf16"] as const)
   test(`packed sequences attend as each would alone, bit for bit, in ${compute}`, async () => {
     const engine = loadEngine();
@@ -205,8 +257,8 @@ for (const compute of ["f32", "bf16"] as const)
       const [qSize, kSize] = [rows * shape.heads * shape.headDim, rows * shape.kvHeads * shape.headDim];
       const [o, lse, dq] = [blocks.empty(qSize * 4), blocks.empty(rows * shape.heads * 4), blocks.empty(qSize * 4)];
       const [dk, dv] = [blocks.empty(kSize * 4), blocks.empty(kSize * 4)];
-      engine.attention(q, k, v, o, lse, Int32Array.from(segments.flat()), own, compute);
-      engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, Int32Array.from(segments.flat()), own, compute);
+      engine.attention(q, k, v, o, lse, flat(segments), own, compute);
+      engine.attentionGrad(q, k, v, o, lse, dout, dq, dk, dv, flat(segments), own, compute);
       return [
         await blocks.read(o, qSize),
         await blocks.read(dq, qSize),
@@ -246,7 +298,7 @@ test("scores far apart stay finite, and NaN comes through", async () => {
   const attend = async (q: number[], k: number[]): Promise<number[]> => {
     const [o, lse] = [blocks.empty(8), blocks.empty(8)];
     const [qId, kId, vId] = [blocks.of(Float32Array.from(q)), blocks.of(Float32Array.from(k)), blocks.of(Float32Array.of(1, 2))];
-    engine.attention(qId, kId, vId, o, lse, Int32Array.of(0, 2, 0, 2), shape, "f32");
+    engine.attention(qId, kId, vId, o, lse, Int32Array.of(0, 2, 0, 2, 0, 0), shape, "f32");
     return [...(await blocks.read(o, 2)), ...(await blocks.read(lse, 2))];
   };
   assert.deepEqual(await attend([100, 100], [-100, 100]), [1, 2, -10000, 10000]);
@@ -274,15 +326,18 @@ test("attention refuses what does not fit", () => {
   };
   const attend = (segments: number[], changed: Partial<AttentionShape> = {}) =>
     engine.attention(all, all, all, all, all, Int32Array.from(segments), { ...shape, ...changed }, "f32");
-  attend([0, 4, 0, 4]);
-  assert.throws(() => attend([0, 4, 0, 4], { qRows: 5 }), RangeError);
-  assert.throws(() => attend([0, 4, 0, 4], { kRows: 100 }), RangeError);
-  assert.throws(() => attend([0, 4, 0, 4], { kvHeads: 3 }), RangeError);
-  assert.throws(() => attend([0, 4, 0, 4], { headDim: 0 }), RangeError);
-  assert.throws(() => attend([0, 5, 0, 4]), RangeError);
-  assert.throws(() => attend([0, 4, 1, 4]), RangeError);
-  assert.throws(() => attend([-1, 4, 0, 4]), RangeError);
-  assert.throws(() => attend([0, 4, 0]), RangeError);
-  assert.throws(() => attend([0, 3, 0, 3, 2, 2, 2, 2]), RangeError);
+  attend([0, 4, 0, 4, 0, 0]);
+  assert.throws(() => attend([0, 4, 0, 4, 0, 0], { qRows: 5 }), RangeError);
+  assert.throws(() => attend([0, 4, 0, 4, 0, 0], { kRows: 100 }), RangeError);
+  assert.throws(() => attend([0, 4, 0, 4, 0, 0], { kvHeads: 3 }), RangeError);
+  assert.throws(() => attend([0, 4, 0, 4, 0, 0], { headDim: 0 }), RangeError);
+  assert.throws(() => attend([0, 5, 0, 4, 0, 0]), RangeError);
+  assert.throws(() => attend([0, 4, 1, 4, 0, 0]), RangeError);
+  assert.throws(() => attend([-1, 4, 0, 4, 0, 0]), RangeError);
+  assert.throws(() => attend([0, 4, 0, 4]), RangeError);
+  assert.throws(() => attend([0, 4, 0, 4, 2, 3]), RangeError);
+  assert.throws(() => attend([0, 4, 0, 4, -1, 1]), RangeError);
+  assert.throws(() => attend([0, 4, 0, 4, 0, -1]), RangeError);
+  assert.throws(() => attend([0, 3, 0, 3, 0, 0, 2, 2, 2, 2, 0, 0]), RangeError);
   blocks.freeAll();
 });

@@ -100,11 +100,12 @@ export interface Layers {
   rope(x: Id, y: Id, table: Id, positions: Int32Array, tableRows: number, heads: number, headDim: number, inverse: boolean): void;
   /**
    * Softmax attention that never holds T × T. q, o (qRows, heads, headDim); k, v (kRows, kvHeads, headDim); lse (qRows, heads).
-   * `segments` lists (qStart, qLength, kStart, kLength) of each sequence; a query attends only inside its own segment. Causal: query i
-   * sees keys j ≤ i + kLength − qLength. `window` > 0 lets it see only the last `window` of these. Segments never share rows of q; they
-   * may share rows of k (a common prefix), but not where a gradient is wanted. With `compute` bf16, products round their operands where
-   * the machine multiplies bf16 in hardware, but for a few queries; elsewhere they are exact. `dropout` is applied to the probabilities, by
-   * masks that follow from `seed`, the row of q, the head and the key's place in its segment.
+   * `segments` lists (qStart, qLength, kStart, kLength, prefixStart, prefixLength) of each sequence, whose keys are the rows of k of its prefix
+   * and then its own; a query attends only inside its own segment. Causal: query i sees keys j ≤ i + prefixLength + kLength − qLength.
+   * `window` > 0 lets it see only the last `window` of these. Segments never share rows of q; where a gradient is wanted, they may share rows
+   * of k only as a prefix. With `compute` bf16, products round their operands where the machine multiplies bf16 in hardware, but for a few
+   * queries; elsewhere they are exact. `dropout` is applied to the probabilities, by masks that follow from `seed`, the row of q, the head and
+   * the key's place: its number in the prefix, or in its own plus prefixLength rounded up to 64.
    */
   attention(q: Id, k: Id, v: Id, o: Id, lse: Id, segments: Int32Array, shape: AttentionShape, compute: ComputeType): void;
   /** dq, dk, dv are replaced, not accumulated; rows in no segment become 0. */

@@ -218,7 +218,12 @@ class BertSelfAttention extends Module {
     this.#index = index;
   }
 
+  /** Throws ModelError for a text that several share the beginning of: here a beginning sees what follows it. */
   forward(x: Tensor, { segments, keysAndValues }: LayerInput): Tensor {
+    if (segments.some(({ prefix }) => prefix !== undefined))
+      throw new ModelError(
+        "answers cannot share their prompt in an encoder, whose prompt sees the answer: take a model that predicts tokens",
+      );
     const [k, v] = keysAndValues(this.#index, this.key.forward(x), this.value.forward(x));
     const heads = { heads: this.#heads, kvHeads: this.#heads, headDim: x.columns / this.#heads };
     return attention(this.query.forward(x), k, v, segments, { ...heads, causal: false, dropout: this.dropout.p });

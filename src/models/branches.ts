@@ -1,4 +1,5 @@
-import { packSequences, type TokenBatch } from "./token-batch.js";
+import type { Segment } from "../core/ops/attention.js";
+import type { TokenBatch } from "./token-batch.js";
 
 /** A prompt, and answers to it. */
 export interface Family {
@@ -21,27 +22,48 @@ export interface BranchBatch {
   readonly ends: Int32Array;
 }
 
-/** Lays families one behind the other. An answer attends to its prompt and to itself. */
+/**
+ * Lays families one behind the other, each as prompt | answer | answer | …: the prompt is computed once for all its answers. An answer attends to
+ * its prompt and to itself, and its positions go on from the prompt's, so hidden states and gradients are those of each pair of prompt and answer
+ * alone.
+ *
+ * Source: Wang & Hegde 2024, arXiv:2410.20305 (pairs); Liu et al. 2025, arXiv:2506.05433 (groups).
+ */
 export function packFamilies(families: readonly Family[]): BranchBatch {
-  const sequences: Int32Array[] = [];
-  const [rows, targets, answers, ends]: [number[], number[], number[], number[]] = [[], [], [], []];
-  let start = 0;
-  for (const { prompt, answers: given } of families)
-    for (const answer of given) {
-      for (const [t, id] of answer.entries()) {
-        rows.push(start + prompt.length + t - 1);
-        targets.push(id);
-        answers.push(sequences.length);
+  const total = families.reduce(
+    (sum, { prompt, answers }) => answers.reduce((all, { length }) => all + length, sum + prompt.length),
+    0,
+  );
+  const ids = new Int32Array(total);
+  const positions = new Int32Array(total);
+  const segments: Segment[] = [];
+  const answered = families.flatMap(({ answers }) => answers);
+  const count = answered.reduce((sum, { length }) => sum + length, 0);
+  const [rows, targets, answers] = [new Int32Array(count), new Int32Array(count), new Int32Array(count)];
+  const ends = new Int32Array(answered.length);
+
+  let [row, token, answer] = [0, 0, 0];
+  /** Returns the row of the first token. */
+  const lay = (sequence: Int32Array, position: number): number => {
+    ids.set(sequence, row);
+    for (let t = 0; t < sequence.length; t++) positions[row + t] = position + t;
+    row += sequence.length;
+    return row - sequence.length;
+  };
+  for (const family of families) {
+    const kLength = family.prompt.length;
+    const kStart = lay(family.prompt, 0);
+    segments.push({ qStart: kStart, qLength: kLength, kStart, kLength });
+    for (const given of family.answers) {
+      const start = lay(given, kLength);
+      segments.push({ qStart: start, qLength: given.length, kStart: start, kLength: given.length, prefix: { kStart, kLength } });
+      for (const [t, id] of given.entries()) {
+        rows[token] = t === 0 ? kStart + kLength - 1 : start + t - 1;
+        targets[token] = id;
+        answers[token++] = answer;
       }
-      sequences.push(Int32Array.of(...prompt, ...answer));
-      start += prompt.length + answer.length;
-      ends.push(start - 1);
+      ends[answer++] = row - 1;
     }
-  const [r, t, a, e] = [rows, targets, answers, ends].map((numbers) => Int32Array.from(numbers)) as [
-    Int32Array,
-    Int32Array,
-    Int32Array,
-    Int32Array,
-  ];
-  return { input: packSequences(sequences), rows: r, targets: t, answers: a, ends: e };
+  }
+  return { input: { ids, positions, segments }, rows, targets, answers, ends };
 }

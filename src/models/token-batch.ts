@@ -6,9 +6,12 @@ import type { KVCache } from "../nn/kv-cache.js";
 export interface TokenBatch {
   /** (T) */
   readonly ids: Int32Array;
-  /** (T) Each sequence counts from 0. */
+  /** (T) Each sequence counts from 0, or goes on from its prefix. */
   readonly positions: Int32Array;
-  /** Which rows belong together. With a cache, keys are counted in the cache's rows. A sequence begins here if it has no more keys than queries. */
+  /**
+   * Which rows belong together. With a cache, keys are counted in the cache's rows. A sequence begins here if it has no more keys than queries and
+   * no prefix. A prefix is all rows of one that begins here, in a batch without a cache.
+   */
   readonly segments: readonly Segment[];
   /** Present while generating: where keys and values of these tokens go. */
   readonly cache?: { readonly store: KVCache; readonly rows: Int32Array };
@@ -71,9 +74,9 @@ export interface ExtendedBatch {
   readonly cacheRows: Int32Array;
 }
 
-/** Makes room for `count` virtual tokens before every sequence. */
+/** Makes room for `count` virtual tokens before every sequence. What has a prefix begins with the prefix's own. */
 export function extendBatch({ ids, positions, segments, cache }: TokenBatch, count: number): ExtendedBatch {
-  const begins = ({ qLength, kLength }: Segment) => qLength === kLength;
+  const begins = ({ qLength, kLength, prefix }: Segment) => qLength === kLength && prefix === undefined;
   const newcomers = segments.filter(begins).length;
   const total = ids.length + newcomers * count;
   const extended = {
@@ -100,7 +103,15 @@ export function extendBatch({ ids, positions, segments, cache }: TokenBatch, cou
       if (cache !== undefined) extended.cacheRows[row] = cache.rows[t]!;
     }
     const kStart = cache === undefined ? qStart : segment.kStart;
-    extended.segments.push({ qStart, qLength: row - qStart, kStart, kLength: segment.kLength + count });
+    const { prefix } = segment;
+    extended.segments.push(
+      prefix === undefined
+        ? { qStart, qLength: row - qStart, kStart, kLength: segment.kLength + count }
+        : {
+            ...{ qStart, qLength: row - qStart, kStart, kLength: segment.kLength },
+            prefix: { kStart: extended.tokenRows[prefix.kStart]! - count, kLength: prefix.kLength + count },
+          },
+    );
   }
   return extended;
 }

@@ -9,6 +9,8 @@ export interface Segment {
   readonly qLength: number;
   readonly kStart: number;
   readonly kLength: number;
+  /** Keys that come before these, and may be those of another segment as well. */
+  readonly prefix?: { readonly kStart: number; readonly kLength: number };
 }
 
 export interface AttentionOptions {
@@ -17,7 +19,7 @@ export interface AttentionOptions {
   readonly headDim: number;
   /** Default 1 / sqrt(D). */
   readonly scale?: number;
-  /** Query i sees keys j ≤ i + kLength − qLength of its segment. Default true. */
+  /** Query i sees keys j ≤ i + (number of keys) − qLength of its segment, the prefix counted. Default true. */
   readonly causal?: boolean;
   /** How many of the last keys a query sees; 0, the default, for all. */
   readonly window?: number;
@@ -28,7 +30,8 @@ export interface AttentionOptions {
 /**
  * o = dropout(softmax(scale · q kᵀ)) v, each sequence for itself, in tiles: no T × T array is ever held, nor any mask.
  * Source: Dao 2023, arXiv:2307.08691 (tiles, online softmax, recomputation in backward); grouped heads of Ainslie et al. 2023,
- * arXiv:2305.13245: query head h reads key/value head ⌊h · G / H⌋.
+ * arXiv:2305.13245: query head h reads key/value head ⌊h · G / H⌋. A prefix of several segments is Liu et al. 2025, arXiv:2506.05433 (Prefix
+ * Grouper): its keys and values are there once, and their gradients are the sums over the segments.
  * q (Tq, H · D), k and v (Tk, G · D) f32 → o (Tq, H · D). Throws ShapeError.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, segments: readonly Segment[], options: AttentionOptions): Tensor {
@@ -47,7 +50,12 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, segments: readonly Se
   if (k.rows !== v.rows) throw new ShapeError(`attention: expected as many keys as values, got ${k.rows} and ${v.rows}`);
 
   const shape = { qRows: q.rows, kRows: k.rows, heads, kvHeads, headDim, scale, causal, window, ...drop };
-  const flat = Int32Array.from(segments.flatMap((s) => [s.qStart, s.qLength, s.kStart, s.kLength]));
+  const flat = Int32Array.from(
+    segments.flatMap(({ qStart, qLength, kStart, kLength, prefix }) => [
+      ...[qStart, qLength, kStart, kLength],
+      ...[prefix?.kStart ?? 0, prefix?.kLength ?? 0],
+    ]),
+  );
   const { kernels, compute } = q.device;
 
   const o = Tensor.empty(q.device, q.shape);

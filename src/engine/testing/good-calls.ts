@@ -35,7 +35,7 @@ export const shape = {
   dropout: 0,
   seed: 0n,
 };
-export const segments = Int32Array.of(0, 2, 0, 3, 2, 4, 3, 5);
+export const segments = Int32Array.of(0, 2, 0, 3, 0, 0, 2, 4, 3, 5, 1, 2);
 const q = f32s(6 * 4 * 16);
 const k = f32s(8 * 2 * 16);
 const lse = f32s(6 * 4);

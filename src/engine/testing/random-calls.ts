@@ -86,6 +86,9 @@ function generator(engine: Addon, next: () => number, blocks: Blocks) {
       Object.create(null),
     );
   const indices = (limit: number) => Int32Array.from({ length: Math.floor(next() * 9) }, () => Math.floor(next() * limit));
+  /** A start and a length in turns: two segments, now and then one that is cut. */
+  const segmentsOf = (values: Int32Array) =>
+    Int32Array.from({ length: next() < 0.2 ? values.length : 12 }, (_, i) => (values[i % values.length] ?? i) % (i % 2 ? 4 : 7));
 
   const wrongBlock = (floats: number): unknown => {
     const kind = next();
@@ -131,8 +134,7 @@ function generator(engine: Addon, next: () => number, blocks: Blocks) {
     if (typeof good === "boolean") return next() < 0.5;
     if (typeof good === "bigint") return pick(0n, 2n ** 64n - 1n, BigInt(Math.floor(next() * 2 ** 53)));
     if (typeof good === "string") return pick(...(words[name] ?? Object.keys(dtypes)));
-    if (good instanceof Int32Array)
-      return name === "segments" ? indices(7).map((value, i) => (i % 2 ? value % 4 : value)) : indices(5);
+    if (good instanceof Int32Array) return name === "segments" ? segmentsOf(indices(7)) : indices(5);
     if (good instanceof Float64Array) return good.map((value) => pick(value, next(), 0, 1, -1, 1e300, 1e-300, 5e-324));
     if (good instanceof Float32Array)
       return pick<unknown>(new Uint8Array(small()), new DataView(new ArrayBuffer(9), 1), new Float64Array(3));
