@@ -33,8 +33,37 @@ export type { HubOptions } from "./io/hub/hub.js";
 export type { ModelFiles, TensorEntry } from "./io/model-files.js";
 export { type PythonPackageOptions, pythonPackageModel } from "./io/python-package.js";
 export { resolveModel } from "./io/resolve.js";
+export type { ReadRowFile, RowFile, RowKind } from "./io/row-file.js";
 export { writeRandomModel } from "./models/random-model.js";
 export type { Metrics } from "./objectives/metrics.js";
+export {
+  cohenKappa,
+  fleissKappa,
+  krippendorffAlpha,
+  type Ratings,
+  rawAgreement,
+  type Share,
+  shareOf,
+} from "./preference/agreement.js";
+export { bradleyTerry, type Comparison, type ModelRating, type Ranking } from "./preference/bradley-terry.js";
+export {
+  itemIdOf,
+  type Judgement,
+  type LabelProgress,
+  LabelSession,
+  type LabelSessionOptions,
+  type Shown,
+} from "./preference/label-session.js";
+export {
+  itemOf,
+  type Label,
+  type LabelItem,
+  type LabelRow,
+  type LabelStore,
+  labels,
+  openLabelStore,
+  readLabels,
+} from "./preference/label-store.js";
 export type { RecipeSettings } from "./recipe/recipe-settings.js";
 export type * from "./runs/events.js";
 export { followRun } from "./runs/follow.js";

@@ -107,11 +107,13 @@ function readPair(row: Fields, columns: Record<string, unknown>, layout: Prefere
     );
   const margin = marginIn(columns);
   const verdict = verdictIn(columns);
+  const { answers: unranked, repeat } = takeLabelColumns(columns);
+  if (repeat === true) return { answers: [], leftOut: "that a rater was shown a second time" };
+  if (verdict === "tie") return { answers: [], leftOut: "that are ties" };
   const { [chosen]: better, [rejected]: worse, margin: _, ...others } = columns;
-  const sides = [better, worse] as const;
+  const sides = verdict === "both bad" && isRecord(unranked) ? ([unranked.a, unranked.b] as const) : ([better, worse] as const);
   for (const [i, side] of sides.entries())
     if (isNothing(side)) return { answers: [], leftOut: `without a "${i === 0 ? chosen : rejected}" answer` };
-  if (verdict === "tie") return { answers: [], leftOut: "that are ties" };
 
   const rows = rowsOfSides(sides, others, layout);
   const judged = verdict === "both bad" ? (["bad", "bad"] as const) : (["chosen", "rejected"] as const);
@@ -168,6 +170,17 @@ function verdictIn(columns: Record<string, unknown>): "tie" | "both bad" | undef
     if (word.endsWith("bothbad")) return "both bad";
   }
   return undefined;
+}
+
+/** What a row of a label store says beside prompt and answers: how the label came about, which nobody trains on. */
+const labelColumns = ["id", "answers", "repeat", "shown", "models", "sampling", "seed", "rater", "ms", "note", "ts"];
+
+/** Takes these columns out of a row of a label store (src/preference/label-store.ts); none out of any other row. */
+function takeLabelColumns(columns: Record<string, unknown>): Record<string, unknown> {
+  if (!isRecord(columns.shown) || typeof columns.rater !== "string") return {};
+  const taken = Object.fromEntries(labelColumns.map((name) => [name, columns[name]]));
+  for (const name of labelColumns) delete columns[name];
+  return taken;
 }
 
 /** The rows of stage sft that both answers make with the rest of their row. */

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { temporaryFolder } from "../io/testing/folders.js";
 import { itemIdOf, type Judgement, LabelSession, type LabelSessionOptions, type Shown } from "./label-session.js";
-import { type LabelItem, LabelStore } from "./label-store.js";
+import { type LabelItem, type LabelStore, openLabelStore } from "./label-store.js";
 
 const assistant = (content: string) => [{ role: "assistant", content }];
 
@@ -16,7 +16,7 @@ function items(count: number): LabelItem[] {
 }
 
 async function openStore(t: TestContext): Promise<LabelStore> {
-  const store = await LabelStore.open(join(temporaryFolder(t), "labels.jsonl"));
+  const store = await openLabelStore(join(temporaryFolder(t), "labels.jsonl"));
   t.after(() => store.close());
   return store;
 }

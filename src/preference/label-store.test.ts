@@ -4,9 +4,11 @@ import { appendFileSync, existsSync, readdirSync, readFileSync, renameSync, rmSy
 import { join } from "node:path";
 import test from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { readPairs, readUnpaired } from "../data/preference-rows.js";
+import { byteChat } from "../data/preview.js";
 import { CheckpointError, DataError, NoSpaceError } from "../errors.js";
 import { repetitions, seededIntegers, smallDisk, temporaryFolder } from "../io/testing/folders.js";
-import { itemOf, type Label, type LabelItem, type LabelRow, LabelStore, labels, readLabels, rowOf } from "./label-store.js";
+import { itemOf, type Label, type LabelItem, type LabelRow, labels, openLabelStore, readLabels, rowOf } from "./label-store.js";
 
 const item = (id: string, length = 5): LabelItem => ({
   id,
@@ -22,12 +24,12 @@ const row = (id: string, label: Label = "a", length = 5): LabelRow =>
 
 test("rows come back as they were given, in order", async (t) => {
   const path = join(temporaryFolder(t), "deep", "er", "labels.jsonl");
-  const store = await LabelStore.open(path);
+  const store = await openLabelStore(path);
   const rows = labels.map((label, i) => ({ ...row(`q${i}`, label), note: "why\nnot" }));
   await Promise.all(rows.map((each) => store.append(each)));
   await store.close();
   assert.deepEqual((await readLabels(path)).rows, rows);
-  const again = await LabelStore.open(path);
+  const again = await openLabelStore(path);
   assert.deepEqual(again.rows, rows);
   await again.append(row("q9"));
   await again.close();
@@ -41,24 +43,66 @@ test("only what a pair may be trained from has chosen and rejected; the item can
       const shown = { left: "a", right: "b" } as const;
       const said = rowOf(item("q"), { label, shown, rater: "ann", ms: 1, ts: "", ...(repeat && { repeat }) });
       const isPair = (label === "a" || label === "b") && !repeat;
-      assert.deepEqual(
-        [said.chosen !== undefined, said.rejected !== undefined, said.answers === undefined],
-        Array(3).fill(isPair),
-      );
+      assert.deepEqual([said.chosen !== null, said.rejected !== null, said.answers === undefined], Array(3).fill(isPair));
       assert.deepEqual(itemOf(said), item("q"));
     }
   assert.equal(row("q", "a").chosen![0]!.content, "aaaaa");
   assert.equal(row("q", "b").rejected![0]!.content, "aaaaa");
 });
 
+test("stages rm, dpo and kto read a store as it is: ties, two bad answers and second showings are no pairs", async (t) => {
+  const folder = temporaryFolder(t);
+  const store = await openLabelStore(join(folder, "labels.jsonl"));
+  for (const [i, label] of labels.entries()) await store.append(row(`q${i}`, label));
+  await store.append({ ...rowOf(item("q0"), { ...row("q0", "b"), repeat: true }), note: "changed my mind" });
+  await store.close();
+
+  const notices: string[] = [];
+  const chat = byteChat();
+  const source = {
+    files: { datasetDir: folder },
+    tokenize: { cutoffLen: 2048 },
+    chat: () => chat,
+    warn: (message: string) => notices.push(message),
+  };
+  const text = (ids: Int32Array) => chat.tokenizer.decode(ids);
+  const pairs = await readPairs(["labels.jsonl"], source, "keep_start");
+  assert.deepEqual(
+    pairs.map(({ chosen, rejected }) => [text(chosen), text(rejected)]),
+    [
+      ["aaaaa", "b\n\u2028"],
+      ["b\n\u2028", "aaaaa"],
+    ],
+  );
+  assert.match(text(pairs[0]!.prompt), /What is q0\? 你好/);
+  const told = notices.join("\n");
+  assert.match(told, /3 of 5 rows are left out.*1 that are ties \(.*:3\); .*two bad answers.*:4.*; .*shown a second time \(.*:5/);
+  assert.doesNotMatch(told, /not used/, "every column is known");
+
+  notices.length = 0;
+  const single = await readUnpaired(["labels.jsonl"], source, "keep_start");
+  assert.deepEqual(
+    single.map(({ answer, isGood }) => [text(answer), isGood]),
+    [
+      ["aaaaa", true],
+      ["b\n\u2028", false],
+      ["b\n\u2028", true],
+      ["aaaaa", false],
+      ["aaaaa", false],
+      ["b\n\u2028", false],
+    ],
+  );
+  assert.match(notices.join("\n"), /2 of 5 rows are left out/);
+});
+
 test("undo takes the last row away, also one of an earlier day, and the file is as if it had never been", async (t) => {
   const path = join(temporaryFolder(t), "labels.jsonl");
-  const store = await LabelStore.open(path);
+  const store = await openLabelStore(path);
   await store.append(row("q1"));
   const before = readFileSync(path);
   await store.append(row("q2", "tie"));
   await store.close();
-  const again = await LabelStore.open(path);
+  const again = await openLabelStore(path);
   assert.deepEqual(await again.undo(), row("q2", "tie"));
   assert.deepEqual(readFileSync(path), before);
   await again.append(row("q3"));
@@ -74,7 +118,7 @@ test("undo takes the last row away, also one of an earlier day, and the file is 
 
 test("a torn last line is cut off at any byte, and told; readers pass over it", async (t) => {
   const path = join(temporaryFolder(t), "labels.jsonl");
-  const store = await LabelStore.open(path);
+  const store = await openLabelStore(path);
   for (const id of ["q1", "q2"]) await store.append(row(id));
   await store.close();
   const whole = readFileSync(path);
@@ -92,7 +136,7 @@ test("a torn last line is cut off at any byte, and told; readers pass over it", 
       );
       assert.equal(read.tornBytes, isWhole ? 0 : length + zeros - second);
       const notices: string[] = [];
-      const opened = await LabelStore.open(path, { onNotice: (message) => notices.push(message) });
+      const opened = await openLabelStore(path, { onNotice: (message) => notices.push(message) });
       assert.equal(opened.rows.length, isWhole ? 2 : 1);
       await opened.append(row("q3"));
       await opened.close();
@@ -111,7 +155,7 @@ test("a file that is no store is named with its line and stays as it is", async 
   const folder = temporaryFolder(t);
   const path = join(folder, "labels.jsonl");
   const good = `${JSON.stringify(row("q1"))}\n`;
-  const { chosen: _, ...half } = row("q2");
+  const half = { ...row("q2"), chosen: null };
   const broken: [text: string, message: RegExp][] = [
     ["my diary, without a newline", /labels\.jsonl:1: this is no row of a label store: not valid JSON/],
     [`${good}{"prompt": "x"}\n`, /labels\.jsonl:2: .*id: /],
@@ -124,23 +168,23 @@ test("a file that is no store is named with its line and stays as it is", async 
   ];
   for (const [text, message] of broken) {
     writeFileSync(path, text);
-    for (const read of [LabelStore.open, readLabels])
+    for (const read of [openLabelStore, readLabels])
       await assert.rejects(read(path), (error) => error instanceof DataError && message.test(error.message));
     assert.equal(readFileSync(path, "utf8"), text);
     assert.deepEqual(readdirSync(folder), ["labels.jsonl"], "the lock is given back");
   }
   writeFileSync(path, `\n${good}\n\n`);
   assert.equal((await readLabels(path)).rows.length, 1, "blank lines are none");
-  await assert.rejects(LabelStore.open(folder), (error) => error instanceof DataError || error instanceof CheckpointError);
-  await assert.rejects(LabelStore.open("/proc/none/labels.jsonl"), CheckpointError);
-  assert.deepEqual(await readLabels(join(folder, "none.jsonl")), { rows: [], bytes: 0, tornBytes: 0 });
+  await assert.rejects(openLabelStore(folder), (error) => error instanceof DataError || error instanceof CheckpointError);
+  await assert.rejects(openLabelStore("/proc/none/labels.jsonl"), CheckpointError);
+  assert.deepEqual(await readLabels(join(folder, "none.jsonl")), { rows: [], tornBytes: 0 });
 });
 
 test("one process at a time writes; a file that another program changes, replaces or deletes meanwhile is refused", async (t) => {
   const folder = temporaryFolder(t);
   const path = join(folder, "labels.jsonl");
-  const store = await LabelStore.open(path);
-  await assert.rejects(LabelStore.open(path), /labels\.jsonl: process \d+ on host .* has been writing to it since/);
+  const store = await openLabelStore(path);
+  await assert.rejects(openLabelStore(path), /labels\.jsonl: process \d+ on host .* has been writing to it since/);
   await store.append(row("q1"));
   const { size } = { size: readFileSync(path).length };
   appendFileSync(path, "x");
@@ -153,7 +197,7 @@ test("one process at a time writes; a file that another program changes, replace
   rmSync(path);
   await assert.rejects(store.undo(), CheckpointError);
   await store.close();
-  await (await LabelStore.open(path)).close();
+  await (await openLabelStore(path)).close();
   assert(!existsSync(`${path}.lock`));
 });
 
@@ -161,7 +205,7 @@ test("a full disk is told, and the rows before it stay", async (t) => {
   const disk = smallDisk(t);
   if (disk === undefined) return;
   const path = join(disk, "labels.jsonl");
-  const store = await LabelStore.open(path);
+  const store = await openLabelStore(path);
   await store.append(row("q0"));
   await assert.rejects(async () => {
     for (let i = 1; i < 100; i++) await store.append(row(`q${i}`, "a", 50_000));
@@ -177,9 +221,9 @@ const storeModule = new URL("label-store.js", import.meta.url).href;
 
 /** Appends rows of up to a megabyte and says how many are in the store. */
 function writer(path: string): ChildProcess {
-  const source = `import { LabelStore } from ${JSON.stringify(storeModule)};
+  const source = `import { openLabelStore } from ${JSON.stringify(storeModule)};
     import { writeSync } from "node:fs";
-    const store = await LabelStore.open(process.argv[1], { onNotice: (message) => writeSync(1, "notice\\n") });
+    const store = await openLabelStore(process.argv[1], { onNotice: (message) => writeSync(1, "notice\\n") });
     writeSync(1, store.rows.length + "\\n");
     for (let i = store.rows.length; ; i++) {
       if (store.rows.length > 30) while (await store.undo());
