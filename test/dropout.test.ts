@@ -15,6 +15,7 @@ import { writeRandomModel } from "../src/models/random-model.js";
 import { classification } from "../src/objectives/classification/classification.js";
 import { nextToken } from "../src/objectives/next-token.js";
 import type { Task } from "../src/objectives/objective.js";
+import { byteTokenizer } from "../src/text/tokenizer/byte-tokenizer.js";
 import { full } from "../src/tuners/full/full.js";
 import { bases, classifierFolder, examplesOf, readReference } from "./support/classifiers.js";
 import { device, engine } from "./support/gradient-check.js";
@@ -50,7 +51,7 @@ async function load(family: string, chances: Readonly<Record<string, number>>): 
   full.bind({}).apply(model, new Rng(0));
   if (family !== "bert") return { model, files, task: nextToken as Task, rows: reference.sequences.map((s) => exampleOf(s)) };
   const rows = examplesOf(readReference("bert"));
-  const circumstances = { base: files.config, heldOut: [], warn: assert.fail };
+  const circumstances = { base: files.config, heldOut: [], tokenizer: byteTokenizer(), warn: assert.fail };
   return { model, files, task: classification.task(rows, classification.config.parse({}), circumstances) as Task, rows };
 }
 

@@ -285,6 +285,11 @@ export function dropoutRng(): Rng | null {
   return currentRng;
 }
 
+/** Runs `body` as it would run in the pass that is under way, but drops nothing and adds no noise. */
+export function withoutDropout<T>(body: () => T): T {
+  return within(currentTape, null, body);
+}
+
 /**
  * Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174): while a tape records, what `body` computes for backward gives its
  * memory back and is computed again when backward asks for it; only the result stays. Nothing that no gradient needs is computed

@@ -32,20 +32,32 @@ export async function evaluate<R extends Row, B extends Batch>(
 ): Promise<Evaluated | null> {
   const evaluation = task.evaluation?.();
   const sums = new Sums();
+  const at = { policy: name, signal: signal ?? new AbortController().signal };
   for (let start = 0; start < rows.length; start += batchSize) {
     if (signal?.aborted) return null;
     const part = rows.slice(start, start + batchSize);
     const batch = task.collate(part);
     const read = base.with(
       name,
-      (model) => evaluation?.add(model, batch, base) ?? readerOf(() => task.terms(model, batch, base)),
+      (model) => evaluation?.add(model, batch, base, at) ?? readerOf(() => task.terms(model, batch, base)),
     );
-    const values = await read();
+    const values = await valuesOf(read, signal);
+    if (values === null) return null;
     await onBatch?.(values, part);
     sums.add(batch, values);
   }
   const metrics = { ...sums.metrics, ...evaluation?.metrics() };
   return { loss: sums.loss, metrics: Object.keys(metrics).length > 0 ? metrics : null };
+}
+
+/** Null if reading was ended by the signal. */
+async function valuesOf<T>(read: () => Promise<T>, signal: AbortSignal | undefined): Promise<T | null> {
+  try {
+    return await read();
+  } catch (error) {
+    if (signal?.aborted && error === signal.reason) return null;
+    throw error;
+  }
 }
 
 /** Queues the work of terms; what it returns reads them, and gives their memory back. */

@@ -339,17 +339,27 @@ export interface Completion {
   readonly reusedTokens: number;
 }
 
-/** Decodes all requests, at most `slots` at a time, and returns the answers in their order. Throws what makes the first one fail. */
-export async function decodeAll(base: SharedBase, requests: readonly Request[], slots: number): Promise<Completion[]> {
+/**
+ * Decodes all requests, at most `slots` at a time, and returns the answers in their order. Throws what makes the first one fail, and the signal's reason
+ * if it fires.
+ */
+export async function decodeAll(
+  base: SharedBase,
+  requests: readonly Request[],
+  slots: number,
+  signal?: AbortSignal,
+): Promise<Completion[]> {
   const decoder = new Decoder(base, { slots: Math.min(slots, requests.length) });
   const tokens = new Map<Request, DecodedToken[]>(requests.map((request) => [request, []]));
   try {
     for (const request of requests) decoder.add(request);
-    while (!decoder.isIdle)
+    while (!decoder.isIdle) {
+      signal?.throwIfAborted();
       for (const result of await decoder.step()) {
         if ("error" in result) throw result.error;
         tokens.get(result.request)!.push(result);
       }
+    }
   } finally {
     decoder.dispose();
   }

@@ -39,6 +39,7 @@ export interface Circumstances<R extends Row = Row> {
   /** config.json of the base model. */
   readonly base: Readonly<Record<string, unknown>>;
   readonly heldOut: readonly R[];
+  readonly tokenizer: Tokenizer;
   /** Tells the user what they should know. */
   warn(message: string): void;
 }
@@ -157,6 +158,10 @@ export interface RoundStart {
   readonly round: number;
   /** Optimizer steps that the weights have behind them. */
   readonly step: number;
+  /** How many rows the plan puts into each micro-batch of the round. */
+  readonly batchSizes: readonly number[];
+  /** What trains, by its name on the base. */
+  readonly policy: string;
   /** Its own numbers, which depend on the run's seed and the round alone. */
   readonly rng: Rng;
   readonly signal: AbortSignal;
@@ -179,9 +184,16 @@ export function defineObjective<R extends Row, Config>(objective: Objective<R, C
   return objective;
 }
 
+/** What an evaluation may need to know where it goes on after the forward pass. */
+export interface EvaluatedAt {
+  /** What is evaluated, by its name on the base; null for the base alone. */
+  readonly policy: string | null;
+  readonly signal: AbortSignal;
+}
+
 /** Takes in held-out batches one by one. */
 export interface Evaluation<B extends Batch = Batch> {
   /** Queues the work on a batch, while the model is what is evaluated; what it returns reads the values of the task's terms. */
-  add(model: LanguageModel, batch: B, base: SharedBase): () => Promise<Readonly<Record<string, TermValue>>>;
+  add(model: LanguageModel, batch: B, base: SharedBase, at: EvaluatedAt): () => Promise<Readonly<Record<string, TermValue>>>;
   metrics(): Metrics;
 }

@@ -76,6 +76,7 @@ const rowsOf = (...labels: string[]) =>
 const on = (base: Readonly<Record<string, unknown>>, heldOut: LabelledExample[] = [], said: string[] = []) => ({
   base,
   heldOut,
+  tokenizer: byteTokenizer(),
   warn: (message: string) => said.push(message),
 });
 const configOf = (values: object = {}) => classification.config.parse(values);

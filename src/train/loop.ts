@@ -201,7 +201,10 @@ async function nextRound({ trainee, task, trainRows, plan, settings, progress, s
   if (task.rollOut === undefined) return { steps: [{ microBatches: rows, epochAfter: epochsAfter[0]! }], metrics: null };
 
   const round = progress.step / epochsAfter.length;
-  const at = { round, step: progress.step, rng: Rng.for(settings.seed, `rollOut/${round}`), signal };
+  const at = {
+    ...{ round, step: progress.step, batchSizes: microBatches.map(({ length }) => length), policy: trainedName },
+    ...{ rng: Rng.for(settings.seed, `rollOut/${round}`), signal },
+  };
   try {
     const { steps, metrics = {} } = await task.rollOut(rows.flat(), at, trainee.base);
     if (signal.aborted) return null;

@@ -11,6 +11,7 @@ import type { LanguageModel } from "../../src/models/language-model.js";
 import { loadModel } from "../../src/models/load.js";
 import { classification } from "../../src/objectives/classification/classification.js";
 import type { Task } from "../../src/objectives/objective.js";
+import { byteTokenizer } from "../../src/text/tokenizer/byte-tokenizer.js";
 import { familyFolder } from "./families.js";
 import { device } from "./gradient-check.js";
 import { tinyLlama } from "./tiny-llama.js";
@@ -55,6 +56,7 @@ export async function classifierOn(
   const task = classification.task(examples, classification.config.parse({}), {
     base: base.config,
     heldOut: [],
+    tokenizer: byteTokenizer(),
     warn: assert.fail,
   });
   const files = { ...base, config: task.modelConfig! };

@@ -86,7 +86,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     for (const key of ["template", "tool_format", "train_on_prompt", "mask_history", "default_system"] as const)
       if (recipe[key]) warn(`${key} changes nothing: stage ${objective.name} reads no conversations`);
   if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
-  const task = objective.task(trainRows, recipe.objective, { base: files.config, heldOut: evalRows, warn });
+  const task = objective.task(trainRows, recipe.objective, { base: files.config, heldOut: evalRows, tokenizer, warn });
 
   const { per_device_train_batch_size: batchSize, seed, disable_shuffling: keepsOrder } = recipe;
   const order = { seed, keepsOrder };

@@ -1,0 +1,170 @@
+import { z } from "zod";
+import { loadPrompts } from "../../../data/prompt-rows.js";
+import { asCausalLM } from "../../../models/causal-lm.js";
+import { defineObjective, type Task } from "../../objective.js";
+import { heldOutAnswers } from "../held-out.js";
+import type { Judges } from "../judges.js";
+import {
+  answerLogProbs,
+  type Body,
+  collatePolicy,
+  cut,
+  hiddenOf,
+  longestAnswer,
+  type PolicyBatch,
+  type PolicyRow,
+  scored,
+} from "../policy.js";
+import { rollOut, rolloutMetrics } from "../rollout.js";
+import { samplingKeys } from "../settings.js";
+import { groupAdvantages, rewardScales } from "./group-advantages.js";
+import { type GroupTrajectory, grpoCount, grpoLoss, grpoLosses } from "./grpo-loss.js";
+
+export const GrpoConfig = z.strictObject({
+  ...samplingKeys,
+  num_generations: z
+    .int()
+    .min(2)
+    .max(1024)
+    .default(8)
+    .describe("answers to each prompt; per_device_train_batch_size counts prompts"),
+  num_iterations: z.int().min(1).max(100).default(1).describe("optimizer steps made of each roll-out"),
+  loss_type: z
+    .enum(grpoLosses)
+    .default("dapo")
+    .describe(
+      "how tokens are weighed: grpo, gspo and sapo by the mean of each answer, dapo, bnpo and cispo by the step's tokens, dr_grpo by the longest answer that may be; gspo has one ratio for each answer, cispo clips weights instead of losses, sapo gates softly",
+    ),
+  scale_rewards: z
+    .enum(rewardScales)
+    .default("group")
+    .describe(
+      "what rewards, less the mean of their group, are divided by: the deviation of the group, that of the round, or nothing (Dr. GRPO)",
+    ),
+  epsilon: z
+    .number()
+    .gt(0)
+    .max(1)
+    .default(0.2)
+    .describe("how far below 1 the ratio to the policy that answered counts (gspo's paper: 3e-4)"),
+  epsilon_high: z
+    .number()
+    .gt(0)
+    .nullable()
+    .default(null)
+    .describe(
+      "how far above 1; not set: `epsilon`, and 5 with cispo, where it is the largest weight (DAPO: 0.28, gspo's paper: 4e-4)",
+    ),
+  delta: z
+    .number()
+    .gt(1)
+    .nullable()
+    .default(null)
+    .describe("the largest ratio where clipping does not reach: of answers worse than their group"),
+  beta: z
+    .number()
+    .min(0)
+    .default(0)
+    .describe("weight of the KL divergence from the reference, per token (k3); 0: no reference is kept"),
+  use_bias_correction_kl: z
+    .boolean()
+    .default(true)
+    .describe(
+      "multiply the KL term by the ratio, so that its gradient is that of the divergence (TRL's since 1.16; before, there was none)",
+    ),
+  mask_truncated_completions: z
+    .boolean()
+    .default(false)
+    .describe("leave answers that were cut at `max_new_tokens` out of the loss; they still count in the mean of their group"),
+  drop_flat_groups: z
+    .boolean()
+    .default(false)
+    .describe(
+      "leave groups whose rewards are all the same out of the loss; false: their KL term counts, as in TRL (attune's own)",
+    ),
+  sapo_temperature_pos: z.number().gt(0).default(1).describe("sapo: τ of answers better than their group"),
+  sapo_temperature_neg: z.number().gt(0).default(1.05).describe("sapo: τ of the others"),
+});
+export type GrpoConfig = z.output<typeof GrpoConfig>;
+
+type GroupRow = PolicyRow<GroupTrajectory>;
+type GroupBatch = PolicyBatch<GroupTrajectory>;
+
+/**
+ * Group relative policy optimization: the policy answers each prompt several times, rewards judge the answers, and those better than their group become
+ * likelier.
+ */
+export const grpo = defineObjective<GroupRow, GrpoConfig>({
+  name: "grpo",
+  summary: "makes answers likelier that rewards prefer to the others to the same prompt",
+  config: GrpoConfig,
+  usedBy: "chat",
+
+  check(model) {
+    asCausalLM(model, `stage ${this.name}`);
+  },
+
+  read: (dataset, { files, tokenize: { cutoffLen, onBadRow = "error" }, chat, warn }) =>
+    loadPrompts(dataset, { files, chat: chat(), cutoffLen, onBadRow, warn }),
+
+  task: (_rows, config, { tokenizer }) => grpoTask(config, { tokenizer, rewards: [] }),
+});
+
+export function grpoTask(config: GrpoConfig, { tokenizer, rewards }: Judges): Task<GroupRow, GroupBatch> {
+  const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
+  const sampling = { temperature, max_new_tokens: config.max_new_tokens, tokenizer, rewards };
+  const longest = { ...longestAnswer(config.max_new_tokens), advantage: 1 };
+  const collate = (rows: readonly GroupRow[]) =>
+    collatePolicy(
+      rows,
+      () => Array<GroupTrajectory>(count).fill(longest),
+      (answers) => grpoCount(answers, config),
+    );
+
+  return {
+    ...(beta > 0 && { usesBase: true }),
+    stepsPerRound: iterations,
+    shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
+    collate,
+
+    async rollOut(rows, { batchSizes, policy, rng, signal }, base) {
+      const answered = await rollOut(base, rows, { ...sampling, count, policy, rng, signal });
+      const { advantages, isFlat } = groupAdvantages(
+        answered.map(({ answers }) => answers.map(({ reward }) => reward)),
+        config.scale_rewards,
+      );
+      const groups = answered.map(({ row, answers }, i): GroupRow => {
+        const isMasked = config.drop_flat_groups && isFlat[i]!;
+        const isLearned = (isFinished: boolean) => !isMasked && (isFinished || !config.mask_truncated_completions);
+        const learned = answers.map(({ ids, isFinished }, j) => {
+          return { ids, advantage: advantages[i]![j]!, counts: isLearned(isFinished) };
+        });
+        return { ...row, answers: learned };
+      });
+      const batches: GroupRow[][] = [];
+      for (const batch of cut(groups, batchSizes)) {
+        signal.throwIfAborted();
+        // Of a policy that takes one step only, what it says in that step is what it said before.
+        const old = iterations > 1 ? (body: Body) => base.with(policy, body) : null;
+        const reference = beta > 0 ? (body: Body) => base.withReference(body) : null;
+        batches.push(await scored(batch, { old, reference }, { collate, temperature }));
+      }
+      const flat = { sum: isFlat.filter(Boolean).length, count: isFlat.length };
+      return {
+        steps: Array<GroupRow[][]>(iterations).fill(batches),
+        metrics: { ...rolloutMetrics(answered, rewards), frac_reward_zero_std: flat },
+      };
+    },
+
+    terms(model, { branches, answers }) {
+      return {
+        loss: {
+          of: answerLogProbs(model, hiddenOf(model, branches), branches, temperature),
+          loss: (logProbs) => grpoLoss(logProbs, answers, config),
+        },
+      };
+    },
+
+    evaluation: () => heldOutAnswers({ ...sampling, hasReference: beta > 0 }),
+  };
+}

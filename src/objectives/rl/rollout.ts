@@ -1,0 +1,142 @@
+import type { Rng } from "../../core/rng.js";
+import type { PromptRow } from "../../data/prompt-rows.js";
+import { RewardError } from "../../errors.js";
+import { decodeAll, type Request } from "../../generate/decoder.js";
+import type { Reward, RewardContext, RewardSample } from "../../rewards/reward.js";
+import type { Tokenizer } from "../../text/tokenizer/tokenizer.js";
+import type { SharedBase } from "../../tuners/shared-base.js";
+import type { Total } from "../objective.js";
+import type { SamplingSettings } from "./settings.js";
+
+/** An answer that a policy gave, with what the rewards make of it. */
+export interface Answer {
+  /** Tokens, with the one that ended it. */
+  readonly ids: Int32Array;
+  /** In words, without what ended it. */
+  readonly text: string;
+  /** Whether it ended by itself; false if it was cut at the longest that is allowed. */
+  readonly isFinished: boolean;
+  /** Σ weight · score; null if no reward had anything to say. */
+  readonly reward: number | null;
+  /** What each reward said, in their order. */
+  readonly scores: readonly (number | null)[];
+}
+
+/** A prompt and the answers to it. */
+export interface Answered {
+  readonly row: PromptRow;
+  readonly answers: readonly Answer[];
+}
+
+export interface RolloutOptions extends SamplingSettings {
+  readonly tokenizer: Tokenizer;
+  readonly rewards: readonly Reward[];
+  /** Answers to each prompt. */
+  readonly count: number;
+  /** Who answers: null for the base alone. */
+  readonly policy: string | null;
+  /** Seeds the answers. */
+  readonly rng: Rng;
+  readonly signal: AbortSignal;
+}
+
+/** Answers that are decoded at once. */
+const slots = 32;
+
+/**
+ * Lets the policy answer prompts, and the rewards judge it. Answers depend on weights, prompts and `rng` alone. The decoder lives no longer than this:
+ * weights change before the next roll-out, so nothing it computed could be used again, and its cache would lie beside the update.
+ * Throws the signal's reason, RewardError, and ConfigError for a prompt that leaves no room for an answer.
+ */
+export async function rollOut(base: SharedBase, rows: readonly PromptRow[], options: RolloutOptions): Promise<Answered[]> {
+  const { tokenizer, count, rng, temperature, max_new_tokens: maxNewTokens, policy, rewards, signal } = options;
+  const sampling = { temperature, topP: 1, topK: 0, repetitionPenalty: 1 };
+  const requests = rows.flatMap(({ prompt }) =>
+    Array.from({ length: count }, (): Request => {
+      return { prompt, adapter: policy, maxNewTokens, stopIds: tokenizer.stopIds, sampling, seed: rng.uint32() };
+    }),
+  );
+  const completions = await decodeAll(base, requests, slots, signal);
+  const samples = completions.map(({ ids, stopId }, i): RewardSample => {
+    const { prompt, messages, columns, where } = rows[Math.floor(i / count)]!;
+    const answerIds = stopId === null ? ids : Int32Array.of(...ids, stopId);
+    return { messages, answer: tokenizer.decode(ids), prompt, answerIds, isFinished: stopId !== null, columns, where };
+  });
+  const scores = await scoresOf(rewards, samples, { base, signal });
+  const answers = samples.map(({ answerIds, answer, isFinished }, i): Answer => {
+    const said = scores.map((of) => of[i]!);
+    return { ids: answerIds, text: answer, isFinished, reward: weighted(rewards, said), scores: said };
+  });
+  return rows.map((row, i) => ({ row, answers: answers.slice(i * count, (i + 1) * count) }));
+}
+
+/** What each reward says of each sample. Throws RewardError for a number that is none. */
+async function scoresOf(
+  rewards: readonly Reward[],
+  samples: readonly RewardSample[],
+  at: RewardContext,
+): Promise<(readonly (number | null)[])[]> {
+  const said: (readonly (number | null)[])[] = [];
+  for (const reward of rewards) {
+    const scores = await reward.score(samples, at);
+    at.signal.throwIfAborted();
+    if (scores.length !== samples.length)
+      throw new RewardError(`the reward ${reward.name} gave ${scores.length} numbers for ${samples.length} answers`);
+    const bad = scores.findIndex((score) => score !== null && !Number.isFinite(score));
+    if (bad >= 0)
+      throw new RewardError(
+        `${samples[bad]!.where}: the reward ${reward.name} gave ${scores[bad]}: expected a finite number, or null`,
+      );
+    said.push(scores);
+  }
+  return said;
+}
+
+/** Σ weight · score over the rewards that said something; null if none did. */
+function weighted(rewards: readonly Reward[], scores: readonly (number | null)[]): number | null {
+  if (scores.every((score) => score === null)) return null;
+  return scores.reduce<number>((sum, score, i) => sum + (score === null ? 0 : rewards[i]!.weight * score), 0);
+}
+
+/** What a roll-out tells of answers and rewards, under TRL's names. Lengths are in tokens. */
+export function rolloutMetrics(answered: readonly Answered[], rewards: readonly Reward[]): Record<string, Total> {
+  const all = answered.flatMap(({ answers }) => answers);
+  const lengths = (answers: readonly Answer[], name: string): Record<string, Total> => {
+    if (answers.length === 0) return {};
+    const tokens = answers.map(({ ids }) => ids.length);
+    const [least, most] = [Math.min(...tokens), Math.max(...tokens)];
+    return {
+      [`completions/mean_${name}`]: { sum: sumOf(tokens), count: tokens.length },
+      [`completions/min_${name}`]: { sum: least, count: 1 },
+      [`completions/max_${name}`]: { sum: most, count: 1 },
+    };
+  };
+  const finished = all.filter(({ isFinished }) => isFinished);
+  const totals = numbers(all.map(({ reward }) => reward));
+  return {
+    reward: { sum: sumOf(totals), count: totals.length },
+    reward_std: { sum: deviation(totals), count: 1 },
+    ...Object.fromEntries(
+      rewards.flatMap(({ name }, i): [string, Total][] => {
+        const said = numbers(all.map(({ scores }) => scores[i]!));
+        return [
+          [`rewards/${name}/mean`, { sum: sumOf(said), count: said.length }],
+          [`rewards/${name}/std`, { sum: deviation(said), count: 1 }],
+        ];
+      }),
+    ),
+    ...lengths(all, "length"),
+    ...lengths(finished, "terminated_length"),
+    "completions/clipped_ratio": { sum: all.length - finished.length, count: all.length },
+  };
+}
+
+const numbers = (values: readonly (number | null)[]) => values.filter((value) => value !== null);
+export const sumOf = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
+
+/** The standard deviation with Bessel's correction; 0 of less than two. */
+export function deviation(values: readonly number[]): number {
+  if (values.length < 2) return 0;
+  const mean = sumOf(values) / values.length;
+  return Math.sqrt(sumOf(values.map((value) => (value - mean) ** 2)) / (values.length - 1));
+}
