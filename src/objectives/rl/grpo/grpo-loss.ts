@@ -98,7 +98,7 @@ export function grpoLoss(
       seen.tokens++;
       seen.logProb += logProb;
       if (ratio < 1 - settings.epsilon && advantage < 0) seen.low++;
-      if (ratio > 1 + highOf(settings) && advantage > 0) seen.high++;
+      if (Math.min(ratio, settings.delta ?? ratio) > 1 + highOf(settings) && advantage > 0) seen.high++;
     }
     if (isSequence) for (const t of own.keys()) slopes[t]! += slopeOfMean;
   }

@@ -1,0 +1,312 @@
+/** Learning from own answers: what is drawn is what is scored, a step is the same however it is cut, rewards go up, stops lose nothing. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import test from "node:test";
+import { Rng } from "../src/core/rng.js";
+import { decodeAll } from "../src/generate/decoder.js";
+import { temporaryFolder } from "../src/io/testing/folders.js";
+import { packFamilies } from "../src/models/branches.js";
+import type { Batch, RoundStart, Task } from "../src/objectives/objective.js";
+import { GrpoConfig, grpoTask } from "../src/objectives/rl/grpo/grpo.js";
+import { type PolicyRow, scoreAnswers } from "../src/objectives/rl/policy.js";
+import { RlooConfig, rlooTask } from "../src/objectives/rl/rloo/rloo.js";
+import type { Optimizer } from "../src/optim/optimizer.js";
+import type { Reward } from "../src/rewards/reward.js";
+import type { EvalEvent, StepEvent } from "../src/runs/events.js";
+import { byteTokenizer } from "../src/text/tokenizer/byte-tokenizer.js";
+import { type Trainee, trainedName } from "../src/train/assemble.js";
+import { loadCheckpoint, saveCheckpoint } from "../src/train/checkpoint.js";
+import { type LoopEvent, noProgress, type Progress, type TrainSettings, train } from "../src/train/loop.js";
+import { runStep } from "../src/train/step.js";
+import { StepPlan } from "../src/train/step-plan.js";
+import { collectTuned, openTuned, readInto, writeTuned } from "../src/tuners/tuned-files.js";
+import { loraOf, lowTokens, promptRows, rlTrainee } from "./support/rl.js";
+
+const tokenizer = byteTokenizer();
+const judges = { tokenizer, rewards: [lowTokens] };
+const small = { max_new_tokens: 8, num_generations: 4 };
+
+type AnyTask = Task<PolicyRow<never>, Batch>;
+const grpoOf = (settings: object = {}, rewards: readonly Reward[] = [lowTokens]) =>
+  grpoTask(GrpoConfig.parse({ ...small, ...settings }), { tokenizer, rewards }) as unknown as AnyTask;
+const rlooOf = (settings: object = {}) => rlooTask(RlooConfig.parse({ ...small, ...settings }), judges) as unknown as AnyTask;
+
+const startOf = (batchSizes: readonly number[], changes: Partial<RoundStart> = {}): RoundStart => ({
+  ...{ round: 0, step: 0, policy: trainedName, rng: new Rng(7), signal: new AbortController().signal },
+  ...{ batchSizes, ...changes },
+});
+
+for (const temperature of [0.6, 1, 1.3])
+  test(`at temperature ${temperature} tokens are scored as they were drawn, and the first ratio is 1, dropout or not`, async () => {
+    const task = grpoOf({ temperature, num_iterations: 2, beta: 0.1 });
+    const trainee = await rlTrainee(task, loraOf({ lora_dropout: 0.2 }));
+    const rows = promptRows(5);
+    const { steps } = await task.rollOut!(rows as never, startOf([3, 2]), trainee.base);
+    assert.deepEqual(
+      steps.map((step) => step.map((batch) => batch.length)),
+      [
+        [3, 2],
+        [3, 2],
+      ],
+    );
+    const { metrics } = await runStep(trainee, task, steps[0]!, anyStep);
+    for (const [name, share] of Object.entries(metrics!)) if (name.startsWith("clip")) assert.equal(share, 0);
+    let compared = 0;
+    for (const batch of steps[0]!) {
+      const again = task.collate(batch) as unknown as Parameters<typeof scoreAnswers>[0];
+      const values = await scoreAnswers(again, (body) => trainee.base.with(trainedName, body), temperature);
+      const answers = batch.flatMap((row) => row.answers!) as { old: Float32Array; reference: Float32Array }[];
+      for (const [i, { old, reference }] of answers.entries()) {
+        assert.deepEqual(values[i], old);
+        assert.deepEqual(old, reference, "an adapter that has not learned is its base");
+        compared += old.length;
+      }
+    }
+    assert.ok(compared > 20);
+    trainee.dispose();
+  });
+
+for (const temperature of [0.6, 1, 1.3])
+  test(`at temperature ${temperature} the decoder and scoring agree on how likely drawn tokens are`, async () => {
+    const trainee = await rlTrainee({}, loraOf());
+    await stir(trainee);
+    const sampling = { temperature, topP: 1, topK: 0, repetitionPenalty: 1 };
+    const prompts = promptRows(6).map(({ prompt }) => prompt);
+    const requests = prompts.map((prompt, seed) => ({
+      ...{ prompt, adapter: trainedName, maxNewTokens: 6, stopIds: tokenizer.stopIds, sampling, seed },
+      logProbs: { temperature },
+    }));
+    const completions = await decodeAll(trainee.base, requests, 4);
+    const answers = completions.map(({ ids, stopId }) => ({
+      ids: stopId === null ? ids : Int32Array.of(...ids, stopId),
+      counts: true,
+    }));
+    const branches = packFamilies(prompts.map((prompt, i) => ({ prompt, answers: [answers[i]!.ids] })));
+    const scores = await scoreAnswers({ branches, answers }, (body) => trainee.base.with(trainedName, body), temperature);
+    for (const [i, { logProbs }] of completions.entries())
+      for (const [t, drawn] of logProbs!.entries())
+        assert.ok(Math.abs(Math.exp(scores[i]![t]! - drawn) - 1) < 1e-5, `answer ${i}, token ${t}: ${drawn}, ${scores[i]![t]}`);
+    trainee.dispose();
+  });
+
+const anyStep = { step: 0, seed: 0, learningRate: 0, peakLearningRate: 0, maxGradNorm: 0 };
+
+/** Moves what trains away from where it began. */
+async function stir({ base, parameters }: Trainee, size = 0.05): Promise<void> {
+  const rng = new Rng(11);
+  for (const { value } of parameters.values()) {
+    const values = await value.read();
+    base.device.kernels.write(
+      value.id,
+      0,
+      values.map((x) => x + size * rng.normal()),
+    );
+  }
+}
+
+/** What a step tells, and the gradients that its update would have used. */
+async function gradientsOf(trainee: Trainee, task: AnyTask, microBatches: readonly (readonly PolicyRow<never>[])[]) {
+  const gradients = new Map<string, Float32Array>();
+  const reads: Promise<unknown>[] = [];
+  const optimizer = {
+    update(_learningRate: number, scale: number) {
+      for (const [name, { value }] of trainee.parameters)
+        if (value.grad !== null)
+          reads.push(
+            value.grad.read().then((values) =>
+              gradients.set(
+                name,
+                values.map((g) => g * scale),
+              ),
+            ),
+          );
+    },
+    flaws: async () => 0,
+  } as unknown as Optimizer;
+  const { loss, metrics } = await runStep({ ...trainee, optimizer }, task, microBatches, anyStep);
+  await Promise.all(reads);
+  for (const parameter of trainee.parameters.values()) parameter.zeroGrad();
+  return { loss, metrics, gradients };
+}
+
+const norm = (values: Iterable<number>) => Math.hypot(...values);
+
+for (const loss_type of ["dapo", "grpo", "dr_grpo", "gspo", "cispo"])
+  test(`${loss_type}: a step of 1 × 8, 2 × 4, 4 × 2 and 8 × 1 prompts is the same step`, async () => {
+    const task = grpoOf({ loss_type, beta: 0.05, num_iterations: 2, mask_truncated_completions: true, max_new_tokens: 5 });
+    const trainee = await rlTrainee(task);
+    await stir(trainee);
+    const { steps } = await task.rollOut!(promptRows(8) as never, startOf([8]), trainee.base);
+    await stir(trainee, 0.01);
+    const rows = steps[0]!.flat();
+    const whole = await gradientsOf(trainee, task, [rows]);
+    for (const size of [1, 2, 4]) {
+      const batches = Array.from({ length: 8 / size }, (_, i) => rows.slice(i * size, (i + 1) * size));
+      const parts = await gradientsOf(trainee, task, batches);
+      assert.ok(Math.abs(parts.loss - whole.loss) < 1e-6, `${parts.loss}, ${whole.loss}`);
+      for (const [name, gradient] of whole.gradients) {
+        const difference = norm(gradient.map((g, i) => g - parts.gradients.get(name)![i]!));
+        assert.ok(difference <= 1e-5 * norm(gradient) + 1e-8, `${name}: ${difference} of ${norm(gradient)}`);
+      }
+    }
+    trainee.dispose();
+  });
+
+test("groups whose rewards are all the same pull nothing but by their KL term, which a setting leaves out; they are counted", async () => {
+  const same: Reward = { name: "same", weight: 1, score: async (samples) => samples.map(() => 0.3) };
+  for (const [beta, drop_flat_groups, pulls] of [
+    [0, false, false],
+    [0.5, false, true],
+    [0.5, true, false],
+  ] as const) {
+    const task = grpoOf({ beta, drop_flat_groups }, [same]);
+    const trainee = await rlTrainee(task);
+    await stir(trainee);
+    const { steps, metrics } = await task.rollOut!(promptRows(3) as never, startOf([3]), trainee.base);
+    assert.deepEqual(metrics!.frac_reward_zero_std, { sum: 3, count: 3 });
+    assert.ok(Math.abs(metrics!.reward!.sum / metrics!.reward!.count - 0.3) < 1e-12);
+    const { gradients } = await gradientsOf(trainee, task, steps[0]!);
+    assert.equal(
+      [...gradients.values()].some((gradient) => norm(gradient) > 0),
+      pulls,
+      `beta ${beta}, ${drop_flat_groups}`,
+    );
+    trainee.dispose();
+  }
+});
+
+test("the reward that is told is the weighted sum that is maximised; what a reward leaves open, or cannot say, is named", async () => {
+  const lengths: Reward = { name: "length", weight: -0.25, score: async (all) => all.map(({ answerIds }) => answerIds.length) };
+  const some: Reward = { name: "some", weight: 2, score: async (all) => all.map((_, i) => (i % 2 === 0 ? 1 : null)) };
+  const task = grpoOf({}, [lengths, some]);
+  const trainee = await rlTrainee(task);
+  const { metrics } = await task.rollOut!(promptRows(4) as never, startOf([4]), trainee.base);
+  const mean = (name: string) => metrics![name]!.sum / metrics![name]!.count;
+  assert.ok(Math.abs(mean("reward") - (-0.25 * mean("rewards/length/mean") + 1)) < 1e-9);
+  assert.deepEqual([mean("rewards/some/mean"), metrics!["rewards/some/mean"]!.count], [1, 8]);
+  for (const [bad, message] of [
+    [Number.NaN, /row 0: the reward bad gave NaN: expected a finite number, or null/],
+    [undefined, /the reward bad gave 0 numbers for 16 answers/],
+  ] as const) {
+    const reward: Reward = { name: "bad", weight: 1, score: async (all) => (bad === undefined ? [] : all.map(() => bad)) };
+    const refused = grpoOf({}, [reward]);
+    await assert.rejects(refused.rollOut!(promptRows(4) as never, startOf([4]), trainee.base), { code: "REWARD", message });
+  }
+  trainee.dispose();
+});
+
+const rows = promptRows(8);
+const settings: TrainSettings = {
+  ...{ learningRate: 1e-2, schedule: "constant", warmupSteps: 0, maxGradNorm: 1, seed: 1 },
+  ...{ evalSteps: 0, saveSteps: 0, evalBatchSize: 4 },
+};
+
+interface Options {
+  readonly steps: number;
+  readonly settings?: Partial<TrainSettings>;
+  readonly progress?: Progress;
+  readonly stop?: AbortController;
+  readonly onEvent?: (event: LoopEvent) => void;
+  readonly save?: () => Promise<string>;
+}
+
+async function run(trainee: Trainee, task: AnyTask, { steps, progress = noProgress(), stop, onEvent, save, ...rest }: Options) {
+  const events: LoopEvent[] = [];
+  const epoch = () => [
+    [0, 1, 2, 3],
+    [4, 5],
+    [6, 7],
+  ];
+  for await (const event of train({
+    ...{ trainee, task: task as unknown as Task, trainRows: rows, evalRows: promptRows(12).slice(8), progress },
+    plan: new StepPlan(epoch, { accumulationSteps: 2, epochs: 1, maxSteps: steps, stepsPerRound: task.stepsPerRound }),
+    settings: { ...settings, ...rest.settings },
+    save: save ?? (async () => ""),
+    signal: (stop ?? new AbortController()).signal,
+  })) {
+    events.push(event);
+    onEvent?.(event);
+  }
+  return events;
+}
+
+const stepsOf = (events: readonly LoopEvent[]) => events.filter((event): event is StepEvent => event.type === "step");
+
+const bounded = { num_generations: 16, beta: 0.02, scale_rewards: "none" };
+const controls: Record<string, [task: AnyTask, steps: number]> = {
+  grpo: [grpoOf(bounded), 80],
+  "grpo with several steps a round": [grpoOf({ ...bounded, num_iterations: 2, loss_type: "grpo" }), 100],
+  rloo: [rlooOf({ num_generations: 16, beta: 0.02 }), 80],
+};
+for (const [name, [task, steps]] of Object.entries(controls))
+  test(`${name}: a reward that is known is maximised, within a bound of KL divergence`, async () => {
+    const trainee = await rlTrainee(task, loraOf({ lora_rank: 8 }));
+    const events = await run(trainee, task, { steps, settings: { evalSteps: steps, learningRate: 5e-3 } });
+    const all = stepsOf(events).map(({ metrics }) => metrics as Record<string, number>);
+    const mean = (some: typeof all, name: string) => some.reduce((sum, metrics) => sum + metrics[name]!, 0) / some.length;
+    const [first, last, kl] = [mean(all.slice(0, 5), "reward"), mean(all.slice(-5), "reward"), mean(all.slice(-5), "kl")];
+    const held = events.at(-1) as EvalEvent;
+    assert.ok(first < 0.6 && last > 0.9 && kl < 2, `from ${first} to ${last}, ${kl} nats a token from the reference`);
+    assert.equal(held.evalLoss, -(held.metrics!.reward as number));
+    trainee.dispose();
+  });
+
+test("stopped in a roll-out or in a round, a run goes on from its checkpoint as if it had not been, bit by bit", async (t) => {
+  const folder = temporaryFolder(t);
+  const tuning = loraOf({ lora_dropout: 0.1 });
+  const seen: string[] = [];
+  const watching: Reward = {
+    ...lowTokens,
+    async score(samples, at) {
+      seen.push(...new Set(samples.map(({ where }) => where)));
+      return lowTokens.score(samples, at);
+    },
+  };
+  const taskOf = () => grpoOf({ beta: 0.05, num_iterations: 2 }, [watching]);
+  const options = { steps: 16, settings: { evalSteps: 6 } };
+  const whole = await rlTrainee(taskOf(), tuning);
+  const expected = await run(whole, taskOf(), options);
+  whole.dispose();
+  const bits = (events: readonly LoopEvent[]) =>
+    events.map(({ type, step, ...event }) => [
+      type,
+      step,
+      "loss" in event ? [event.loss, event.gradNorm] : "evalLoss" in event && event.evalLoss,
+    ]);
+
+  for (const where of ["roll-out", "round"]) {
+    const first = await rlTrainee(taskOf(), tuning);
+    const [stop, progress] = [new AbortController(), noProgress()];
+    const stopping: Reward = {
+      ...lowTokens,
+      async score(samples, at) {
+        if (where === "roll-out" && progress.step === 8) stop.abort();
+        return lowTokens.score(samples, at);
+      },
+    };
+    const task = grpoOf({ beta: 0.05, num_iterations: 2 }, [stopping]);
+    const before = await run(first, task, {
+      ...{ ...options, stop, progress },
+      onEvent: ({ type, step }) => where === "round" && type === "step" && step === 7 && stop.abort(),
+    });
+    assert.equal(progress.step, 8);
+    const path = join(folder, `checkpoint-${where}`);
+    const origin = { name: "tiny", config: { model_type: "llama" } };
+    const tuned = first.base.with(trainedName, (model) => collectTuned(model, tuning, origin));
+    const writeModel = (into: string) => writeTuned(into, tuned);
+    await saveCheckpoint(path, { writeModel, optimizer: first.optimizer, progress, work: "work", startedAt: new Date(0) });
+    first.dispose();
+
+    const second = await rlTrainee(taskOf(), tuning);
+    await readInto(second.parameters, await openTuned(path, tuning));
+    const again = noProgress();
+    await loadCheckpoint(path, second.optimizer, again, "work");
+    seen.length = 0;
+    const after = await run(second, taskOf(), { ...options, progress: again });
+    assert.deepEqual([...bits(before), ...bits(after)], bits(expected), where);
+    second.dispose();
+  }
+  // From step 8 on: rounds of four and four, the second of epoch two; held-out prompts after each three rounds.
+  const prompts = seen.filter((name) => Number(name.slice(4)) < 8);
+  assert.deepEqual([...prompts].sort(), [...rows, ...rows].map(({ where }) => where).sort());
+});
