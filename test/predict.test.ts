@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
-import { loadJieba, meanScores, scoresOf } from "../src/evaluate/text-scores.js";
+import { loadJieba, meanScores, scoresOf } from "../src/text/text-scores.js";
 import { type AnyRecipe, collect, makeFolder, tinyRecipe } from "./support/run.js";
 
 const linesOf = (out: string): Record<string, string>[] =>

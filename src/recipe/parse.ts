@@ -381,8 +381,14 @@ export function validate<T>(schema: z.ZodType<T>, given: Given, { file, problems
   if (result.success) return result.data;
 
   const reported = new Set<string>();
-  for (const { path, message } of result.error.issues) {
+  for (const issue of result.error.issues) {
+    const { path, message } = issue;
     const key = String(path[0] ?? "");
+    if (issue.code === "custom" && issue.params?.isSaid === true) {
+      // The schema says itself what is wrong inside a setting.
+      reported.add(key);
+      problems.push(`${given.get(key)?.where ?? file}: ${key}: ${message}`);
+    }
     if (reported.has(key)) continue;
     reported.add(key);
     const setting = given.get(key);

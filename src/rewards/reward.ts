@@ -24,6 +24,10 @@ export interface Reward {
   readonly name: string;
   /** Its share in the sum of all. */
   readonly weight: number;
+  /** Columns of the rows that it reads, where that is known. */
+  readonly columns?: readonly string[];
+  /** Gets ready, so that what is wrong with it shows before training. Throws ConfigError. `score` does it where nobody did. */
+  open?(): Promise<void>;
   /**
    * A number for each sample; null for one that it has nothing to say of. Throws RewardError, with what went wrong and for which sample.
    * `base` is the policy's base with what sits on it, for rewards that are models.

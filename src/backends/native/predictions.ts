@@ -2,11 +2,11 @@ import { join } from "node:path";
 import { performance } from "node:perf_hooks";
 import { ConfigError } from "../../errors.js";
 import { predict } from "../../evaluate/predict.js";
-import { loadJieba, meanScores, scoresOf } from "../../evaluate/text-scores.js";
 import { greedy, type SamplingOptions } from "../../generate/sampling.js";
 import { writeFileAtomic } from "../../io/disk.js";
 import type { Question } from "../../objectives/objective.js";
 import type { Recipe } from "../../recipe/schema.js";
+import { loadJieba, meanScores, scoresOf } from "../../text/text-scores.js";
 import type { SharedBase } from "../../tuners/shared-base.js";
 import type { RunData } from "./run-data.js";
 

@@ -42,15 +42,53 @@ function asInPython(words: readonly string[]): string[] {
 
 /** The scores of one answer, each rounded to 4 decimals. */
 export function scoresOf(answer: string, wanted: string, cut: CutWords): TextScores {
-  const [hypothesis, reference] = [cut(answer).join(" "), cut(wanted).join(" ")];
-  const isEmpty = wordsOf(hypothesis).length === 0 || wordsOf(reference).length === 0;
-  const [h, r] = [sentencesOf(hypothesis), sentencesOf(reference)].map((sentences) => sentences.flatMap((one) => one.split(" ")));
   return {
-    "rouge-1": isEmpty ? 0 : rounded(100 * rougeN(h!, r!, 1)),
-    "rouge-2": isEmpty ? 0 : rounded(100 * rougeN(h!, r!, 2)),
-    "rouge-l": isEmpty ? 0 : rounded(100 * rougeL(h!, r!)),
-    "bleu-4": rounded(100 * bleu4([...answer], [...wanted])),
+    "rouge-1": rounded(100 * rouge(answer, wanted, 1, cut)),
+    "rouge-2": rounded(100 * rouge(answer, wanted, 2, cut)),
+    "rouge-l": rounded(100 * rouge(answer, wanted, "l", cut)),
+    "bleu-4": rounded(100 * bleu4(answer, wanted)),
   };
+}
+
+/** ROUGE's F-score from 0 to 1, over n-grams of words or by their longest common subsequence; 0 where a text has no words. */
+export function rouge(answer: string, wanted: string, kind: number | "l", cut: CutWords): number {
+  const [hypothesis, reference] = [answer, wanted].map((text) => cut(text).join(" "));
+  if ([hypothesis!, reference!].some((text) => wordsOf(text).length === 0)) return 0;
+  const [h, r] = [hypothesis!, reference!].map((text) => sentencesOf(text).flatMap((one) => one.split(" ")));
+  return kind === "l" ? rougeL(h!, r!) : rougeN(h!, r!, kind);
+}
+
+/** 1 − edits / length of the longer text, where an edit inserts, deletes or replaces a character (Levenshtein). */
+export function editSimilarity(a: string, b: string): number {
+  const [x, y] = [codePoints(a), codePoints(b)];
+  let row = Uint32Array.from({ length: y.length + 1 }, (_, j) => j);
+  let next = new Uint32Array(row.length);
+  for (let i = 0; i < x.length; i++) {
+    next[0] = i + 1;
+    for (let j = 0; j < y.length; j++) next[j + 1] = Math.min(row[j]! + (x[i] === y[j] ? 0 : 1), row[j + 1]! + 1, next[j]! + 1);
+    [row, next] = [next, row];
+  }
+  const longer = Math.max(x.length, y.length);
+  return longer === 0 ? 1 : 1 - row[y.length]! / longer;
+}
+
+/** 2 · longest common subsequence / length of both texts: rapidfuzz's `fuzz.ratio`, from 0 to 1. */
+export function indelSimilarity(a: string, b: string): number {
+  const [x, y] = [codePoints(a), codePoints(b)];
+  return x.length + y.length === 0 ? 1 : (2 * longestCommon(x, y)) / (x.length + y.length);
+}
+
+const codePoints = (text: string) => Int32Array.from(text, (character) => character.codePointAt(0)!);
+
+/** Length of the longest common subsequence. */
+function longestCommon<T>(a: ArrayLike<T>, b: ArrayLike<T>): number {
+  let row = new Uint32Array(b.length + 1);
+  let next = new Uint32Array(row.length);
+  for (let i = 0; i < a.length; i++) {
+    for (let j = 0; j < b.length; j++) next[j + 1] = a[i] === b[j] ? row[j]! + 1 : Math.max(row[j + 1]!, next[j]!);
+    [row, next] = [next, row];
+  }
+  return row[b.length]!;
 }
 
 export function meanScores(scores: readonly TextScores[]): TextScores {
@@ -91,22 +129,20 @@ function rougeN(hypothesis: readonly string[], reference: readonly string[], n: 
 
 /** By the longest common subsequence of all words. */
 function rougeL(hypothesis: readonly string[], reference: readonly string[]): number {
-  let row = new Uint32Array(reference.length + 1);
-  for (const word of hypothesis) {
-    const next = new Uint32Array(row.length);
-    for (const [j, other] of reference.entries()) next[j + 1] = word === other ? row[j]! + 1 : Math.max(row[j + 1]!, next[j]!);
-    row = next;
-  }
-  const common = row.at(-1)!;
+  const common = longestCommon(hypothesis, reference);
   return fScore(common / hypothesis.length, common / reference.length);
 }
 
-/** nltk's sentence_bleu with one reference; a precision of 0 counts as 1 / 2ᵏ of one n-gram, at the k-th such one (smoothing method 3). */
-function bleu4(hypothesis: readonly string[], reference: readonly string[]): number {
+/**
+ * BLEU over up to 4 characters, from 0 to 1: nltk's sentence_bleu with one reference; a precision of 0 counts as 1 / 2ᵏ of one n-gram, at the k-th such
+ * one (smoothing method 3).
+ */
+export function bleu4(answer: string, wanted: string): number {
+  const [hypothesis, reference] = [[...answer], [...wanted]];
   let [sum, misses] = [0, 0];
   for (let n = 1; n <= 4; n++) {
-    const [found, wanted] = [hypothesis, reference].map((characters) => counted(ngrams(characters, n, "")));
-    const hits = [...found!].reduce((total, [ngram, count]) => total + Math.min(count, wanted!.get(ngram) ?? 0), 0);
+    const [found, known] = [hypothesis, reference].map((characters) => counted(ngrams(characters, n, "")));
+    const hits = [...found!].reduce((total, [ngram, count]) => total + Math.min(count, known!.get(ngram) ?? 0), 0);
     if (n === 1 && hits === 0) return 0;
     const total = Math.max(1, hypothesis.length - n + 1);
     sum += Math.log(hits > 0 ? hits / total : 1 / (2 ** ++misses * total)) / 4;
