@@ -4,9 +4,10 @@
  * @module
  */
 
-import { everyMethod, runRecipe } from "./backends/index.js";
+import { everyMethod, runWork } from "./backends/index.js";
 import { InterruptedError } from "./errors.js";
-import { checkRecipe as checkSettings, parseRecipe, readRecipe, settingsOf } from "./recipe/parse.js";
+import { readRecipe } from "./recipe/parse.js";
+import { checkWork, parseWork, settingsOfWork } from "./recipe/pipeline.js";
 import type { RecipeSettings } from "./recipe/recipe-settings.js";
 import type { RecordedEvent, RunResults } from "./runs/events.js";
 
@@ -88,8 +89,8 @@ export interface CheckedRecipe {
  *     await train(recipe);
  */
 export function checkRecipe(settings: Readonly<Record<string, unknown>>): CheckedRecipe {
-  const { recipe, notices } = checkSettings(settings, everyMethod);
-  return { recipe: settingsOf(recipe), notices };
+  const { notices, ...work } = checkWork(settings, everyMethod);
+  return { recipe: settingsOfWork(work), notices };
 }
 
 /** How a run is watched and ended. */
@@ -101,7 +102,7 @@ export interface TrainOptions {
 }
 
 /**
- * Runs a recipe and resolves when it is done and saved. Throws AttuneError: ConfigError, DataError or ModelError for bad input, DivergedError,
+ * Runs a recipe and resolves when it is done and saved; of a pipeline (`stages`), the last stage's results. Throws AttuneError: ConfigError, DataError or ModelError for bad input, DivergedError,
  * NoSpaceError, DoesNotFitError, and InterruptedError where `signal` ended the run before its last step.
  */
 export async function train(recipe: RecipeInput, { onEvent = () => {}, signal }: TrainOptions = {}): Promise<RunResults> {
@@ -121,7 +122,7 @@ export async function* trainEvents(
   recipe: RecipeInput,
   signal: AbortSignal = new AbortController().signal,
 ): AsyncGenerator<RecordedEvent> {
-  const parsed =
-    typeof recipe === "string" ? parseRecipe(await readRecipe(recipe), [], everyMethod) : checkSettings(recipe, everyMethod);
-  yield* runRecipe(parsed.recipe, { signal, notices: parsed.notices });
+  const { notices, ...work } =
+    typeof recipe === "string" ? parseWork(await readRecipe(recipe), [], everyMethod) : checkWork(recipe, everyMethod);
+  yield* runWork(work, { signal, notices });
 }

@@ -1,6 +1,8 @@
 import { objectives } from "../objectives/index.js";
+import type { Work } from "../recipe/pipeline.js";
 import type { Methods, Recipe } from "../recipe/schema.js";
 import type { RecordedEvent } from "../runs/events.js";
+import { recordPipeline } from "../runs/pipeline.js";
 import { type RunOptions, recordRun } from "../runs/run.js";
 import { tuners } from "../tuners/index.js";
 import type { Backend } from "./backend.js";
@@ -15,4 +17,10 @@ export const everyMethod: Methods = { tuners, objectives, backends };
 /** Runs a recipe by the backend that it names, and records it in its folder. Throws AttuneError. */
 export function runRecipe(recipe: Recipe, options: RunOptions, choices = backends): AsyncGenerator<RecordedEvent> {
   return recordRun(recipe, choices.find(({ name }) => name === recipe.backend)!, options);
+}
+
+/** Runs a recipe, or the stages of a pipeline one after the other. Throws AttuneError. */
+export function runWork({ recipe, pipeline }: Work, options: RunOptions, choices = backends): AsyncGenerator<RecordedEvent> {
+  if (recipe !== undefined) return runRecipe(recipe, options, choices);
+  return recordPipeline(pipeline, (stage, ofStage) => runRecipe(stage, ofStage, choices), options);
 }

@@ -77,9 +77,9 @@ interface Calls {
 
 function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
   return {
-    runRecipe(recipe, options) {
-      calls.recipe = recipe;
-      return fakeRun(recipe, options);
+    runWork({ recipe }, options) {
+      calls.recipe = recipe!;
+      return fakeRun(recipe!, options);
     },
     async openChat(options) {
       calls.chat = options;
@@ -300,10 +300,10 @@ test("on a terminal, a bar is drawn in place and colours are used unless NO_COLO
 test("an adapter in the output folder changes the next command", async () => {
   const outputDir = join(folder, "adapter");
   const withAdapter: Partial<Parts> = {
-    async *runRecipe(settings, options) {
+    async *runWork({ recipe: settings }, options) {
       await mkdir(outputDir);
       await writeFile(join(outputDir, "adapter_config.json"), "{}");
-      yield* fakeRun(settings, options);
+      yield* fakeRun(settings!, options);
     },
   };
   const { out } = await run(["train", recipe, `output_dir=${outputDir}`], { parts: withAdapter });
@@ -333,8 +333,8 @@ test("the next command brings the system message that the conversations share", 
 test("an error that ends a run becomes one line and its exit code; the stack needs ATTUNE_DEBUG", async () => {
   const failing = (error: Error): Surroundings => ({
     parts: {
-      async *runRecipe(settings, options) {
-        for await (const event of fakeRun(settings, options)) {
+      async *runWork({ recipe: settings }, options) {
+        for await (const event of fakeRun(settings!, options)) {
           if (event.type === "step" && event.step === 3) throw error;
           yield event;
         }
@@ -642,7 +642,7 @@ function spawnTraining(patient: boolean) {
   const script = `
     import { main } from ${JSON.stringify(cli)};
     const results = ${JSON.stringify(results)};
-    const parts = { async *runRecipe(recipe, { signal }) {
+    const parts = { async *runWork({ recipe }, { signal }) {
       for (let step = 1; !signal.aborted || ${!patient}; step++) {
         yield { type: "step", step, totalSteps: 100000, epoch: 0, loss: 1, gradNorm: 1, learningRate: 1, tokens: 1, supervisedTokens: 1,
                 tokensPerSecond: 1, elapsedMs: 1, remainingMs: 1, peakMemoryBytes: 1 };

@@ -2,13 +2,13 @@ import type { ExportOptions, ExportReport } from "../export/export.js";
 import type { Chat, ChatOptions } from "../generate/chat.js";
 import type { Classifier, ClassifierOptions } from "../generate/classifier.js";
 import type { DataPreview, PreviewOptions } from "../objectives/preview.js";
-import type { Recipe } from "../recipe/schema.js";
+import type { Work } from "../recipe/pipeline.js";
 import type { RunEvent } from "../runs/events.js";
 import type { RunOptions } from "../runs/run.js";
 
 /** The work behind the commands. Each part is loaded when a command needs it, so that `attune --help` does not wait for the engine. */
 export interface Parts {
-  runRecipe(recipe: Recipe, options: RunOptions): AsyncIterable<RunEvent>;
+  runWork(work: Work, options: RunOptions): AsyncIterable<RunEvent>;
   openChat(
     options: ChatOptions,
   ): Promise<Pick<Chat, "reply" | "close" | "adapter" | "adapters" | "useAdapter" | "facts" | "thoughts">>;
@@ -19,9 +19,9 @@ export interface Parts {
 }
 
 export const parts: Parts = {
-  async *runRecipe(recipe, options) {
-    const { runRecipe } = await import("../backends/index.js");
-    yield* runRecipe(recipe, options);
+  async *runWork(work, options) {
+    const { runWork } = await import("../backends/index.js");
+    yield* runWork(work, options);
   },
   async openChat(options) {
     const { Chat } = await import("../generate/chat.js");

@@ -22,12 +22,12 @@ export async function readRecipeArgs(args: readonly string[]): Promise<RecipeArg
 
 /**
  * The same where the first word may also be a folder or a GGUF file: a run's folder stands for the recipe in it, any other for the adapter, with the base
- * that it names, or the model that it holds.
+ * that it names, or the model that it holds. A pipeline stands for the stage that made its last policy.
  */
 export async function readUseArgs(args: readonly string[]): Promise<RecipeArgs> {
   const [first = "", ...rest] = args;
   const kind = kindOf(first);
-  if (kind === "run") return await readRecipeArgs([join(first, "recipe.yaml"), ...rest]);
+  if (kind === "run") return await throughPipeline(await readRecipeArgs([join(first, "recipe.yaml"), ...rest]));
   if (kind === "model") return { source: undefined, overrides: [`model_name_or_path=${first}`, ...rest] };
   if (kind === "adapter") {
     const { readAdapterConfig } = await import("../io/adapters/adapter-folder.js");
@@ -39,7 +39,38 @@ export async function readUseArgs(args: readonly string[]): Promise<RecipeArgs> 
   const isSetting = first === "" || /^[A-Za-z][\w-]*=/.test(first);
   if (!isSetting && !existsSync(first) && !/\.(ya?ml|json)$/i.test(first))
     throw new ConfigError(`${first}: no such recipe or folder. A model of the hub is given as --model ${first}`);
-  return await readRecipeArgs(args);
+  return await throughPipeline(await readRecipeArgs(args));
+}
+
+/** The recipe of a pipeline stands for that of the stage which made the last policy. Throws ConfigError while stages are left to run. */
+async function throughPipeline(args: RecipeArgs): Promise<RecipeArgs> {
+  const { source, overrides } = args;
+  if (source === undefined) return args;
+  const { settingsOf } = await import("../recipe/inference.js");
+  const { stages, output_dir: outputDir } = settingsOf(source, overrides);
+  if (stages === undefined || stages === null || typeof outputDir !== "string") return args;
+  const { readRecipe } = await import("../recipe/parse.js");
+  const { resultOfPipeline } = await import("../runs/pipeline-record.js");
+  const { file } = source;
+  for (const folder of runFoldersOf(file, outputDir)) {
+    const result = await resultOfPipeline(folder);
+    if (result === null) continue;
+    if (result.unfinished === undefined)
+      return {
+        source: await readRecipe(join(result.folder, "recipe.yaml")),
+        overrides: overrides.filter((one) => !/^(--)?stages\b/.test(one)),
+      };
+    const soFar = result.policy === null ? "" : `; what the stages before have made is in ${result.policy}`;
+    throw new ConfigError(
+      `${file}: its stage ${result.unfinished} is not done: attune train ${file} resume_from_checkpoint=true goes on${soFar}`,
+    );
+  }
+  throw new ConfigError(`${file}: its stages have not begun in ${outputDir}: attune train ${file}`);
+}
+
+/** Where the run of a recipe may lie: the recipe that a run left in its folder leads to it from everywhere. */
+function runFoldersOf(file: string, outputDir: string): string[] {
+  return basename(file) === "recipe.yaml" ? [dirname(file), outputDir] : [outputDir];
 }
 
 /** What a path leads to that can be used. */
@@ -120,10 +151,9 @@ export async function systemOf(
   return (await find(names, String(folder))) ?? (typeof otherwise === "string" ? otherwise : undefined);
 }
 
-/** What a run has made: an adapter, or a whole model. The recipe that a run left beside its result leads to it from every folder. */
+/** What a run has made: an adapter, or a whole model. */
 async function resultOf(file: string, outputDir: string): Promise<{ model?: string; adapter?: string }> {
-  const folders = basename(file) === "recipe.yaml" ? [dirname(file), outputDir] : [outputDir];
-  for (const folder of folders) {
+  for (const folder of runFoldersOf(file, outputDir)) {
     if (existsSync(join(folder, "adapter_config.json"))) return { adapter: folder };
     if (existsSync(join(folder, "config.json"))) return { model: folder };
   }

@@ -28,6 +28,7 @@ import { type Words, wordsFor } from "./words/index.js";
 export class TrainingView {
   end: EndEvent | undefined;
   readonly #recipe: Recipe;
+  readonly #pipelineDir: string | undefined;
   readonly #io: Io;
   readonly #style: Style;
   readonly #words: Words["train"];
@@ -38,8 +39,10 @@ export class TrainingView {
   /** Steps that no printed line has told of yet. */
   #pending: StepEvent[] = [];
 
-  constructor(recipe: Recipe, io: Io) {
+  /** `pipelineDir`: the folder of the pipeline that the recipe is a stage of. */
+  constructor(recipe: Recipe, io: Io, pipelineDir?: string) {
     this.#recipe = recipe;
+    this.#pipelineDir = pipelineDir;
     this.#io = io;
     this.#style = styleFor(io.stdout, io.env);
     this.#words = wordsFor(io.env).train;
@@ -57,6 +60,10 @@ export class TrainingView {
   show(event: RunEvent): void {
     const words = this.#words;
     switch (event.type) {
+      case "stage":
+        this.say(`\n${this.#style.bold(words.stage(event.number, event.of, event.objective))}`);
+        if (event.isDone) this.say(this.#style.dim(`  ${words.stageIsDone(escapeControls(event.outputDir))}`));
+        break;
       case "progress":
         this.#bar.showBytes(event.what, event.doneBytes, event.totalBytes);
         break;
@@ -127,10 +134,20 @@ export class TrainingView {
   }
 
   /** Tells what came of the run and what to do next; `system` is the system message that its conversations have in common. */
-  summarize({ interrupted, results }: EndEvent, system: string | undefined): void {
+  summarize(end: EndEvent, system: string | undefined): void {
+    this.#showResults(end);
+    if (this.#recipe.do_train) this.#showNext(end, this.#showFiles(), system);
+  }
+
+  /** Tells what came of a stage that others follow. */
+  summarizeStage(end: EndEvent): void {
+    this.#showResults(end);
+    if (this.#recipe.do_train) this.#showFiles();
+  }
+
+  #showResults({ interrupted, results }: EndEvent): void {
     const { stdout, env } = this.#io;
     const style = this.#style;
-    const { output_dir, model_name_or_path } = this.#recipe;
     const unicode = hasUnicode(env);
     const sketch = sketchLoss(this.#losses, { width: Math.min(76, widthOf(stdout) - 1), height: 9, unicode });
     if (sketch !== "") this.say(`\n${sketch}`);
@@ -148,22 +165,32 @@ export class TrainingView {
     this.say(`\n${words.after(verb, formatDuration(1000 * results.train_runtime))}${loss}${heldOut}${atMost}`);
 
     for (const line of tablesOf(results.eval_metrics ?? {})) this.say(line);
+  }
 
-    if (!this.#recipe.do_train) return;
+  /** Returns whether the run left an adapter. */
+  #showFiles(): boolean {
+    const words = this.#words;
+    const { output_dir } = this.#recipe;
     const isAdapter = existsSync(join(output_dir, "adapter_config.json"));
     const saved = isAdapter ? words.adapter : words.model;
     const width = Math.max(displayWidth(saved), displayWidth(words.picture));
     this.say(`  ${padTo(saved, width)}  ${output_dir}`);
     const picture = join(output_dir, "training_loss.png");
     if (existsSync(picture)) this.say(`  ${padTo(words.picture, width)}  ${picture}`);
+    return isAdapter;
+  }
 
+  #showNext({ interrupted }: EndEvent, isAdapter: boolean, system: string | undefined): void {
+    const { env } = this.#io;
+    const { output_dir, model_name_or_path } = this.#recipe;
     const ofRun = join(output_dir, "recipe.yaml");
+    const ofAll = join(this.#pipelineDir ?? output_dir, "recipe.yaml");
     const { usedBy } = objectives.find(({ name }) => name === this.#recipe.stage)!;
     const asked = isAdapter ? ["--model", model_name_or_path, "--adapter", output_dir] : ["--model", output_dir];
     // The recipe beside the result leads to a system message that is too long for a command.
     const use = system !== undefined && !fitsCommand(system) ? [ofRun] : [...asked, ...systemFlag(system)];
-    const next = [...(interrupted ? [["train", ofRun, "resume_from_checkpoint=true"]] : []), [usedBy, ...use]];
-    this.say(`\n${style.bold(wordsFor(env).program.next)}`);
+    const next = [...(interrupted ? [["train", ofAll, "resume_from_checkpoint=true"]] : []), [usedBy, ...use]];
+    this.say(`\n${this.#style.bold(wordsFor(env).program.next)}`);
     for (const command of next) this.say(`  ${escapeControls(commandLine([...invocation(env), ...command]))}`);
   }
 }

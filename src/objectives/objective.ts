@@ -24,6 +24,11 @@ export interface Objective<R extends Row = Row, Config = unknown> {
   readonly measures?: readonly string[];
   /** The command of attune that uses what was trained. */
   readonly usedBy: string;
+  /**
+   * The settings by which later stages of a pipeline get what was made, where it judges a policy and is none: those of them that a stage has. Absent:
+   * later stages begin from it.
+   */
+  handsOver?(folder: string, result: "adapter" | "model"): Readonly<Record<string, string>>;
   /** Rows always fill sequences of `cutoff_len`, whatever `packing` says. */
   readonly packs?: boolean;
   /** Throws ModelError if a model lacks what the objective needs of it. */

@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { CST, isMap, isScalar, Lexer, LineCounter, type Node, parseDocument, stringify } from "yaml";
+import { CST, isMap, isScalar, isSeq, Lexer, LineCounter, type Node, parseDocument, stringify, type YAMLMap } from "yaml";
 import type { z } from "zod";
 import { ConfigError } from "../errors.js";
 import { systemErrorCode } from "../io/disk.js";
@@ -71,6 +71,8 @@ export interface Setting {
   readonly where: string;
   /** The text of an override, which is what a setting that takes text gets: `output_dir=2026` is no number. */
   readonly raw?: string;
+  /** Of a list in a file: what each of its items sets, each with its own line; undefined for an item that is no mapping. */
+  readonly items?: readonly (readonly Setting[] | undefined)[];
 }
 
 /**
@@ -80,14 +82,18 @@ export interface Setting {
  * Throws ConfigError that lists every problem found, each with file and line or the override.
  */
 export function parseRecipe(source: RecipeSource | undefined, overrides: readonly string[], methods: Methods): ParsedRecipe {
-  return check([source ? readSettings(source) : [], readOverrides(overrides)], source?.file ?? "recipe", methods);
+  return checkLayers([source ? readSettings(source) : [], readOverrides(overrides)], source?.file ?? "recipe", methods);
 }
 
 /** The same checks for settings that come as an object, as from the library's users. */
 export function checkRecipe(values: object, methods: Methods): ParsedRecipe {
+  return checkLayers([settingsIn(values, "recipe")], "recipe", methods);
+}
+
+/** Settings that come as an object. */
+export function settingsIn(values: object, where: string): Setting[] {
   const set = Object.entries(values).filter(([, value]) => value !== undefined);
-  const settings = set.map(([key, value]) => ({ name: snakeCase(key), value, where: "recipe" }));
-  return check([settings], "recipe", methods);
+  return set.map(([key, value]) => ({ name: snakeCase(key), value, where }));
 }
 
 /** The settings that are checked to the same recipe, every default written out and all under our names. */
@@ -122,16 +128,20 @@ export function readSettings({ text, file }: RecipeSource): Setting[] {
     const { contents } = document;
     if (contents === null) return [];
     if (!isMap(contents)) throw new ConfigError(`${line(contents.range[0])}: expected settings, one \`name: value\` a line`);
-    return contents.items.map(({ key, value }) => {
-      const node = key as Node;
-      const where = line(node.range?.[0] ?? 0);
-      if (!isScalar(node)) throw new ConfigError(`${where}: expected the name of a setting`);
-      return {
-        name: snakeCase(String(node.value)),
-        value: (value as Node | null)?.toJS(document, { maxAliasCount: 100 }) ?? null,
-        where,
-      };
-    });
+    const settingsOf = (map: YAMLMap, isItem = false): Setting[] =>
+      map.items.map(({ key, value }) => {
+        const node = key as Node;
+        const where = line(node.range?.[0] ?? 0);
+        if (!isScalar(node)) throw new ConfigError(`${where}: expected the name of a setting`);
+        return {
+          name: snakeCase(String(node.value)),
+          value: (value as Node | null)?.toJS(document, { maxAliasCount: 100 }) ?? null,
+          where,
+          ...(isSeq(value) &&
+            !isItem && { items: value.items.map((item) => (isMap(item) ? settingsOf(item, true) : undefined)) }),
+        };
+      });
+    return settingsOf(contents);
   } catch (error) {
     if (error instanceof ConfigError) throw error;
     // The library throws where aliases multiply.
@@ -215,8 +225,20 @@ type Keys = Readonly<Record<string, KeySchema>>;
 /** What is set, by the name of the setting. */
 export type Given = ReadonlyMap<string, Setting>;
 
-/** `layers` come in rising order of weight: what is set in a later one replaces what an earlier one says. */
-function check(layers: readonly Setting[][], file: string, methods: Methods): ParsedRecipe {
+/** What else reads settings of the same file: other stages of a pipeline. */
+export interface Beside {
+  /** The settings that are theirs, too. */
+  readonly shared: ReadonlySet<Setting>;
+  readonly methods: readonly Method[];
+}
+
+/** `layers` come in rising order of weight: what is set in a later one replaces what an earlier one says. Throws ConfigError, as `parseRecipe`. */
+export function checkLayers(
+  layers: readonly (readonly Setting[])[],
+  file: string,
+  methods: Methods,
+  beside: Beside = { shared: new Set(), methods: [] },
+): ParsedRecipe {
   const report: Report = { file, problems: [], notices: [] };
   const axes = axesOf(methods);
   const common = keySchemas(RecipeKeys);
@@ -228,7 +250,7 @@ function check(layers: readonly Setting[][], file: string, methods: Methods): Pa
   const backend = choose("backend", []);
   const chosen = { finetuning_type: tuner, stage: objective, backend };
   const given = sortOut(named, { known, ...fatesOf(axes, chosen, common) }, report);
-  tellIdle(given, axes, chosen, report);
+  tellIdle(given, axes, chosen, beside, report);
 
   const checked = validate(RecipeKeys, withDataset(given), report);
   const settings = checked && { ...checked, ...optimOf(checked, given, report) };
@@ -279,17 +301,18 @@ function fatesOf(axes: Axes, chosen: Chosen, common: Keys): Omit<Fates, "known">
 }
 
 /** Tells of settings that only methods read that are not chosen. */
-function tellIdle(given: Given, axes: Axes, chosen: Chosen, { notices }: Report): void {
+function tellIdle(given: Given, axes: Axes, chosen: Chosen, beside: Beside, { notices }: Report): void {
   const methods = Object.values(axes).flat();
-  for (const [key, { where }] of given) {
+  for (const [key, setting] of given) {
     const owners = methods.filter((method) => Object.hasOwn(keysOf(method), key));
-    if (owners.length === 0 || owners.some((owner) => Object.values(chosen).includes(owner))) continue;
-    notices.push(`${where}: ${key} is not used: only ${owners.map(({ name }) => name).join(" and ")} reads it`);
+    const readers = [...Object.values(chosen), ...(beside.shared.has(setting) ? beside.methods : [])];
+    if (owners.length === 0 || owners.some((owner) => readers.includes(owner))) continue;
+    notices.push(`${setting.where}: ${key} is not used: only ${owners.map(({ name }) => name).join(" and ")} reads it`);
   }
 }
 
 /** What is set, under our names: settings of later layers in the place of those of earlier ones. */
-export function resolveNames(layers: readonly Setting[][], known: Keys, { problems }: Report): Given {
+export function resolveNames(layers: readonly (readonly Setting[])[], known: Keys, { problems }: Report): Given {
   const keyOf = (name: string) => (!Object.hasOwn(known, name) && Object.hasOwn(aliases, name) ? aliases[name]! : name);
   const named = new Map<string, Setting>();
   for (const layer of layers) {
@@ -485,6 +508,7 @@ function relate(
   if (recipe.val_size > 0 && recipe.eval_dataset) {
     refuse("val_size", "val_size and eval_dataset both say what to hold out; remove one");
   }
+  if (recipe.stages !== null) refuse("stages", "stages: a pipeline of several runs, and one is wanted here");
   if (recipe.dataset_dir.startsWith("REMOTE:"))
     refuse("dataset_dir", "dataset_dir: a dataset_info.json on the hub is not read; fetch it, and write its folder");
   if (!recipe.create_new_adapter)

@@ -12,6 +12,8 @@ export interface RecipeSettings {
   readonly create_new_adapter?: boolean | undefined;
   /** What is minimised. Default: `sft`. */
   readonly stage?: "sft" | "pt" | "classification" | undefined;
+  /** Several runs, one after the other, in place of `stage`: names, or mappings of `stage` and settings of its own; each begins from what the last one saved (attune's own; docs/rlhf.md). */
+  readonly stages?: readonly (NonNullable<RecipeSettings["stage"]> | StageSettings)[] | null | undefined;
   /** Which parameters train, and how they enter the model. Default: `lora`. */
   readonly finetuning_type?: "lora" | "qlora" | "full" | "freeze" | "adapter" | "p-tuning" | "prefix-tuning" | undefined;
   /** The training data: files, or names of `dataset_info.json`. */
@@ -260,4 +262,10 @@ export interface RecipeSettings {
   readonly compute_dtype?: "auto" | "f32" | "bf16" | undefined;
   /** Engine threads; not set: one per core (attune's own). Takes a whole number from 1 to 1024. */
   readonly threads?: number | null | undefined;
+}
+
+/** A stage of `stages` with settings of its own; the rest are the recipe's. */
+export interface StageSettings
+  extends Partial<Omit<RecipeSettings, "stage" | "stages" | "output_dir" | "overwrite_output_dir" | "resume_from_checkpoint">> {
+  readonly stage: NonNullable<RecipeSettings["stage"]>;
 }

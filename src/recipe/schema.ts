@@ -83,6 +83,16 @@ const model = {
 
 const method = {
   stage: z.string().default("sft").describe("what is minimised"),
+  stages: z
+    .union([
+      z.string().transform((value) => value.split(",").map((name) => name.trim())),
+      z.array(z.union([z.string(), z.record(z.string(), z.unknown())])).min(1),
+    ])
+    .nullable()
+    .prefault(null)
+    .describe(
+      "several runs, one after the other, in place of `stage`: names, or mappings of `stage` and settings of its own; each begins from what the last one saved (attune's own; docs/rlhf.md)",
+    ),
   finetuning_type: z.string().default("lora").describe("which parameters train, and how they enter the model"),
 };
 
@@ -366,6 +376,10 @@ export interface Method {
   readonly packs?: boolean;
   /** Settings of other trainers that change nothing about the result under this method, each with the reason. */
   readonly needless?: Readonly<Record<string, string>>;
+  /** How adapters of a tuner are read; absent for one that trains the model itself, whose result is a whole model. */
+  readonly adapter?: unknown;
+  /** Of an objective: `Objective.handsOver`. */
+  readonly handsOver?: (folder: string, result: "adapter" | "model") => Readonly<Record<string, string>>;
 }
 
 /** What `finetuning_type`, `stage` and `backend` choose from. */
@@ -455,6 +469,7 @@ export function expectation(schema: KeySchema): string {
     case "number":
       return `a number${range(schema)}`;
     case "array":
+      if (schema.items?.anyOf?.some(({ type }) => type === "object")) return "a list of texts or mappings";
       return `a list of ${{ integer: "whole numbers", number: "numbers" }[schema.items?.type ?? ""] ?? "texts"}`;
     case "object":
       return "a mapping";

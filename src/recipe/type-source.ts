@@ -13,12 +13,21 @@ export function recipeTypeSource(methods: Methods): string {
 
   const settings = [...variants].map(([key, schemas]) => {
     const choices = axes[key as keyof typeof axes]?.map(({ name }) => JSON.stringify(name));
-    const types = choices ?? unionOf(schemas.flatMap(typesOf));
+    const types = key === "stages" ? stagesType : (choices ?? unionOf(schemas.flatMap(typesOf)));
     const [mark, more] = needed.has(key) ? ["", ""] : ["?", " | undefined"];
     return `  /** ${docOf(schemas[0]!)} */\n  readonly ${key}${mark}: ${types.join(" | ")}${more};`;
   });
-  return `${intro}\nexport interface RecipeSettings {\n${settings.join("\n")}\n}\n`;
+  return `${intro}\nexport interface RecipeSettings {\n${settings.join("\n")}\n}\n\n${stageSettings}`;
 }
+
+const stagesType = ['readonly (NonNullable<RecipeSettings["stage"]> | StageSettings)[]', "null"];
+
+const stageSettings = `/** A stage of \`stages\` with settings of its own; the rest are the recipe's. */
+export interface StageSettings
+  extends Partial<Omit<RecipeSettings, "stage" | "stages" | "output_dir" | "overwrite_output_dir" | "resume_from_checkpoint">> {
+  readonly stage: NonNullable<RecipeSettings["stage"]>;
+}
+`;
 
 const intro = `// Made by scripts/make-recipe-docs.mjs from the schemas of src/recipe/, src/tuners/, src/objectives/ and src/backends/. Change it there.
 

@@ -14,7 +14,9 @@ const checkpointPattern = /^checkpoint-\d+$/;
  * What an earlier run left in an output folder and a new one has to remove: nothing if it goes on with it. Changes nothing. A run that never
  * came to its first step left nothing. Throws CheckpointError if there is something, and the recipe does not say what to do with it.
  */
-export async function leftoversIn(recipe: Recipe): Promise<readonly string[]> {
+export async function leftoversIn(
+  recipe: Pick<Recipe, "output_dir" | "resume_from_checkpoint" | "overwrite_output_dir">,
+): Promise<readonly string[]> {
   const { output_dir: outputDir, resume_from_checkpoint: resume, overwrite_output_dir: overwrite } = recipe;
   if (resume !== false) return [];
   const names = (await readdir(outputDir)).filter((name) => resultNames.includes(name) || checkpointPattern.test(name));

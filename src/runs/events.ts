@@ -5,6 +5,7 @@ import type { Metrics } from "../objectives/metrics.js";
  * `start` once the first step can be taken; steps, evaluations and checkpoints; and `end` or `failed` as the last. Notices may come anywhere.
  */
 export type RunEvent =
+  | StageEvent
   | QueuedEvent
   | PrepareEvent
   | ProgressEvent
@@ -20,7 +21,11 @@ export type RunEvent =
  * An event as `events.jsonl` of the run's folder has it, one JSON object a line. `time` is ISO 8601 in UTC and later than that of every line
  * before, by a millisecond where the clock does not say so: whoever knows the last one that they read can go on from there.
  */
-export type RecordedEvent = RunEvent & { readonly time: string };
+export type RecordedEvent = RunEvent & {
+  readonly time: string;
+  /** Of a pipeline's events, as they are passed on: the stage that they are of, such as `2-rm`. The stage's own file does not say it. */
+  readonly stage?: string;
+};
 
 /** What a run is about: known before anything of it is done. */
 export interface RunSubject {
@@ -29,6 +34,19 @@ export interface RunSubject {
   readonly method: string;
   readonly objective: string;
   readonly backend: string;
+}
+
+/** A stage of a pipeline comes next; its run's events follow, unless it is done since an earlier time. In no file. */
+export interface StageEvent {
+  readonly type: "stage";
+  /** Number and objective, as its folder is called. */
+  readonly name: string;
+  /** From 1. */
+  readonly number: number;
+  readonly of: number;
+  readonly objective: string;
+  readonly outputDir: string;
+  readonly isDone: boolean;
 }
 
 /** The run waits for somebody to begin it. */

@@ -55,6 +55,8 @@ Examples:
 Ctrl-C ends the run after the step under way and saves; a second Ctrl-C stops at once.
 All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5 does not fit, 130 interrupted.`,
     stopping: "Stopping after this step; Ctrl-C again stops at once.",
+    stage: (number: number, of: number, objective: string) => `Stage ${number} of ${of}: ${objective}`,
+    stageIsDone: (path: string) => `done before, in ${path}`,
     weights: (trainable: string, all: string, share: string) => `${trainable} of ${all} weights train${share}`,
     rows: (rows: number) => `${rows} rows`,
     rowsHeldOut: (rows: number) => `, ${rows} held out`,

@@ -53,6 +53,8 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
 按 Ctrl-C：做完当前这一步，保存后结束；再按一次：立即停止。
 全部设置：docs/recipe.md。退出码：2 输入有误，3 训练发散，4 磁盘空间不足，5 内存放不下，130 被中断。`,
     stopping: "做完这一步就停；再按一次 Ctrl-C 立即停止。",
+    stage: (number, of, objective) => `第 ${number} 阶段（共 ${of} 个）：${objective}`,
+    stageIsDone: (path) => `此前已完成，在 ${path}`,
     weights: (trainable, all, share) => `训练 ${trainable} 个权重，共 ${all} 个${share}`,
     rows: (rows) => `${rows} 行数据`,
     rowsHeldOut: (rows) => `，另留出 ${rows} 行`,
