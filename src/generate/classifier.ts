@@ -63,12 +63,13 @@ export class Classifier {
     const resolved = await resolveModel(name, { onNotice, onProgress, signal });
     const opened = adapter === undefined ? null : await openAdapter(adapter, tuners);
     const own = classesOf(resolved.config);
-    const classes = own ?? (opened && ((await readClasses(adapter!)) ?? classesOfHead(opened.files.tensors)));
+    const told = adapter === undefined ? null : await readClasses(adapter);
+    const classes = own ?? (told && classesOf(told)) ?? (opened && classesOfHead(opened.files.tensors));
     if (classes === null)
       throw new ModelError(
         `${adapter ?? name}: is no classifier. Train one with stage: classification, or talk to it with attune chat`,
       );
-    const scoring = scoringOf(own === null ? {} : resolved.config, classes.length);
+    const scoring = scoringOf(own === null ? (told ?? {}) : resolved.config, classes.length);
     const tokenizer = await loadTokenizer(resolved);
     for (const message of tokenizer.notices) onNotice(message);
 

@@ -17,8 +17,8 @@ export abstract class CausalLM extends LanguageModel {
 
   readonly headName = "score";
 
-  addHead(outputs: number): void {
-    this.score = new Linear(this.shape.width, outputs);
+  addHead(outputs: number, hasBias = false): void {
+    this.score = new Linear(this.shape.width, outputs, { bias: hasBias });
     this.headModules = [this.headName];
   }
 

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { ModelError } from "../errors.js";
+import { ConfigError, ModelError } from "../errors.js";
 import { namesIn } from "../io/disk.js";
 import { readJsonObject } from "../io/hf-folder.js";
 import type { TextFile } from "../text/tokenizer/tokenizer.js";
@@ -57,20 +57,26 @@ export function scoringOf({ problem_type: problem }: Config, outputs: number): S
 
 const fileName = "labels.json";
 
-/** The names of classes for a folder that has no config.json of its own, an adapter's: PEFT saves them nowhere. */
-export function classesFile(classes: readonly string[]): TextFile {
-  return { name: fileName, contents: `${JSON.stringify({ id2label: Object.fromEntries(classes.entries()) }, null, 2)}\n` };
+/**
+ * What a classifier's config.json says of its classes, for a folder that has none, an adapter's: PEFT saves it nowhere. Without a problem_type each text has
+ * one class.
+ */
+export function classesFile({ id2label, problem_type: problem }: Config): TextFile {
+  const said = problem === undefined || problem === singleLabel ? { id2label } : { id2label, problem_type: problem };
+  return { name: fileName, contents: `${JSON.stringify(said, null, 2)}\n` };
 }
 
-/** The classes that `classesFile` wrote into a folder; null if it has none. Throws ModelError. */
-export async function readClasses(folder: string): Promise<readonly string[] | null> {
+/** What `classesFile` wrote into a folder, as `classesOf` and `scoringOf` read it; null if it has none. Throws ModelError. */
+export async function readClasses(folder: string): Promise<Config | null> {
   if (!(await namesIn(folder)).includes(fileName)) return null;
-  const { id2label } = await readJsonObject(join(folder, fileName));
-  return classesOf({ architectures: [suffix], id2label });
+  const { id2label, problem_type } = await readJsonObject(join(folder, fileName));
+  return { architectures: [suffix], id2label, ...(problem_type !== undefined && { problem_type }) };
 }
+
+const singleLabel = "single_label_classification";
 
 /** config.json of a classifier of these classes on the base that `config` describes: transformers loads it as AutoModelForSequenceClassification. */
-export function classifierConfig(config: Config, classes: readonly string[]): Config {
+export function classifierConfig(config: Config, classes: readonly string[], problem: string = singleLabel): Config {
   const [architecture] = Array.isArray(config.architectures) ? (config.architectures as unknown[]) : [];
   const name = typeof architecture === "string" ? architecture : pascalCase(String(config.model_type));
   const { num_labels: _, ...kept } = config;
@@ -79,8 +85,28 @@ export function classifierConfig(config: Config, classes: readonly string[]): Co
     architectures: [`${name.replace(/(?:For\w+|LMHeadModel|Model)$/, "")}${suffix}`],
     id2label: Object.fromEntries(classes.entries()),
     label2id: Object.fromEntries(classes.map((label, i) => [label, i])),
-    problem_type: "single_label_classification",
+    problem_type: problem,
   };
+}
+
+/**
+ * config.json of a reward model on the base that `config` describes: a regression with one output, as TRL's RewardTrainer makes it. One that has an output
+ * already keeps its name. Throws ConfigError for a base with several outputs.
+ */
+export function rewardConfig(config: Config): Config {
+  const own = classesOf(config);
+  if (own !== null && own.length !== 1)
+    throw new ConfigError(
+      `the base is a classifier with ${own.length} outputs (${own.slice(0, 3).join(", ")}), and a reward model has one: start from a base without a head`,
+    );
+  return classifierConfig(config, own ?? ["reward"], regression);
+}
+
+const regression = "regression";
+
+/** Whether config.json describes a reward model: one number for a text, as it is. */
+export function isRewardConfig(config: Config): boolean {
+  return config.problem_type === regression && classesOf(config)?.length === 1;
 }
 
 function pascalCase(name: string): string {

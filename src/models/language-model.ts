@@ -84,8 +84,10 @@ export abstract class LanguageModel extends Module {
   abstract get head(): Linear | null;
   /** The path of the head among the model's modules. */
   abstract readonly headName: string;
-  /** Puts a head without weights on the model, of so many outputs. */
-  abstract addHead(outputs: number): void;
+  /** Puts a head without weights on the model, of so many outputs; `hasBias` for one that decoders else have not. */
+  abstract addHead(outputs: number, hasBias?: boolean): void;
+  /** Of the normal distribution that the matrices of a new head are drawn from; as in transformers, unless somebody says otherwise. */
+  headDeviation = 0.02;
   /** The vector that stands for each of the S sequences of a batch, once the model has a head: (S, C). */
   abstract summary(batch: TokenBatch): Tensor;
   /** What a classifier says of each sequence of a batch: logits (S, classes). Throws ModelError if the model has no head. */

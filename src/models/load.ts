@@ -9,7 +9,7 @@ import { pieceBytes, readEntry, readPieces, type TensorSource } from "../io/safe
 import { drawnValues } from "../nn/init.js";
 import type { Parameter } from "../nn/module.js";
 import { Bert, BertConfig, bertInert, bertKeys } from "./bert.js";
-import { classesOf } from "./classes.js";
+import { classesOf, isRewardConfig } from "./classes.js";
 import { shown, unreadKeys, unsupportedKey } from "./config-keys.js";
 import { Gemma3, Gemma3Config, gemma3Keys } from "./gemma3.js";
 import { Gpt2, Gpt2Config, gpt2Aliases, gpt2Inert, gpt2Keys } from "./gpt2.js";
@@ -99,6 +99,7 @@ export function buildModel(device: Device, config: Readonly<Record<string, unkno
     if (classes !== null) {
       model.addHead(classes.length);
       model.isClassifier = true;
+      if (isRewardConfig(config)) model.headDeviation = 1 / Math.sqrt(model.shape.width + 1);
     }
     const unread = [...unreadKeys(config, family.keys).map((key) => JSON.stringify(key.slice(0, 100))), ...passedOver];
     if (unread.length > 0)
@@ -165,7 +166,7 @@ export async function loadWeights(model: LanguageModel, files: ModelFiles, newHe
   const reader = new WeightReader(model.device, files);
   for (const [name, parameter] of model.namedParameters()) {
     if (newHead !== undefined && beginsAnew(model, files, name)) {
-      parameter.value = newWeight(model.device, parameter.shape, newHead);
+      parameter.value = newWeight(model, parameter.shape, newHead);
       continue;
     }
     const entry = findEntry(files, name, parameter);
@@ -256,21 +257,21 @@ function beginsAnew(model: LanguageModel, files: ModelFiles, name: string): bool
 }
 
 /** Puts a head of so many outputs on a loaded model, beside its output projection; `rng` draws the weights. Throws ConfigError if it has one. */
-export function placeHead(model: LanguageModel, outputs: number, rng: Rng): void {
+export function placeHead(model: LanguageModel, outputs: number, rng: Rng, hasBias?: boolean): void {
   if (model.head !== null)
     throw new ConfigError(`the base has a head already (${model.headName}): it cannot have another beside it`);
-  model.addHead(outputs);
+  model.addHead(outputs, hasBias);
   for (const [name, parameter] of model.namedParameters()) {
     if (parameter.isLoaded) continue;
-    parameter.value = newWeight(model.device, parameter.shape, rng);
+    parameter.value = newWeight(model, parameter.shape, rng);
     const path = [...model.headModules, ...model.optionalModules].find((module) => name.startsWith(`${module}.`))!;
     if (!model.headModules.includes(path)) model.headModules = [...model.headModules, path];
   }
 }
 
-/** A head's first weights, as in transformers: matrices normal with deviation 0.02, vectors 0. */
-function newWeight(device: Device, shape: Shape, rng: Rng): Tensor {
-  return drawnValues(device, shape, () => (shape.length === 1 ? 0 : 0.02 * rng.normal()));
+/** A head's first weights: matrices normal, vectors 0. */
+function newWeight({ device, headDeviation }: LanguageModel, shape: Shape, rng: Rng): Tensor {
+  return drawnValues(device, shape, () => (shape.length === 1 ? 0 : headDeviation * rng.normal()));
 }
 
 /**

@@ -155,6 +155,22 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
   question?(row: R): Question | null;
   /** A new evaluation, where held-out rows tell more than their loss. */
   evaluation?(): Evaluation<B>;
+  /** Weights that other programs look for in files of their own, beside the result and in every checkpoint. Collected at once, and written into a folder. */
+  weightFiles?(model: LanguageModel): (folder: string) => Promise<void>;
+  /** What held-out rows, of which there may be none, tell of the result: asked once training has ended. Null if the signal ended it. */
+  report?(base: SharedBase, name: string, heldOut: readonly R[], at: ReportSettings): Promise<Report | null>;
+}
+
+export interface ReportSettings {
+  /** Rows of a batch. */
+  readonly batchSize: number;
+  readonly signal: AbortSignal;
+}
+
+export interface Report {
+  /** For the folder of the result. */
+  readonly files: readonly TextFile[];
+  readonly notices: readonly { readonly level: "info" | "warning"; readonly message: string }[];
 }
 
 /** Where a roll-out stands in the run. */

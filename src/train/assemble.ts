@@ -3,6 +3,7 @@ import { Rng } from "../core/rng.js";
 import type { SymbolicDevice } from "../core/symbolic.js";
 import type { Tensor } from "../core/tensor.js";
 import { ConfigError } from "../errors.js";
+import { valueHeadName, withValueHead } from "../io/adapters/value-head.js";
 import type { ModelFiles } from "../io/model-files.js";
 import type { LanguageModel } from "../models/language-model.js";
 import { buildModel, loadModel, placeWeights } from "../models/load.js";
@@ -11,7 +12,7 @@ import { Optimizer, type RuleSettings } from "../optim/optimizer.js";
 import { type OptimizerName, optimizerNamed } from "../optim/optimizers.js";
 import { weightDecays } from "../optim/weight-decay.js";
 import { SharedBase } from "../tuners/shared-base.js";
-import { mergeBaseAdapter, type OpenedAdapter, openTuned, readInto, readValues } from "../tuners/tuned-files.js";
+import { mergeBaseAdapter, type OpenedAdapter, openTuned, readInto, readValues, type WeightFiles } from "../tuners/tuned-files.js";
 import type { Start, Tuning } from "../tuners/tuner.js";
 
 /** What the model that trains is put together from. */
@@ -61,6 +62,8 @@ export interface Beginning {
   readonly start: Start;
   /** Whether the files lack the head that the config describes: its weights are drawn. */
   readonly hasNewHead: boolean;
+  /** Whether `weightsFrom` is an adapter that a run starts with, which may have no head or one in a file of its own, and no checkpoint. */
+  readonly isStart?: boolean;
   /** Called with the base before anything sits on it. */
   readonly onBase?: (model: LanguageModel) => void;
 }
@@ -69,7 +72,7 @@ export interface Beginning {
 export async function assemble(
   device: Device,
   parts: Parts,
-  { weightsFrom, start, hasNewHead, onBase }: Beginning,
+  { weightsFrom, start, hasNewHead, isStart = false, onBase }: Beginning,
 ): Promise<Trainee> {
   const { files, tuning, baseAdapters = [], seed, keepsBase = false, onNotice = () => {} } = parts;
   const model = await loadModel(device, files, hasNewHead ? Rng.for(seed, "head") : undefined, (unread) =>
@@ -88,7 +91,8 @@ export async function assemble(
   try {
     settle(model, parts);
     onBase?.(model);
-    const weights = weightsFrom === null ? undefined : await openTuned(weightsFrom, tuning);
+    const opened = weightsFrom === null ? undefined : await openTuned(weightsFrom, tuning);
+    const weights = opened && hasNewHead && isStart ? await withHead(weightsFrom!, opened, model, onNotice) : opened;
     const parameters = base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), keepsBase, ...(weights && { weights }) });
     if (weights !== undefined) await readInto(parameters, weights);
     else base.with(trainedName, (tuned) => tuning.initialize?.(tuned, start));
@@ -97,6 +101,25 @@ export async function assemble(
     base.dispose();
     throw error;
   }
+}
+
+/** The weights that a run starts with, with the head of a reward model that lies beside them; a head that is nowhere begins anew. */
+async function withHead(
+  folder: string,
+  files: WeightFiles,
+  { head, headName }: LanguageModel,
+  notify: (message: string) => void,
+): Promise<WeightFiles> {
+  if (head === null || files.tensors.has(`${headName}.weight`)) return files;
+  const whole = head.outFeatures === 1 ? await withValueHead(folder, files) : files;
+  if (whole === files) {
+    notify(`${folder} has no head: a new one begins by chance`);
+    return { ...files, hasNoHead: true };
+  }
+  const tensors = new Map(whole.tensors);
+  if (head.bias === null && tensors.delete(`${headName}.bias`))
+    notify(`${folder}: the bias of ${valueHeadName} is left out: it adds the same to every score`);
+  return { ...whole, tensors };
 }
 
 /** The same on shapes alone: nothing is read, and what begins from data or from files begins like the rest. */

@@ -12,6 +12,7 @@ import { trainModules } from "./train-whole.js";
 import {
   type AdapterValues,
   mergeBaseAdapter,
+  type OpenAdapterOptions,
   type OpenedAdapter,
   openAdapter,
   openBaseAdapters,
@@ -136,11 +137,15 @@ export class SharedBase {
    * Throws ConfigError if the name is taken or the adapter's settings match nothing in the model, ModelError if it is none that attune knows or was
    * made for another base.
    */
-  async load(name: string, folder: string): Promise<Pick<OpenedAdapter, "tuner" | "config">> {
+  async load(
+    name: string,
+    folder: string,
+    options: OpenAdapterOptions = {},
+  ): Promise<Pick<OpenedAdapter, "tuner" | "config">> {
     this.#checkFree(name);
     this.#loading.add(name);
     try {
-      const opened = await openAdapter(folder, tuners);
+      const opened = await openAdapter(folder, tuners, options);
       const below: [OpenedAdapter, AdapterValues][] = [];
       for (const adapter of await openBaseAdapters(baseAdaptersIn(folder, opened.files.config), tuners))
         below.push([adapter, await readValues(adapter)]);

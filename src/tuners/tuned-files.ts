@@ -11,6 +11,7 @@ import {
 } from "../io/adapters/adapter-folder.js";
 import { baseAdaptersIn, copyBaseAdapters } from "../io/adapters/base-adapters.js";
 import { modulesToSaveOf } from "../io/adapters/peft.js";
+import { withValueHead } from "../io/adapters/value-head.js";
 import { namesIn, writeFileAtomic } from "../io/disk.js";
 import { openModelFolder } from "../io/hf-folder.js";
 import {
@@ -24,6 +25,7 @@ import {
 import type { LanguageModel } from "../models/language-model.js";
 import { type PlainType, placeHead, setValues, sourceOf } from "../models/load.js";
 import type { Parameter } from "../nn/module.js";
+import { isBelow } from "./module-names.js";
 import { parametersBelow, saveCopies, trainModules } from "./train-whole.js";
 import type { AdapterReader, Tuner, Tuning } from "./tuner.js";
 
@@ -114,8 +116,10 @@ export async function openTuned(folder: string, { adapter }: Tuning): Promise<We
 /** The parameters of a model, to which the method was applied already, that opened weights belong in. Throws ModelError unless every tensor fits. */
 export function placeTuned(model: LanguageModel, { adapter }: Tuning, files: WeightFiles): Map<string, Parameter> {
   if (adapter !== undefined) placeBaseLayers(model, files);
-  const parameters = model.savedParameters();
-  checkFit(adapter === undefined ? new Map(model.namedParameters()) : parameters, files);
+  const isThere = ([name]: [string, Parameter]) =>
+    files.hasNoHead !== true || !model.headModules.some((module) => isBelow(name, module));
+  const parameters = new Map([...model.savedParameters()].filter(isThere));
+  checkFit(adapter === undefined ? new Map([...model.namedParameters()].filter(isThere)) : parameters, files);
   return parameters;
 }
 
@@ -202,12 +206,21 @@ export interface OpenedAdapter {
   readonly files: AdapterFiles;
 }
 
+export interface OpenAdapterOptions {
+  /** Takes the head that lies beside an adapter, of a reward or value model (`withValueHead`), where the adapter has none. */
+  readonly valueHead?: boolean;
+}
+
 /** Reads an adapter's method and settings, but not its weights. Throws ModelError. */
-export async function openAdapter(folder: string, tuners: readonly Tuner[]): Promise<OpenedAdapter> {
+export async function openAdapter(
+  folder: string,
+  tuners: readonly Tuner[],
+  { valueHead = false }: OpenAdapterOptions = {},
+): Promise<OpenedAdapter> {
   const { tuner, reader } = await recognise(folder, tuners);
   const files = await reader.library.open(folder);
   const config = reader.fromJson(files.config, files.tensors);
-  return { tuner, config, tuning: tuner.bind(config), files };
+  return { tuner, config, tuning: tuner.bind(config), files: valueHead ? await withValueHead(folder, files) : files };
 }
 
 /**
@@ -215,10 +228,12 @@ export async function openAdapter(folder: string, tuners: readonly Tuner[]): Pro
  * unless every one fits, ConfigError if the settings match nothing in the model.
  */
 export function placeAdapter(model: LanguageModel, { tuning, files }: OpenedAdapter, rng: Rng): Map<string, Parameter> {
-  const head = files.tensors.get(`${model.headName}.weight`);
-  if (head !== undefined && model.head === null) placeHead(model, head.shape[0]!, rng);
+  const { headName } = model;
+  const head = files.tensors.get(`${headName}.weight`);
+  if (head !== undefined && model.head === null)
+    placeHead(model, head.shape[0]!, rng, files.tensors.has(`${headName}.bias`));
   tuning.apply(model, rng);
-  trainModules(model, modulesToSaveOf(files.config));
+  trainModules(model, [...modulesToSaveOf(files.config), ...(head === undefined ? [] : [headName])]);
   placeBaseLayers(model, files);
   const parameters = model.savedParameters();
   checkFit(parameters, files);
@@ -268,7 +283,10 @@ async function openForTraining(folder: string, { library }: Pick<AdapterReader<u
 }
 
 /** Opened weights: every size is checked, no values are read. */
-export type WeightFiles = Pick<AdapterFiles, "path" | "tensors" | "readTensor">;
+export interface WeightFiles extends Pick<AdapterFiles, "path" | "tensors" | "readTensor"> {
+  /** They are of a model without the head that trains, which begins anew. */
+  readonly hasNoHead?: boolean;
+}
 
 /** Throws ModelError unless the tensors of the files are those of the parameters. */
 function checkFit(parameters: ReadonlyMap<string, Parameter>, { path, tensors }: WeightFiles): void {

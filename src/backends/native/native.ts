@@ -1,9 +1,10 @@
 import { availableParallelism } from "node:os";
-import { relative } from "node:path";
+import { join, relative } from "node:path";
 import { z } from "zod";
 import { Rng } from "../../core/rng.js";
 import { fastestCompute, loadEngine } from "../../engine/load.js";
 import { CheckpointError, ConfigError } from "../../errors.js";
+import { writeFileAtomic } from "../../io/disk.js";
 import { writeModelCard } from "../../io/model-card.js";
 import type { ModelFiles } from "../../io/model-files.js";
 import { resolveModel } from "../../io/resolve.js";
@@ -101,6 +102,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
       { ...parts, onNotice: tell },
       {
         weightsFrom: resumeFrom ?? (recipe.create_new_adapter ? null : recipe.adapter_name_or_path),
+        isStart: resumeFrom === null,
         start: startFor(recipe, data),
         hasNewHead: classesOf(base.config) === null,
         onBase: (model) => noticesOf(model).forEach(tell),
@@ -150,6 +152,10 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
       ? null
       : yield* during<RunEvent, SavedBest | null>((emit) => takeBest(recipe, output, progress, emit));
     if (recipe.do_train) await output.writeModel(recipe.output_dir, progress);
+    const { output_dir: folder, per_device_train_batch_size: batchSize } = recipe;
+    const report = interrupted ? null : await task.report?.(shared, trainedName, evalRows, { batchSize, signal });
+    for (const { name, contents } of report?.files ?? []) await writeFileAtomic(join(folder, name), contents);
+    for (const { level, message } of report?.notices ?? []) yield { type: "notice", level, message };
     let predictions: Readonly<Record<string, number>> | null = null;
     if (questions.length > 0 && !interrupted) {
       predictions = yield* during<RunEvent, Readonly<Record<string, number>> | null>((emit) => {

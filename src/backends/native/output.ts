@@ -53,7 +53,7 @@ export class Output {
     const isSane = size === null || Number.isFinite(await size.item());
     size?.dispose();
     if (!isSane) throw weightsRanAway({ step, learningRate: this.#recipe.learning_rate });
-    const tuned = base.with(trainedName, (model) =>
+    const [tuned, writeOthers] = base.with(trainedName, (model) => [
       collectTuned(model, tuning, {
         name: this.#recipe.model_name_or_path,
         config: files.config,
@@ -62,13 +62,15 @@ export class Output {
         baseAdapters,
         ...(!isCheckpoint && save_dtype !== null && { types: savedTypes(save_dtype, files) }),
       }),
-    );
+      data.task.weightFiles?.(model),
+    ]);
     await keepBaseAdapters(
       baseAdapters.map((name) => join(output_dir, name)),
       path,
       tuners,
     );
     await writeTuned(path, tuned);
+    await writeOthers?.(path);
     const ofModel = tuning.adapter === undefined && data.task.taskType === undefined;
     const beside = [...data.files, ...(ofModel ? [await generationConfig(files, data.tokenizer)] : [])];
     for (const { name, contents } of beside) await writeFileAtomic(join(path, name), contents);

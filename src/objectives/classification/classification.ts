@@ -143,7 +143,7 @@ export function classificationTask(
     modelConfig,
     identity: modelConfig.id2label,
     taskType: "SEQ_CLS",
-    files: [classesFile(classes)],
+    files: [classesFile(modelConfig)],
 
     shorten: (row, tokens) => ({ ...row, ids: row.ids.subarray(0, tokens), tokens }),
 
