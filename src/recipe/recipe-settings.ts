@@ -11,7 +11,7 @@ export interface RecipeSettings {
   /** Merge the adapters of adapter_name_or_path into the base, in f32, and train a new one over them; their copies are saved with it, in base_adapters. Default: `false`. */
   readonly create_new_adapter?: boolean | undefined;
   /** What is minimised. Default: `sft`. */
-  readonly stage?: "sft" | "pt" | "classification" | undefined;
+  readonly stage?: "sft" | "pt" | "classification" | "rm" | undefined;
   /** Several runs, one after the other, in place of `stage`: names, or mappings of `stage` and settings of its own; each begins from what the last one saved (attune's own; docs/rlhf.md). */
   readonly stages?: readonly (NonNullable<RecipeSettings["stage"]> | StageSettings)[] | null | undefined;
   /** Which parameters train, and how they enter the model. Default: `lora`. */
@@ -258,6 +258,10 @@ export interface RecipeSettings {
   readonly split_special_tokens?: boolean | undefined;
   /** The classes in the order of the model's outputs; not set: those of the data, sorted. */
   readonly labels?: string | readonly (string | number)[] | null | undefined;
+  /** Weight of (chosen + rejected score)², which keeps a reward model's scores near 0; not set: 0; its paper: 0.01 (TRL's). Takes a number from 0. */
+  readonly center_rewards_coefficient?: number | null | undefined;
+  /** How rows longer than `cutoff_len` are cut: `infer_seqlen`, LLaMA-Factory's, keeps the shorter of prompt and answer whole and else cuts both in proportion; `keep_start`, TRL's, keeps what comes first. A row that would lose all of an answer is left out and counted. Default: `infer_seqlen`. */
+  readonly truncation?: "infer_seqlen" | "keep_start" | undefined;
   /** How matrix products multiply; auto: bf16 only where the CPU has it in hardware (attune's own). Default: `auto`. */
   readonly compute_dtype?: "auto" | "f32" | "bf16" | undefined;
   /** Engine threads; not set: one per core (attune's own). Takes a whole number from 1 to 1024. */

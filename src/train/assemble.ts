@@ -12,7 +12,14 @@ import { Optimizer, type RuleSettings } from "../optim/optimizer.js";
 import { type OptimizerName, optimizerNamed } from "../optim/optimizers.js";
 import { weightDecays } from "../optim/weight-decay.js";
 import { SharedBase } from "../tuners/shared-base.js";
-import { mergeBaseAdapter, type OpenedAdapter, openTuned, readInto, readValues, type WeightFiles } from "../tuners/tuned-files.js";
+import {
+  mergeBaseAdapter,
+  type OpenedAdapter,
+  openTuned,
+  readInto,
+  readValues,
+  type WeightFiles,
+} from "../tuners/tuned-files.js";
 import type { Start, Tuning } from "../tuners/tuner.js";
 
 /** What the model that trains is put together from. */

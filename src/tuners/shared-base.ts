@@ -137,11 +137,7 @@ export class SharedBase {
    * Throws ConfigError if the name is taken or the adapter's settings match nothing in the model, ModelError if it is none that attune knows or was
    * made for another base.
    */
-  async load(
-    name: string,
-    folder: string,
-    options: OpenAdapterOptions = {},
-  ): Promise<Pick<OpenedAdapter, "tuner" | "config">> {
+  async load(name: string, folder: string, options: OpenAdapterOptions = {}): Promise<Pick<OpenedAdapter, "tuner" | "config">> {
     this.#checkFree(name);
     this.#loading.add(name);
     try {

@@ -230,8 +230,7 @@ export async function openAdapter(
 export function placeAdapter(model: LanguageModel, { tuning, files }: OpenedAdapter, rng: Rng): Map<string, Parameter> {
   const { headName } = model;
   const head = files.tensors.get(`${headName}.weight`);
-  if (head !== undefined && model.head === null)
-    placeHead(model, head.shape[0]!, rng, files.tensors.has(`${headName}.bias`));
+  if (head !== undefined && model.head === null) placeHead(model, head.shape[0]!, rng, files.tensors.has(`${headName}.bias`));
   tuning.apply(model, rng);
   trainModules(model, [...modulesToSaveOf(files.config), ...(head === undefined ? [] : [headName])]);
   placeBaseLayers(model, files);

@@ -32,7 +32,9 @@ export async function openValueHead(folder: string): Promise<ValueHeadFiles | nu
   for (const stored of file.tensors.values()) {
     const name = names[stored.name as keyof typeof names];
     if (name === undefined)
-      throw new ModelError(`${path}: expected ${Object.keys(names).join(" and ")}, found ${JSON.stringify(stored.name.slice(0, 100))}`);
+      throw new ModelError(
+        `${path}: expected ${Object.keys(names).join(" and ")}, found ${JSON.stringify(stored.name.slice(0, 100))}`,
+      );
     tensors.set(name, { ...toTensorEntry(stored), name });
   }
   const shape = tensors.get("score.weight")?.shape;
