@@ -29,6 +29,7 @@ export type { Drift } from "./export/measure.js";
 export type { Reading, Receipt, Verdict } from "./export/receipt.js";
 export { Chat, type ChatFacts, type ChatOptions, type ReplyEnd, type ReplyOptions } from "./generate/chat.js";
 export { type Classification, Classifier, type ClassifierOptions } from "./generate/classifier.js";
+export { type DrawnPair, type DrawOptions, drawPairs, type PairToDraw } from "./generate/draw-pairs.js";
 export type { SamplingOptions } from "./generate/sampling.js";
 export type { HubOptions } from "./io/hub/hub.js";
 export type { ModelFiles, TensorEntry } from "./io/model-files.js";
@@ -47,6 +48,16 @@ export {
   shareOf,
 } from "./preference/agreement.js";
 export { bradleyTerry, type Comparison, type ModelRating, type Ranking } from "./preference/bradley-terry.js";
+export {
+  adapterHash,
+  type Drawing,
+  drawingKey,
+  type ItemFile,
+  type ItemsToLabel,
+  openItemFile,
+  readItems,
+} from "./preference/label-items.js";
+export { type AgreementReport, type LabelReport, labelReport, type RaterReport } from "./preference/label-report.js";
 export {
   itemIdOf,
   type Judgement,

@@ -10,6 +10,7 @@ import { elsewhere } from "./elsewhere.js";
 import { env } from "./env.js";
 import { exportCommand } from "./export.js";
 import { help } from "./help.js";
+import { label } from "./label.js";
 import type { Parts } from "./parts.js";
 import { displayWidth, escapeControls, type Io, styleFor, wrapText } from "./terminal.js";
 import { train } from "./train.js";
@@ -17,7 +18,19 @@ import { version } from "./version.js";
 import { takeLanguage, wordsFor } from "./words/index.js";
 
 /** In the order of the help. */
-const commands: readonly AddCommand[] = [train, chat, exportCommand, classify, data, doctor, env, version, help, elsewhere];
+const commands: readonly AddCommand[] = [
+  train,
+  chat,
+  exportCommand,
+  classify,
+  label,
+  data,
+  doctor,
+  env,
+  version,
+  help,
+  elsewhere,
+];
 
 const badInput = 2;
 

@@ -74,19 +74,24 @@ function defined<Values extends object>(values: Values): { [Key in keyof Values]
 
 const messages = z.array(z.looseObject({ role: z.string(), content: z.string() }));
 const side = z.enum(["a", "b"]);
+/** The keys of an item, as a file has them. */
+export const labelItem = {
+  id: z.string().min(1),
+  prompt: messages,
+  answers: z.object({ a: messages, b: messages }),
+  models: z.object({ a: z.string().nullable(), b: z.string().nullable() }).optional(),
+  sampling: z.record(z.string(), z.number()).optional(),
+  seed: z.object({ a: z.number(), b: z.number() }).optional(),
+};
 const labelRow = z
   .looseObject({
-    id: z.string().min(1),
-    prompt: messages,
+    ...labelItem,
+    answers: labelItem.answers.optional(),
     chosen: messages.nullable(),
     rejected: messages.nullable(),
-    answers: z.object({ a: messages, b: messages }).optional(),
     label: z.enum(labels),
     repeat: z.literal(true).optional(),
     shown: z.object({ left: side, right: side }),
-    models: z.object({ a: z.string().nullable(), b: z.string().nullable() }).optional(),
-    sampling: z.record(z.string(), z.number()).optional(),
-    seed: z.object({ a: z.number(), b: z.number() }).optional(),
     rater: z.string(),
     ms: z.number(),
     note: z.string().optional(),

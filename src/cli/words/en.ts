@@ -220,6 +220,87 @@ Examples:
     description: "Print what a report of a bug needs: versions, system, CPU, engine, memory.",
   },
 
+  label: {
+    summary: "say which of two answers is better, for stages rm, dpo and kto",
+    description: "Show two answers to each prompt of a file, blind and in random order, and store which one is better.",
+    file: "prompts, with two answers each or to be answered by --model: any file that training reads, or a label store",
+    model: "who answers: a folder, a GGUF file, or a name on the hub; default: the base that the adapters name",
+    a: "the first adapter, or base for the model without one; without --b, both answers are its",
+    b: "the second adapter on the same base, or base",
+    out: "the label store to add to; default: the file's name with .labels.jsonl",
+    rater: "who labels; default: the name of the system's user",
+    repeats: "share of the items that are shown a second time, to see how steady a rater is",
+    seed: "draws the answers, and what stands left",
+    temperature: "0: always the likeliest token, for two adapters only",
+    examples: `
+Keys: a and b (that answer is better), t (tie), x (both are bad), n (note), u (undo), q (quit). Without a terminal, a line of
+the input each. Every answer is on the disk before the next item is shown; the same command goes on where one stopped.
+Answers that a model draws are kept beside the store (.answers.jsonl), so that another rater gets the same ones.
+
+Examples:
+  attune label prompts.jsonl --model SmolLM2-135M-Instruct          two samples of one model
+  attune label prompts.jsonl --a runs/old --b runs/new              of two adapters
+  attune label answers.jsonl --rater ann                            answers that are in the file
+  attune label report prompts.labels.jsonl                          agreement, ratings, what it will train`,
+    waiting: (left: number) => `The model is answering: ${left} prompts to go. q leaves.`,
+    number: (number: number, total: number) => `${number} of ${total}`,
+    thoughts: "[thoughts]",
+    empty: "(empty)",
+    keys: "a: A is better · b: B is better · t: tie · x: both bad · n: note · u: undo · q: quit",
+    noKey: (key: string) => `${key} is none of a, b, t, x, n, u, q`,
+    said: { left: "A is better", right: "B is better", tie: "tie", both_bad: "both bad" },
+    notePrompt: "note: ",
+    noted: "The note goes with your answer.",
+    undone: "Taken back.",
+    nothingToUndo: "There is nothing of yours to take back.",
+    allDone: "Everything is labelled. u: undo · q: quit",
+    summaryOf: (given: number, rater: string, path: string) => `${given} labels by ${rater} in ${path}`,
+    summaryLeft: (left: number) => `; ${left} left: the same command goes on`,
+    pointless: (count: number) => `${count} items are not shown: both answers say the same, or nothing.`,
+    cut: (count: number, tokens: number) => `${count} answers were cut after ${tokens} tokens; --max-new-tokens allows more.`,
+    report: {
+      summary: "what labels say: agreement, ratings, what they will train",
+      description:
+        "Print who labelled how, how far raters agree, which model is better and how certain that is, and what the rows will train.",
+      store: "label stores",
+      adapter: "an adapter to call by its folder's name, or NAME=FOLDER; more than once",
+      torn: (path: string, bytes: number) =>
+        `${path}: the last ${bytes} bytes are half a row, which a process may be writing; they are not read`,
+      none: "There are no labels yet.",
+      labels: (labels: number, items: number) => `${labels} labels of ${items} items`,
+      counts: (decided: number, ties: number, bothBad: number) =>
+        `one answer better: ${decided}, ties: ${ties}, both bad: ${bothBad}`,
+      rater: (rater: string, labels: number, seconds: string) => `${rater}: ${labels} labels, ${seconds} s each in the middle`,
+      left: (share: string) => `  the left answer is the better one: ${share}`,
+      consistency: (share: string) => `  says the same when asked again: ${share}`,
+      agreement: (items: number) => `Agreement, on the ${items} items of more than one rater`,
+      raw: (share: string) => `  the same, ties included: ${share}`,
+      rawWithoutTies: (share: string) => `  the same, where both found one better: ${share}`,
+      cohen: (value: string) => `  Cohen's kappa: ${value}`,
+      fleiss: (value: string, items: number, ratings: number) =>
+        `  Fleiss' kappa: ${value}, on the ${items} items of ${ratings} raters`,
+      krippendorff: (value: string) => `  Krippendorff's alpha: ${value} (reliable from 0.8, too little below 0.667)`,
+      oneRater: "No item has two raters: agreement needs a second one, on the same file of answers.",
+      undefined: "not defined, as only one thing is ever said",
+      ranking: "Bradley–Terry ratings (400 points: odds of ten to one), with intervals of 95 %",
+      rated: (rank: number, model: string, rating: string, low: string, high: string, wins: string) =>
+        `  ${rank}. ${model}  ${rating}  [${low}, ${high}]  ${wins}`,
+      wins: (wins: string, comparisons: string) => `${wins} wins of ${comparisons}, a tie as half`,
+      equalLength: (model: string, rating: string, low: string, high: string) =>
+        `  with answers of equal length: ${model} ${rating} [${low}, ${high}]`,
+      shrunk: "  Somebody wins every comparison, so the ratings are held back by a tie each: label more.",
+      longer: (share: string) => `The longer answer is the better one: ${share}`,
+      trains: "What the rows will train",
+      pairs: (pairs: number) => `  rm, dpo, orpo, simpo: ${pairs} pairs`,
+      single: (good: number, bad: number) => `  kto, bco: ${good} good and ${bad} bad answers`,
+      unused: (ties: number, repeats: number) => `  kept and not trained: ${ties} ties, ${repeats} second showings`,
+      conflicts: (count: number) => `  ${count} items train in both directions, as raters differ on which answer is better`,
+      few: "  Reward models of fewer than about 2,000 comparisons are hardly better than chance (Gao et al. 2022).",
+      share: (percent: string, low: string, high: string, of: number) => `${percent} % [${low}, ${high}] of ${of}`,
+      noCase: "no case yet",
+    },
+  },
+
   /** What does here what other commands of LLaMA-Factory's do, or when it comes. */
   elsewhere: {
     api: "an OpenAI-compatible server comes with a later release. Today: attune chat, in a pipe too, or Chat of the library.",

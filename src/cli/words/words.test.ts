@@ -40,7 +40,15 @@ test("the language is --lang's wherever it stands, then the environment's, then 
 });
 
 test("help is in the chosen language, headings and wrapping included", async () => {
-  for (const argv of [["--help"], ["train", "--help"], ["chat", "-h"], ["export", "-h"], ["classify", "-h"], ["doctor", "-h"]]) {
+  for (const argv of [
+    ["--help"],
+    ["train", "--help"],
+    ["chat", "-h"],
+    ["export", "-h"],
+    ["classify", "-h"],
+    ["label", "-h"],
+    ["doctor", "-h"],
+  ]) {
     const [english, chinese] = [await printed(argv), await printed([...argv, "--lang", "zh"])];
     assert.match(english, /Usage:[\s\S]*Options:/);
     assert.match(chinese, /用法：[\s\S]*选项：/);
