@@ -314,3 +314,43 @@ test("attune train shows the stages; chat, export and a folder's name lead to th
   const resumed = await attune("train", file, "resume_from_checkpoint=true");
   assert.match(resumed.out, /Stage 1 of 2: sft\n {2}done before, in .*1-sft/);
 });
+
+/** Pairs whose better answer is the short one. */
+function writePairs(folder: string): string {
+  const path = join(folder, "pairs.jsonl");
+  const rows = Array.from({ length: 16 }, (_, i) => ({
+    prompt: `Where is the ${"very ".repeat(i % 5)}old owl?`,
+    chosen: `on the roof ${i}`,
+    rejected: `I cannot say where it is ${i}`,
+  }));
+  writeFileSync(path, rows.map((row) => JSON.stringify(row)).join("\n"));
+  return path;
+}
+
+test("a reward model goes on from the policy's adapter, resumes bit by bit, and is no policy itself", async () => {
+  const recipeIn = (folder: string, more: object = {}) =>
+    pipelineRecipe(folder, { stages: ["sft", { stage: "rm", dataset: writePairs(folder), val_size: 4 }, "sft"], ...more });
+  const whole = makeFolder();
+  const expected = trace(await runAll(recipeIn(whole)));
+  const folder = makeFolder();
+  const stop = new AbortController();
+  const first = await runAll(
+    recipeIn(folder),
+    (event) => event.type === "step" && event.stage === "2-rm" && stop.abort(),
+    stop.signal,
+  );
+  const rest = await runAll(recipeIn(folder, { resume_from_checkpoint: true }));
+  assert.deepEqual([...trace(first), ...trace(rest)], expected);
+  for (const path of [
+    "2-rm/adapter_model.safetensors",
+    "2-rm/value_head.safetensors",
+    "2-rm/reward_gate.json",
+    "3-sft/adapter_model.safetensors",
+  ])
+    assert.equal(hashOf(join(folder, "out", path)), hashOf(join(whole, "out", path)), path);
+  assert.deepEqual(
+    recordOf(folder).stages.map(({ isPolicy }: { isPolicy: boolean }) => isPolicy),
+    [true, false, true],
+  );
+  assert.match(readFileSync(join(folder, "out/3-sft/recipe.yaml"), "utf8"), /adapter_name_or_path: .*1-sft\n/);
+});

@@ -57,6 +57,7 @@ export const rm = defineObjective<RmRow, RmConfig>({
   summary: "learns which of two answers people like better: a reward model, for ppo, grpo and rloo",
   config: RmConfig,
   usedBy: "score",
+  handsOver: (folder, result) => ({ reward_model: folder, reward_model_type: result === "adapter" ? "lora" : "full" }),
 
   check: (model) => requireDecoder(model, "stage rm"),
 
