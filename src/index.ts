@@ -9,6 +9,7 @@ import { InterruptedError } from "./errors.js";
 import { readRecipe } from "./recipe/parse.js";
 import { checkWork, parseWork, settingsOfWork } from "./recipe/pipeline.js";
 import type { RecipeSettings } from "./recipe/recipe-settings.js";
+import type { RewardFunction } from "./rewards/functions.js";
 import type { RecordedEvent, RunResults } from "./runs/events.js";
 
 export { attuneHome } from "./engine/home.js";
@@ -77,6 +78,8 @@ export {
   readLabels,
 } from "./preference/label-store.js";
 export type { RecipeSettings } from "./recipe/recipe-settings.js";
+export type { RewardFunction } from "./rewards/functions.js";
+export type { RewardSample } from "./rewards/reward.js";
 export type * from "./runs/events.js";
 export { followRun } from "./runs/follow.js";
 export { type RunState, type RunStatus, readRun } from "./runs/status.js";
@@ -110,15 +113,20 @@ export interface TrainOptions {
   readonly onEvent?: (event: RecordedEvent) => void;
   /** Ends the run after the step that is under way; what was trained is saved. */
   readonly signal?: AbortSignal;
+  /** Functions that judge answers, by the names that the recipe's `rewards` have for them: docs/rewards.md. */
+  readonly rewards?: Readonly<Record<string, RewardFunction>>;
 }
 
 /**
  * Runs a recipe and resolves when it is done and saved; of a pipeline (`stages`), the last stage's results. Throws AttuneError: ConfigError, DataError or ModelError for bad input, DivergedError,
  * NoSpaceError, DoesNotFitError, and InterruptedError where `signal` ended the run before its last step.
  */
-export async function train(recipe: RecipeInput, { onEvent = () => {}, signal }: TrainOptions = {}): Promise<RunResults> {
+export async function train(
+  recipe: RecipeInput,
+  { onEvent = () => {}, signal, rewards }: TrainOptions = {},
+): Promise<RunResults> {
   let results: RunResults | null = null;
-  for await (const event of trainEvents(recipe, signal)) {
+  for await (const event of trainEvents(recipe, signal, rewards)) {
     onEvent(event);
     if (event.type !== "end") continue;
     if (event.interrupted)
@@ -132,8 +140,9 @@ export async function train(recipe: RecipeInput, { onEvent = () => {}, signal }:
 export async function* trainEvents(
   recipe: RecipeInput,
   signal: AbortSignal = new AbortController().signal,
+  rewards: Readonly<Record<string, RewardFunction>> = {},
 ): AsyncGenerator<RecordedEvent> {
   const { notices, ...work } =
     typeof recipe === "string" ? parseWork(await readRecipe(recipe), [], everyMethod) : checkWork(recipe, everyMethod);
-  yield* runWork(work, { signal, notices });
+  yield* runWork(work, { signal, notices, rewardFunctions: rewards });
 }

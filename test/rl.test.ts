@@ -23,12 +23,12 @@ import { collectTuned, openTuned, readInto, writeTuned } from "../src/tuners/tun
 import { loraOf, lowTokens, promptRows, rlTrainee } from "./support/rl.js";
 
 const tokenizer = byteTokenizer();
-const judges = { tokenizer, rewards: [lowTokens] };
+const judges = { tokenizer, rewards: [lowTokens], warn() {} };
 const small = { max_new_tokens: 8, num_generations: 4 };
 
 type AnyTask = Task<PolicyRow<never>, Batch>;
 const grpoOf = (settings: object = {}, rewards: readonly Reward[] = [lowTokens]) =>
-  grpoTask(GrpoConfig.parse({ ...small, ...settings }), { tokenizer, rewards }) as unknown as AnyTask;
+  grpoTask(GrpoConfig.parse({ ...small, ...settings }), { tokenizer, rewards, warn() {} }) as unknown as AnyTask;
 const rlooOf = (settings: object = {}) => rlooTask(RlooConfig.parse({ ...small, ...settings }), judges) as unknown as AnyTask;
 
 const startOf = (batchSizes: readonly number[], changes: Partial<RoundStart> = {}): RoundStart => ({
@@ -185,8 +185,8 @@ test("the reward that is told is the weighted sum that is maximised; what a rewa
   assert.ok(Math.abs(mean("reward") - (-0.25 * mean("rewards/length/mean") + 1)) < 1e-9);
   assert.deepEqual([mean("rewards/some/mean"), metrics!["rewards/some/mean"]!.count], [1, 8]);
   for (const [bad, message] of [
-    [Number.NaN, /row 0: the reward bad gave NaN: expected a finite number, or null/],
-    [undefined, /the reward bad gave 0 numbers for 16 answers/],
+    [Number.NaN, /no reward says anything of any of 16 answers, the first row 0/],
+    [undefined, /the reward bad gave 0 scores for 16 answers/],
   ] as const) {
     const reward: Reward = { name: "bad", weight: 1, score: async (all) => (bad === undefined ? [] : all.map(() => bad)) };
     const refused = grpoOf({}, [reward]);

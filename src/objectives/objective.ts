@@ -4,6 +4,7 @@ import type { Tensor } from "../core/tensor.js";
 import type { DatasetOptions, TokenizeOptions } from "../data/dataset.js";
 import type { Row } from "../data/example.js";
 import type { LanguageModel } from "../models/language-model.js";
+import type { RewardFunctions } from "../rewards/functions.js";
 import type { ChatFormat } from "../text/supervised.js";
 import type { TextFile, Tokenizer } from "../text/tokenizer/tokenizer.js";
 import type { SharedBase } from "../tuners/shared-base.js";
@@ -45,6 +46,8 @@ export interface Circumstances<R extends Row = Row> {
   readonly base: Readonly<Record<string, unknown>>;
   readonly heldOut: readonly R[];
   readonly tokenizer: Tokenizer;
+  /** Functions of the program that trains, by the names that rewards of the recipe have. */
+  readonly rewardFunctions?: RewardFunctions | undefined;
   /** Tells the user what they should know. */
   warn(message: string): void;
 }
@@ -56,6 +59,7 @@ export interface DataSource {
   readonly tokenizer: Tokenizer;
   /** The tokenizer with a chat template, which is chosen, and saved with the result, once somebody asks for it. */
   chat(): ChatFormat;
+  readonly rewardFunctions?: RewardFunctions | undefined;
   /** Tells the user what they should know. */
   warn(message: string): void;
 }

@@ -15,6 +15,8 @@ export type RewardFunction = (
   at: { readonly signal: AbortSignal },
 ) => number | null | Promise<number | null>;
 
+export type RewardFunctions = Readonly<Record<string, RewardFunction>>;
+
 /** A function of the program that calls `train`, which is handed over beside the recipe. */
 export const functionReward = defineKind({
   type: "function",

@@ -103,14 +103,14 @@ export function rewardMetrics(
   const entries = rewards.flatMap(({ name }, i) => {
     const known = scores[i]!.filter((score) => score !== null);
     return [
-      [`rewards/${name}/mean`, { sum: total(known), count: known.length }],
+      [`rewards/${name}/mean`, { sum: sumOf(known), count: known.length }],
       [`rewards/${name}/std`, { sum: deviation(known), count: 1 }],
       [`rewards/${name}/missing`, { sum: scores[i]!.length - known.length, count: scores[i]!.length }],
     ] as const;
   });
   const known = sums.filter((sum) => sum !== null);
   return {
-    reward: { sum: total(known), count: known.length },
+    reward: { sum: sumOf(known), count: known.length },
     reward_std: { sum: deviation(known), count: 1 },
     ...Object.fromEntries(entries),
   };
@@ -139,19 +139,20 @@ export function normalizeThenSum({ scores }: Pick<Judgement, "scores">, weights:
   return standardized(sums).map((advantage) => advantage ?? 0);
 }
 
-/** (value − mean) / (std + 1e-4), over those that are there. */
+/** (value − mean) / (std + 1e-4), over those that are there; 0 where they are all the same, but for what rounding left. */
 function standardized(values: readonly (number | null)[]): (number | null)[] {
   const known = values.filter((value) => value !== null);
-  const mean = total(known) / known.length;
+  const mean = sumOf(known) / known.length;
   const std = deviation(known);
-  return values.map((value) => (value === null ? null : (value - mean) / (std + 1e-4)));
+  const isFlat = std <= 1e-8 * Math.max(1, ...known.map(Math.abs));
+  return values.map((value) => (value === null ? null : isFlat ? 0 : (value - mean) / (std + 1e-4)));
 }
 
-const total = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
+export const sumOf = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
 
 /** The standard deviation with Bessel's correction; 0 of less than two. */
-function deviation(values: readonly number[]): number {
+export function deviation(values: readonly number[]): number {
   if (values.length < 2) return 0;
-  const mean = total(values) / values.length;
-  return Math.sqrt(total(values.map((value) => (value - mean) ** 2)) / (values.length - 1));
+  const mean = sumOf(values) / values.length;
+  return Math.sqrt(sumOf(values.map((value) => (value - mean) ** 2)) / (values.length - 1));
 }

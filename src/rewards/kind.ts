@@ -2,7 +2,7 @@ import type { z } from "zod";
 import { RewardError } from "../errors.js";
 import type { Tokenizer } from "../text/tokenizer/tokenizer.js";
 import { withTimeLimit } from "../text/work-limit.js";
-import type { RewardFunction } from "./functions.js";
+import type { RewardFunctions } from "./functions.js";
 import type { Reward, RewardSample } from "./reward.js";
 
 /** A kind of reward, as `type` of an item of a recipe's `rewards` names it. */
@@ -22,7 +22,7 @@ export interface RewardKind<Config = unknown> {
 export interface RewardTools {
   readonly tokenizer: Tokenizer;
   /** Functions of the program that trains, by the names that the recipe calls them. */
-  readonly functions: Readonly<Record<string, RewardFunction>>;
+  readonly functions: RewardFunctions;
   /** The reward's name, for messages. */
   readonly name: string;
 }

@@ -3,6 +3,7 @@ import { AttuneError, InterruptedError } from "../errors.js";
 import { folderError } from "../io/disk.js";
 import type { Lock } from "../io/lock.js";
 import type { Recipe } from "../recipe/schema.js";
+import type { RewardFunctions } from "../rewards/functions.js";
 import { during } from "./during.js";
 import { checkpointToResume, leftoversIn } from "./earlier-run.js";
 import type { FailedEvent, NoticeEvent, RecordedEvent, RunEvent, RunSubject } from "./events.js";
@@ -14,6 +15,8 @@ export interface RunOptions {
   readonly signal: AbortSignal;
   /** What reading the recipe had to say. */
   readonly notices?: readonly string[];
+  /** Functions of the program that trains, by the names that rewards of the recipe have. */
+  readonly rewardFunctions?: RewardFunctions;
 }
 
 /** What a backend gets beside the recipe. */
@@ -21,6 +24,7 @@ export interface RunContext<Config = unknown> {
   /** The backend's own settings. */
   readonly config: Config;
   readonly signal: AbortSignal;
+  readonly rewardFunctions: RewardFunctions;
   /** The checkpoint to go on from, whole and checked; null for a run from the beginning. */
   readonly resumeFrom: string | null;
   /** trainer_state.json as of the last event, to lie in a checkpoint of that path. */
@@ -68,7 +72,7 @@ interface Place {
 async function* eventsOf(
   recipe: Recipe,
   executor: Executor,
-  { signal, notices = [] }: RunOptions,
+  { signal, notices = [], rewardFunctions = {} }: RunOptions,
   { lock, folder }: Place,
 ): AsyncGenerator<RunEvent> {
   yield { type: "prepare", ...subjectOf(recipe), pid: process.pid, host: hostname(), lock: lock.id };
@@ -83,6 +87,7 @@ async function* eventsOf(
   yield* executor.run(recipe, {
     config: recipe.backendConfig,
     signal,
+    rewardFunctions,
     resumeFrom,
     trainerState: (checkpoint) => folder.trainerState(checkpoint),
   });

@@ -62,7 +62,7 @@ export const native = defineBackend({
 
 /** A run from top to bottom: what is checked before the work, whether it fits, the training with its saves, the results. */
 async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): AsyncGenerator<RunEvent> {
-  const { config, signal, resumeFrom, trainerState } = context;
+  const { config, signal, resumeFrom, rewardFunctions, trainerState } = context;
   const tuner = tuners.find(({ name }) => name === recipe.finetuning_type)!;
   const objective = objectives.find(({ name }) => name === recipe.stage)!;
   const base = await settleTying(yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe, signal, emit)));
@@ -77,7 +77,10 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
 
   const startedAt = resumeFrom === null ? new Date() : await startOfRun(resumeFrom);
   const data = yield* during<RunEvent, RunData>((emit) =>
-    prepareData({ recipe, objective, files: base, maxTokens, now: startedAt, warn: (message) => emit(warning(message)) }),
+    prepareData({
+      ...{ recipe, objective, files: base, maxTokens, rewardFunctions, now: startedAt },
+      warn: (message) => emit(warning(message)),
+    }),
   );
   const { task, trainRows, evalRows, plan } = data;
   const questions = questionsOf(recipe, data);

@@ -9,6 +9,7 @@ import type { ModelFiles } from "../../io/model-files.js";
 import type { DataSource, Objective, Task } from "../../objectives/objective.js";
 import { type Schedule, schedules } from "../../optim/schedule.js";
 import { maxSteps, type Recipe } from "../../recipe/schema.js";
+import type { RewardFunctions } from "../../rewards/functions.js";
 import type { ChatTemplate } from "../../text/chat-template.js";
 import { loadTokenizer } from "../../text/load-tokenizer.js";
 import { chooseTemplate } from "../../text/templates.js";
@@ -41,12 +42,14 @@ export interface DataRequest {
   readonly maxTokens: number;
   /** The date that templates see. */
   readonly now: Date;
+  readonly rewardFunctions?: RewardFunctions;
   /** Gets what the user should know. */
   readonly warn: (message: string) => void;
 }
 
 /** Reads the data of a recipe, splits it, and plans every step. Throws DataError, ConfigError. */
-export async function prepareData({ recipe, objective, files, maxTokens, now, warn }: DataRequest): Promise<RunData> {
+export async function prepareData(request: DataRequest): Promise<RunData> {
+  const { recipe, objective, files, maxTokens, now, rewardFunctions = {}, warn } = request;
   const tokenizer = await loadTokenizer(files);
   for (const message of tokenizer.notices) warn(message);
   let template: ChatTemplate | undefined;
@@ -79,6 +82,7 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
       }
       return { tokenizer, template };
     },
+    rewardFunctions,
     warn,
   };
   const { trainRows, evalRows } = await readSplit(recipe, objective, source);
@@ -86,7 +90,13 @@ export async function prepareData({ recipe, objective, files, maxTokens, now, wa
     for (const key of ["template", "tool_format", "train_on_prompt", "mask_history", "default_system"] as const)
       if (recipe[key]) warn(`${key} changes nothing: stage ${objective.name} reads no conversations`);
   if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
-  const task = objective.task(trainRows, recipe.objective, { base: files.config, heldOut: evalRows, tokenizer, warn });
+  const task = objective.task(trainRows, recipe.objective, {
+    base: files.config,
+    heldOut: evalRows,
+    tokenizer,
+    rewardFunctions,
+    warn,
+  });
 
   const { per_device_train_batch_size: batchSize, seed, disable_shuffling: keepsOrder } = recipe;
   const order = { seed, keepsOrder };

@@ -1,6 +1,6 @@
 import { Rng } from "../../core/rng.js";
 import { packFamilies } from "../../models/branches.js";
-import type { Reward } from "../../rewards/reward.js";
+import type { Judge } from "../../rewards/judge.js";
 import type { Tokenizer } from "../../text/tokenizer/tokenizer.js";
 import type { SharedBase } from "../../tuners/shared-base.js";
 import type { EvaluatedAt, Evaluation } from "../objective.js";
@@ -11,7 +11,7 @@ import type { SamplingSettings } from "./settings.js";
 
 export interface HeldOutOptions extends SamplingSettings {
   readonly tokenizer: Tokenizer;
-  readonly rewards: readonly Reward[];
+  readonly judge: Judge;
   /** Whether the base can say how far the policy has gone from it. */
   readonly hasReference: boolean;
 }
@@ -38,7 +38,7 @@ export function heldOutAnswers(options: HeldOutOptions): Evaluation<PolicyBatch>
 
     metrics() {
       const sums = new Sums();
-      sums.addMetrics(rolloutMetrics(answered, options.rewards));
+      sums.addMetrics(rolloutMetrics(answered, options.judge.rewards));
       if (options.hasReference) {
         const tokens = sumOf(answered.flatMap(({ answers }) => answers.map(({ ids }) => ids.length)));
         const sum = sumOf(divergences);
@@ -55,13 +55,13 @@ function answersOf(
   base: SharedBase,
   { policy, signal }: EvaluatedAt,
   rng: Rng,
-  { tokenizer, rewards, temperature, max_new_tokens }: HeldOutOptions,
+  { tokenizer, judge, temperature, max_new_tokens }: HeldOutOptions,
 ): Promise<Answered[]> | Answered[] {
   if (base.device.isSymbolic !== true)
-    return rollOut(base, rows, { tokenizer, rewards, temperature, max_new_tokens, count: 1, policy, rng, signal });
+    return rollOut(base, rows, { tokenizer, judge, temperature, max_new_tokens, count: 1, policy, rng, signal });
   const longest: Answer = {
     ...{ ids: new Int32Array(max_new_tokens), text: "", isFinished: true, reward: 0 },
-    scores: rewards.map(() => 0),
+    scores: judge.rewards.map(() => 0),
   };
   return rows.map((row) => ({ row, answers: [longest] }));
 }

@@ -1,8 +1,8 @@
 import type { Rng } from "../../core/rng.js";
 import type { PromptRow } from "../../data/prompt-rows.js";
-import { RewardError } from "../../errors.js";
 import { decodeAll, type Request } from "../../generate/decoder.js";
-import type { Reward, RewardContext, RewardSample } from "../../rewards/reward.js";
+import { type Judge, rewardMetrics, sumOf } from "../../rewards/judge.js";
+import type { Reward, RewardSample } from "../../rewards/reward.js";
 import type { Tokenizer } from "../../text/tokenizer/tokenizer.js";
 import type { SharedBase } from "../../tuners/shared-base.js";
 import type { Total } from "../objective.js";
@@ -30,7 +30,7 @@ export interface Answered {
 
 export interface RolloutOptions extends SamplingSettings {
   readonly tokenizer: Tokenizer;
-  readonly rewards: readonly Reward[];
+  readonly judge: Judge;
   /** Answers to each prompt. */
   readonly count: number;
   /** Who answers: null for the base alone. */
@@ -49,7 +49,7 @@ const slots = 32;
  * Throws the signal's reason, RewardError, and ConfigError for a prompt that leaves no room for an answer.
  */
 export async function rollOut(base: SharedBase, rows: readonly PromptRow[], options: RolloutOptions): Promise<Answered[]> {
-  const { tokenizer, count, rng, temperature, max_new_tokens: maxNewTokens, policy, rewards, signal } = options;
+  const { tokenizer, count, rng, temperature, max_new_tokens: maxNewTokens, policy, judge, signal } = options;
   const sampling = { temperature, topP: 1, topK: 0, repetitionPenalty: 1 };
   const requests = rows.flatMap(({ prompt }) =>
     Array.from({ length: count }, (): Request => {
@@ -62,40 +62,11 @@ export async function rollOut(base: SharedBase, rows: readonly PromptRow[], opti
     const answerIds = stopId === null ? ids : Int32Array.of(...ids, stopId);
     return { messages, answer: tokenizer.decode(ids), prompt, answerIds, isFinished: stopId !== null, columns, where };
   });
-  const scores = await scoresOf(rewards, samples, { base, signal });
+  const { scores, sums } = await judge.judge(samples, { base, signal });
   const answers = samples.map(({ answerIds, answer, isFinished }, i): Answer => {
-    const said = scores.map((of) => of[i]!);
-    return { ids: answerIds, text: answer, isFinished, reward: weighted(rewards, said), scores: said };
+    return { ids: answerIds, text: answer, isFinished, reward: sums[i]!, scores: scores.map((of) => of[i]!) };
   });
   return rows.map((row, i) => ({ row, answers: answers.slice(i * count, (i + 1) * count) }));
-}
-
-/** What each reward says of each sample. Throws RewardError for a number that is none. */
-async function scoresOf(
-  rewards: readonly Reward[],
-  samples: readonly RewardSample[],
-  at: RewardContext,
-): Promise<(readonly (number | null)[])[]> {
-  const said: (readonly (number | null)[])[] = [];
-  for (const reward of rewards) {
-    const scores = await reward.score(samples, at);
-    at.signal.throwIfAborted();
-    if (scores.length !== samples.length)
-      throw new RewardError(`the reward ${reward.name} gave ${scores.length} numbers for ${samples.length} answers`);
-    const bad = scores.findIndex((score) => score !== null && !Number.isFinite(score));
-    if (bad >= 0)
-      throw new RewardError(
-        `${samples[bad]!.where}: the reward ${reward.name} gave ${scores[bad]}: expected a finite number, or null`,
-      );
-    said.push(scores);
-  }
-  return said;
-}
-
-/** Σ weight · score over the rewards that said something; null if none did. */
-function weighted(rewards: readonly Reward[], scores: readonly (number | null)[]): number | null {
-  if (scores.every((score) => score === null)) return null;
-  return scores.reduce<number>((sum, score, i) => sum + (score === null ? 0 : rewards[i]!.weight * score), 0);
 }
 
 /** What a roll-out tells of answers and rewards, under TRL's names. Lengths are in tokens. */
@@ -112,31 +83,13 @@ export function rolloutMetrics(answered: readonly Answered[], rewards: readonly 
     };
   };
   const finished = all.filter(({ isFinished }) => isFinished);
-  const totals = numbers(all.map(({ reward }) => reward));
+  const scores = rewards.map((_, i) => all.map((answer) => answer.scores[i]!));
   return {
-    reward: { sum: sumOf(totals), count: totals.length },
-    reward_std: { sum: deviation(totals), count: 1 },
-    ...Object.fromEntries(
-      rewards.flatMap(({ name }, i): [string, Total][] => {
-        const said = numbers(all.map(({ scores }) => scores[i]!));
-        return [
-          [`rewards/${name}/mean`, { sum: sumOf(said), count: said.length }],
-          [`rewards/${name}/std`, { sum: deviation(said), count: 1 }],
-        ];
-      }),
-    ),
+    ...rewardMetrics(rewards, { scores, sums: all.map(({ reward }) => reward) }),
     ...lengths(all, "length"),
     ...lengths(finished, "terminated_length"),
     "completions/clipped_ratio": { sum: all.length - finished.length, count: all.length },
   };
 }
 
-const numbers = (values: readonly (number | null)[]) => values.filter((value) => value !== null);
-export const sumOf = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
-
-/** The standard deviation with Bessel's correction; 0 of less than two. */
-export function deviation(values: readonly number[]): number {
-  if (values.length < 2) return 0;
-  const mean = sumOf(values) / values.length;
-  return Math.sqrt(sumOf(values.map((value) => (value - mean) ** 2)) / (values.length - 1));
-}
+export { deviation, sumOf } from "../../rewards/judge.js";

@@ -1,6 +1,6 @@
 import { byteTokenizer } from "../../text/tokenizer/byte-tokenizer.js";
 import type { SharedBase } from "../../tuners/shared-base.js";
-import type { RewardFunction } from "../functions.js";
+import type { RewardFunctions } from "../functions.js";
 import type { Reward, RewardContext, RewardSample } from "../reward.js";
 import { rewardKeys, rewardsOf } from "../rewards.js";
 
@@ -25,6 +25,6 @@ export function contextOf(signal: AbortSignal = new AbortController().signal): R
   return { base: undefined as unknown as SharedBase, signal };
 }
 
-export function rewardFrom(item: object, functions: Readonly<Record<string, RewardFunction>> = {}): Reward {
+export function rewardFrom(item: object, functions: RewardFunctions = {}): Reward {
   return rewardsOf(rewardKeys.rewards.parse([item]), { tokenizer, functions })[0]!;
 }

@@ -1,4 +1,6 @@
-import { deviation, sumOf } from "../rollout.js";
+import { normalizeThenSum } from "../../../rewards/judge.js";
+import type { Reward } from "../../../rewards/reward.js";
+import { type Answered, deviation, sumOf } from "../rollout.js";
 
 /** What the rewards of groups are divided by: the deviation of each group, that of all rewards, or nothing. */
 export const rewardScales = ["group", "batch", "none"] as const;
@@ -30,5 +32,22 @@ export function groupAdvantages(groups: readonly (readonly (number | null)[])[],
     const divisor = { group: deviation(rewards) + leastDeviation, batch: overall + leastDeviation, none: 1 }[scale];
     return group.map((reward) => (reward === null || isFlat[i] ? 0 : (reward - mean) / divisor));
   });
+  return { advantages, isFlat };
+}
+
+/** Advantages of which each reward has its own normalized share (`normalizeThenSum`); a group is flat where every reward says the same of all its answers. */
+export function rewardwiseAdvantages(answered: readonly Answered[], rewards: readonly Reward[]): GroupAdvantages {
+  const groups = answered.map(({ answers }) => answers);
+  const size = groups[0]?.length ?? 1;
+  const scores = rewards.map((_, i) => groups.flat().map((answer) => answer.scores[i]!));
+  const all = normalizeThenSum(
+    { scores },
+    rewards.map(({ weight }) => weight),
+    size,
+  );
+  const advantages = groups.map((_, g) => all.slice(g * size, (g + 1) * size));
+  const isFlat = groups.map((answers) =>
+    rewards.every((_, i) => new Set(answers.flatMap(({ scores }) => scores[i] ?? [])).size < 2),
+  );
   return { advantages, isFlat };
 }

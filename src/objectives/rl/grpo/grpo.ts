@@ -1,9 +1,10 @@
 import { z } from "zod";
-import { loadPrompts } from "../../../data/prompt-rows.js";
 import { asCausalLM } from "../../../models/causal-lm.js";
+import { Judge } from "../../../rewards/judge.js";
+import { rewardKeys } from "../../../rewards/rewards.js";
 import { defineObjective, type Task } from "../../objective.js";
 import { heldOutAnswers } from "../held-out.js";
-import type { Judges } from "../judges.js";
+import { type Judges, judgesOf, readPrompts } from "../judges.js";
 import {
   answerLogProbs,
   type Body,
@@ -17,11 +18,12 @@ import {
 } from "../policy.js";
 import { rollOut, rolloutMetrics } from "../rollout.js";
 import { samplingKeys } from "../settings.js";
-import { groupAdvantages, rewardScales } from "./group-advantages.js";
+import { groupAdvantages, rewardScales, rewardwiseAdvantages } from "./group-advantages.js";
 import { type GroupTrajectory, grpoCount, grpoLoss, grpoLosses } from "./grpo-loss.js";
 
 export const GrpoConfig = z.strictObject({
   ...samplingKeys,
+  ...rewardKeys,
   num_generations: z
     .int()
     .min(2)
@@ -40,6 +42,12 @@ export const GrpoConfig = z.strictObject({
     .default("group")
     .describe(
       "what rewards, less the mean of their group, are divided by: the deviation of the group, that of the round, or nothing (Dr. GRPO)",
+    ),
+  multi_objective_aggregation: z
+    .enum(["sum_then_normalize", "normalize_then_sum"])
+    .default("sum_then_normalize")
+    .describe(
+      "how several rewards become one advantage: summed and then normalized as `scale_rewards` says; or each normalized within its group, summed, and normalized over the round (GDPO), so that none drowns the others by its range",
     ),
   epsilon: z
     .number()
@@ -104,15 +112,14 @@ export const grpo = defineObjective<GroupRow, GrpoConfig>({
     asCausalLM(model, `stage ${this.name}`);
   },
 
-  read: (dataset, { files, tokenize: { cutoffLen, onBadRow = "error" }, chat, warn }) =>
-    loadPrompts(dataset, { files, chat: chat(), cutoffLen, onBadRow, warn }),
+  read: readPrompts,
 
-  task: (_rows, config, { tokenizer }) => grpoTask(config, { tokenizer, rewards: [] }),
+  task: (_rows, config, circumstances) => grpoTask(config, judgesOf("grpo", config, circumstances)),
 });
 
-export function grpoTask(config: GrpoConfig, { tokenizer, rewards }: Judges): Task<GroupRow, GroupBatch> {
+export function grpoTask(config: GrpoConfig, { tokenizer, rewards, warn }: Judges): Task<GroupRow, GroupBatch> {
   const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
-  const sampling = { temperature, max_new_tokens: config.max_new_tokens, tokenizer, rewards };
+  const sampling = { temperature, max_new_tokens: config.max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
   const longest = { ...longestAnswer(config.max_new_tokens), advantage: 1 };
   const collate = (rows: readonly GroupRow[]) =>
     collatePolicy(
@@ -129,10 +136,13 @@ export function grpoTask(config: GrpoConfig, { tokenizer, rewards }: Judges): Ta
 
     async rollOut(rows, { batchSizes, policy, rng, signal }, base) {
       const answered = await rollOut(base, rows, { ...sampling, count, policy, rng, signal });
-      const { advantages, isFlat } = groupAdvantages(
-        answered.map(({ answers }) => answers.map(({ reward }) => reward)),
-        config.scale_rewards,
-      );
+      const { advantages, isFlat } =
+        config.multi_objective_aggregation === "normalize_then_sum"
+          ? rewardwiseAdvantages(answered, rewards)
+          : groupAdvantages(
+              answered.map(({ answers }) => answers.map(({ reward }) => reward)),
+              config.scale_rewards,
+            );
       const groups = answered.map(({ row, answers }, i): GroupRow => {
         const isMasked = config.drop_flat_groups && isFlat[i]!;
         const isLearned = (isFinished: boolean) => !isMasked && (isFinished || !config.mask_truncated_completions);

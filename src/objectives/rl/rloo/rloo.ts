@@ -1,10 +1,11 @@
 import { z } from "zod";
-import { loadPrompts } from "../../../data/prompt-rows.js";
 import { asCausalLM } from "../../../models/causal-lm.js";
+import { Judge } from "../../../rewards/judge.js";
+import { rewardKeys } from "../../../rewards/rewards.js";
 import { defineObjective, type Task, type Total } from "../../objective.js";
 import { clipShares } from "../grpo/grpo-loss.js";
 import { heldOutAnswers } from "../held-out.js";
-import type { Judges } from "../judges.js";
+import { type Judges, judgesOf, readPrompts } from "../judges.js";
 import {
   answerLogProbs,
   type Body,
@@ -23,6 +24,7 @@ import { samplingKeys } from "../settings.js";
 
 export const RlooConfig = z.strictObject({
   ...samplingKeys,
+  ...rewardKeys,
   num_generations: z
     .int()
     .min(2)
@@ -71,15 +73,14 @@ export const rloo = defineObjective<RlooRow, RlooConfig>({
     asCausalLM(model, `stage ${this.name}`);
   },
 
-  read: (dataset, { files, tokenize: { cutoffLen, onBadRow = "error" }, chat, warn }) =>
-    loadPrompts(dataset, { files, chat: chat(), cutoffLen, onBadRow, warn }),
+  read: readPrompts,
 
-  task: (_rows, config, { tokenizer }) => rlooTask(config, { tokenizer, rewards: [] }),
+  task: (_rows, config, circumstances) => rlooTask(config, judgesOf("rloo", config, circumstances)),
 });
 
-export function rlooTask(config: RlooConfig, { tokenizer, rewards }: Judges): Task<RlooRow, RlooBatch> {
+export function rlooTask(config: RlooConfig, { tokenizer, rewards, warn }: Judges): Task<RlooRow, RlooBatch> {
   const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
-  const sampling = { temperature, max_new_tokens: config.max_new_tokens, tokenizer, rewards };
+  const sampling = { temperature, max_new_tokens: config.max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
   const longest = { ...longestAnswer(config.max_new_tokens), reward: 0, advantage: 1 };
   const collate = (rows: readonly RlooRow[]) =>
     collatePolicy(
