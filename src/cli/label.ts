@@ -38,7 +38,7 @@ export const label: AddCommand = (program, context) => {
     .command("label")
     .summary(texts.summary)
     .description(texts.description)
-    .usage("FILE [--model MODEL] [--a ADAPTER] [--b ADAPTER]")
+    .usage("FILE [--a ADAPTER] [--b ADAPTER]")
     .helpCommand(false)
     .argument("<file>", texts.file)
     .option("-m, --model <model>", texts.model)

@@ -11,6 +11,7 @@ export interface PairToDraw extends Drawing {
   readonly adapters: { readonly a: string | null; readonly b: string | null };
 }
 
+/** How pairs are drawn. */
 export interface DrawOptions {
   /** How answers are drawn; the seeds are the pairs'. */
   readonly reply: Omit<ReplyOptions, "seed" | "signal">;

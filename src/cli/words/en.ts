@@ -221,7 +221,7 @@ Examples:
   },
 
   label: {
-    summary: "say which of two answers is better, for stages rm, dpo and kto",
+    summary: "say which of two answers is better",
     description: "Show two answers to each prompt of a file, blind and in random order, and store which one is better.",
     file: "prompts, with two answers each or to be answered by --model: any file that training reads, or a label store",
     model: "who answers: a folder, a GGUF file, or a name on the hub; default: the base that the adapters name",

@@ -214,7 +214,7 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
   },
 
   label: {
-    summary: "判断两个回答哪个更好，供 rm、dpo、kto 训练",
+    summary: "判断两个回答哪个更好",
     description: "对文件中的每个提示，匿名并以随机顺序显示两个回答，并存下哪个更好。",
     file: "提示；每行已有两个回答，或由 --model 回答：训练能读的任何文件，或标注文件",
     model: "由谁回答：文件夹、GGUF 文件，或 hub 上的名字；默认：适配器自己记下的基座",
