@@ -14,7 +14,6 @@ Examples:
   attune train recipe.yaml learning_rate=1e-4    the same with another setting
   attune chat --model MODEL --adapter runs/mine  talk to the result
   attune export --adapter runs/mine --to gguf --out exported
-  attune classify --model MODEL "great soup"     the class of a text, by a trained classifier
   attune data preview orders.jsonl               see what a model would learn
 
 MODEL is a folder, a GGUF file, or a name on the hub such as HuggingFaceTB/SmolLM2-135M-Instruct.

@@ -13,7 +13,6 @@ export const zh: Words = {
   attune train recipe.yaml learning_rate=1e-4    同上，改动一项设置
   attune chat --model MODEL --adapter runs/mine  与训练结果对话
   attune export --adapter runs/mine --to gguf --out exported
-  attune classify --model MODEL "great soup"     用训练好的分类器判断文本类别
   attune data preview orders.jsonl               看看模型会学到什么
 
 MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFaceTB/SmolLM2-135M-Instruct。
