@@ -7,6 +7,7 @@ import { type OptimizerName, optimizerNamed } from "../optim/optimizers.js";
 import { type Parts, sketch, trainedName } from "../train/assemble.js";
 import { namesOf } from "../train/best.js";
 import { runStep } from "../train/step.js";
+import type { SharedBase } from "../tuners/shared-base.js";
 
 export interface StepWork<R extends Row = Row, B extends Batch = Batch> {
   /** What the model that trains is put together from. */
@@ -18,6 +19,13 @@ export interface StepWork<R extends Row = Row, B extends Batch = Batch> {
   /** The rows of the held-out batch with the most tokens; none where nothing is evaluated. */
   readonly evalRows: readonly R[];
   readonly compute: ComputeType;
+  /** Another model that is asked beside the one that trains, or about every row before it is made: a reference. */
+  readonly other?: Other;
+}
+
+interface Other {
+  open(device: SymbolicDevice): Promise<SharedBase>;
+  readonly isAskedOnce: boolean;
 }
 
 /** What work costs whose every micro-batch is the largest. */
@@ -33,10 +41,13 @@ export interface StepCost extends Cost {
  * holds weights, gradients, optimizer state and activations at the highest point, loading and evaluation included; the rest is of the step alone.
  */
 export async function estimateStep<R extends Row, B extends Batch>(work: StepWork<R, B>): Promise<StepCost> {
-  const { task, rows, accumulationSteps, evalRows } = work;
+  const { task, accumulationSteps, other } = work;
+  const asked = other?.isAskedOnce ? await askOnShapes(work, other) : null;
+  const { rows, evalRows } = asked ?? work;
   const device = new SymbolicDevice(work.compute);
   const trainee = sketch(device, work.parts);
-  const peaks = [device.cost];
+  if (other?.isAskedOnce === false) trainee.base.setReference(await other.open(device));
+  const peaks = [...(asked?.peaks ?? []), device.cost];
   const take = async (microBatches: number): Promise<Cost> => {
     device.reset();
     await runStep(trainee, task, Array<readonly R[]>(microBatches).fill(rows), anyStep);
@@ -57,6 +68,15 @@ export async function estimateStep<R extends Row, B extends Batch>(work: StepWor
     peakBytes: Math.max(...peaks.map(({ peakBytes }) => peakBytes)),
     residentBytes: Math.max(...peaks.map(({ residentBytes }) => residentBytes)),
   };
+}
+
+/** The rows with what another model says of them, which is gone when training begins, and what asking it cost. */
+async function askOnShapes<R extends Row, B extends Batch>({ task, rows, evalRows, compute }: StepWork<R, B>, other: Other) {
+  const device = new SymbolicDevice(compute);
+  const base = await other.open(device);
+  const at = { signal: new AbortController().signal, onRows: () => {} };
+  const ask = async (about: readonly R[]) => await task.keepReference!(about, (body) => base.withReference(body), at);
+  return { rows: await ask(rows), evalRows: evalRows.length === 0 ? [] : await ask(evalRows), peaks: [device.cost] };
 }
 
 /** Neither dropout nor rates change what a step costs. */

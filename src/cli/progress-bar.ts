@@ -90,6 +90,11 @@ export class ProgressBar {
     this.#draw(doneBytes === totalBytes, (width) => cutTo(text, width));
   }
 
+  showRows(what: string, done: number, total: number): void {
+    const words = this.#words.train.rowsDone(done, total, escapeControls(what));
+    this.#draw(done === total, (width) => cutTo(words, width));
+  }
+
   /** Of a check of an export: how many answers are done. */
   showAnswers(done: number, total: number): void {
     this.#draw(done === total, (width) => cutTo(this.#words.export.checking(done, total), width));

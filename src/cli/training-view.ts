@@ -65,7 +65,8 @@ export class TrainingView {
         if (event.isDone) this.say(this.#style.dim(`  ${words.stageIsDone(escapeControls(event.outputDir))}`));
         break;
       case "progress":
-        this.#bar.showBytes(event.what, event.doneBytes, event.totalBytes);
+        if ("doneBytes" in event) this.#bar.showBytes(event.what, event.doneBytes, event.totalBytes);
+        else this.#bar.showRows(event.what, event.doneRows, event.totalRows);
         break;
       case "start":
         this.#bar.clear();

@@ -290,6 +290,11 @@ export function withoutDropout<T>(body: () => T): T {
   return within(currentTape, null, body);
 }
 
+/** Runs `body` as if no forward pass were running: nothing is recorded, and nothing is dropped. */
+export function outsideOfPass<T>(body: () => T): T {
+  return within(null, null, body);
+}
+
 /**
  * Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174): while a tape records, what `body` computes for backward gives its
  * memory back and is computed again when backward asks for it; only the result stays. Nothing that no gradient needs is computed

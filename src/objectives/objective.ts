@@ -124,6 +124,8 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
   readonly modelConfig?: Readonly<Record<string, unknown>>;
   /** Its terms ask for the base alone: a method that trains weights of the base then trains copies of them, which takes more memory. */
   readonly usesBase?: boolean;
+  /** What its terms ask `base.withReference` about; absent where they ask nothing, or the base alone (`usesBase`). */
+  readonly reference?: ReferenceSettings;
   /** What a resumed run must find as it was, beside rows and settings. */
   readonly identity?: unknown;
   /** What an adapter is trained for, in PEFT's words (TaskType); CAUSAL_LM where not given. */
@@ -175,6 +177,18 @@ export interface Report {
   /** For the folder of the result. */
   readonly files: readonly TextFile[];
   readonly notices: readonly { readonly level: "info" | "warning"; readonly message: string }[];
+}
+
+/** Which model the reference is, and when it is asked. */
+export interface ReferenceSettings {
+  /** Another model than what training begins from; null for that. `adapters`, by commas, are merged into it. */
+  readonly model: {
+    readonly name: string;
+    readonly adapters: string | null;
+    readonly quantizationBit: 4 | 8 | null;
+  } | null;
+  /** Whether it is asked about every row before training (`Task.keepReference`), and never again. */
+  readonly isAskedOnce: boolean;
 }
 
 /** Where a roll-out stands in the run. */

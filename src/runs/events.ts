@@ -63,13 +63,11 @@ export interface PrepareEvent extends RunSubject {
   readonly lock: string;
 }
 
-/** How far a long preparation has come, such as a download. Shown, not kept. */
-export interface ProgressEvent {
-  readonly type: "progress";
-  readonly what: string;
-  readonly doneBytes: number;
-  readonly totalBytes: number;
-}
+/** How far a long preparation has come: a download, in bytes, or work on rows. Shown, not kept. */
+export type ProgressEvent = { readonly type: "progress"; readonly what: string } & (
+  | { readonly doneBytes: number; readonly totalBytes: number }
+  | { readonly doneRows: number; readonly totalRows: number }
+);
 
 /** What a machine says of itself, such as `isa`, `threads` and `dtype`: shown, and copied into the results. */
 export type MachineFacts = Readonly<Record<string, string | number>>;
@@ -87,6 +85,8 @@ export interface StartEvent {
   /** What the whole process will need at most, where somebody can tell in advance, and what there is. */
   readonly predictedPeakBytes?: number;
   readonly availableBytes?: number;
+  /** The model that what trains is compared with, where it is: in words, and the sha256 of all that it is made of. */
+  readonly reference?: { readonly name: string; readonly sha256: string };
 }
 
 /** One finished optimizer step. */
@@ -188,6 +188,8 @@ export interface RunResults {
   readonly peak_memory_bytes: number;
   readonly trainable_params: number;
   readonly all_params: number;
+  /** Of the reference's files: those of its weights, and the settings of the adapters among them. */
+  readonly reference_sha256?: string;
   readonly machine: MachineFacts;
   /** From the start of the process to the end of the first optimizer step. */
   readonly seconds_to_first_step: number;

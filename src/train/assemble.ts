@@ -38,6 +38,11 @@ export interface Parts {
   readonly noiseAlpha?: number;
   /** Whether the base must stay as it was beside what trains: `AddOptions.keepsBase`. */
   readonly keepsBase?: boolean;
+  /**
+   * The folder of the adapter that training began from, which a frozen copy of what trains keeps as it was, to be the reference; null where the base
+   * alone is.
+   */
+  readonly referenceFrom?: string | null;
   readonly optimizer: OptimizerChoice;
   /** Gets what the user should know of how the base is stored. */
   readonly onNotice?: (message: string) => void;
@@ -52,6 +57,9 @@ export interface OptimizerChoice extends RuleSettings {
 
 /** The name of what trains among all that sits on the base: PEFT's. */
 export const trainedName = "default";
+
+/** The name of the frozen copy of the adapter that training began from. */
+const referenceName = "reference";
 
 /** A model that trains, with its optimizer. */
 export interface Trainee {
@@ -73,33 +81,27 @@ export interface Beginning {
   readonly isStart?: boolean;
   /** Called with the base before anything sits on it. */
   readonly onBase?: (model: LanguageModel) => void;
+  /** Called while nothing trains yet: whoever asks the reference here asks it for the last time. */
+  readonly askReference?: ((base: SharedBase) => Promise<void>) | null;
 }
 
 /** Reads the base, puts the method on it and makes the optimizer. Throws ModelError, ConfigError, EngineError; nothing then stays in memory. */
 export async function assemble(
   device: Device,
   parts: Parts,
-  { weightsFrom, start, hasNewHead, isStart = false, onBase }: Beginning,
+  { weightsFrom, start, hasNewHead, isStart = false, onBase = () => {}, askReference = null }: Beginning,
 ): Promise<Trainee> {
-  const { files, tuning, baseAdapters = [], seed, keepsBase = false, onNotice = () => {} } = parts;
-  const model = await loadModel(device, files, hasNewHead ? Rng.for(seed, "head") : undefined, (unread) =>
-    storingOf(parts, unread, onNotice),
-  );
+  const { tuning, seed, keepsBase = false, onNotice = () => {} } = parts;
+  const base = await loadBase(device, parts, hasNewHead);
   try {
-    for (const adapter of baseAdapters) {
-      checkHead(model, adapter);
-      mergeBaseAdapter(model, adapter, await readValues(adapter));
+    base.with(null, onBase);
+    if (askReference !== null) {
+      await askReference(base);
+      base.endReference();
     }
-  } catch (error) {
-    model.dispose();
-    throw error;
-  }
-  const base = new SharedBase(model);
-  try {
-    settle(model, parts);
-    onBase?.(model);
     const opened = weightsFrom === null ? undefined : await openTuned(weightsFrom, tuning);
-    const weights = opened && hasNewHead && isStart ? await withHead(weightsFrom!, opened, model, onNotice) : opened;
+    const headPlace = base.with(null, ({ head, headName }) => ({ head, headName }));
+    const weights = opened && hasNewHead && isStart ? await withHead(weightsFrom!, opened, headPlace, onNotice) : opened;
     const parameters = base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), keepsBase, ...(weights && { weights }) });
     if (weights !== undefined) await readInto(parameters, weights);
     else base.with(trainedName, (tuned) => tuning.initialize?.(tuned, start));
@@ -114,7 +116,7 @@ export async function assemble(
 async function withHead(
   folder: string,
   files: WeightFiles,
-  { head, headName }: LanguageModel,
+  { head, headName }: Pick<LanguageModel, "head" | "headName">,
   notify: (message: string) => void,
 ): Promise<WeightFiles> {
   if (head === null || files.tensors.has(`${headName}.weight`)) return files;
@@ -131,18 +133,60 @@ async function withHead(
 
 /** The same on shapes alone: nothing is read, and what begins from data or from files begins like the rest. */
 export function sketch(device: SymbolicDevice, parts: Parts): Trainee {
-  const { files, tuning, seed, keepsBase = false } = parts;
+  const base = sketchBase(device, parts);
+  base.add(trainedName, parts.tuning, { rng: Rng.for(parts.seed, "tuner"), keepsBase: parts.keepsBase ?? false });
+  return withOptimizer(base, parts);
+}
+
+/** What a base is put together from, before anything on it trains. */
+export type BaseParts = Omit<Parts, "optimizer" | "keepsBase">;
+
+/** Reads a base, merges what belongs below, and puts the reference on it if that is an adapter. Throws as `assemble`. */
+export async function loadBase(device: Device, parts: BaseParts, hasNewHead = false): Promise<SharedBase> {
+  const { files, tuning, baseAdapters = [], seed, referenceFrom = null, onNotice = () => {} } = parts;
+  const model = await loadModel(device, files, hasNewHead ? Rng.for(seed, "head") : undefined, (unread) =>
+    storingOf(parts, unread, onNotice),
+  );
+  const base = new SharedBase(model);
+  try {
+    for (const adapter of baseAdapters) {
+      checkHead(model, adapter);
+      mergeBaseAdapter(model, adapter, await readValues(adapter));
+    }
+    settle(model, parts);
+    if (referenceFrom !== null) {
+      const weights = await openTuned(referenceFrom, tuning);
+      await readInto(addReference(base, parts, weights), weights);
+    }
+    return base;
+  } catch (error) {
+    base.dispose();
+    throw error;
+  }
+}
+
+/** The same on shapes alone. */
+export function sketchBase(device: SymbolicDevice, parts: BaseParts): SharedBase {
+  const { files, baseAdapters = [], referenceFrom = null } = parts;
   const model = buildModel(device, files.config, files.path);
   placeWeights(
     model,
     files,
     storingOf(parts, model, () => {}),
   );
-  for (const adapter of parts.baseAdapters ?? []) mergeBaseAdapter(model, adapter, null);
+  for (const adapter of baseAdapters) mergeBaseAdapter(model, adapter, null);
   settle(model, parts);
   const base = new SharedBase(model);
-  base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), keepsBase });
-  return withOptimizer(base, parts);
+  if (referenceFrom !== null) addReference(base, parts);
+  return base;
+}
+
+/** Makes room for the adapter that training began from, which stays as it is, as the reference. Returns the parameters that its weights belong in. */
+function addReference(base: SharedBase, { tuning, seed }: BaseParts, weights?: WeightFiles): ReadonlyMap<string, Parameter> {
+  const rng = Rng.for(seed, "tuner");
+  const parameters = base.add(referenceName, tuning, { rng, isFrozen: true, ...(weights && { weights }) });
+  base.setReference(referenceName);
+  return parameters;
 }
 
 /** Throws ConfigError for an adapter with a head that what trains has no use for. */
@@ -154,7 +198,7 @@ function checkHead({ head, headName }: LanguageModel, { files }: OpenedAdapter):
 }
 
 /** Throws, while weights are stored, ConfigError where adapters would have to be merged into a base that the method quantizes. */
-function storingOf({ tuning, baseAdapters = [] }: Parts, unread: LanguageModel, notify: (message: string) => void) {
+function storingOf({ tuning, baseAdapters = [] }: BaseParts, unread: LanguageModel, notify: (message: string) => void) {
   const store = tuning.storing?.(unread, notify);
   if (store === undefined || baseAdapters.length === 0) return store;
   return (name: string, read: Tensor): Tensor => {
@@ -168,7 +212,7 @@ function storingOf({ tuning, baseAdapters = [] }: Parts, unread: LanguageModel, 
   };
 }
 
-function settle(model: LanguageModel, { gradientCheckpointing, disableDropout, noiseAlpha = 0 }: Parts): void {
+function settle(model: LanguageModel, { gradientCheckpointing, disableDropout, noiseAlpha = 0 }: BaseParts): void {
   model.gradientCheckpointing = gradientCheckpointing;
   model.noiseAlpha = noiseAlpha;
   if (disableDropout) model.disableDropout();

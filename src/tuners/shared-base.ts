@@ -1,6 +1,7 @@
 import type { Device } from "../core/device.js";
 import { copyOf } from "../core/linalg.js";
 import { Rng } from "../core/rng.js";
+import { outsideOfPass } from "../core/tape.js";
 import { unscoped } from "../core/tensor.js";
 import { ClosedError, ConfigError } from "../errors.js";
 import { baseAdaptersIn } from "../io/adapters/base-adapters.js";
@@ -64,6 +65,8 @@ export interface AddOptions {
   readonly keepsBase?: boolean;
   /** What training goes on from: gets the places that it needs. */
   readonly weights?: WeightFiles;
+  /** Puts it there to be used as it is: nothing of it trains. */
+  readonly isFrozen?: boolean;
 }
 
 /**
@@ -79,8 +82,8 @@ export class SharedBase {
   readonly #removed = new Set<Sitting>();
   readonly #bare: Sitting;
   #current: Sitting;
-  /** The adapter with which training began; null for the base alone. */
-  #reference: string | null = null;
+  /** The adapter with which training began, or another model; null for the base alone, undefined once nobody may ask any more. */
+  #reference: string | null | undefined | SharedBase = null;
   /** The name of the method that trains the base's own weights, if one does. */
   #changedBy: string | null = null;
   #isDisposed = false;
@@ -105,11 +108,15 @@ export class SharedBase {
   }
 
   /**
-   * Puts a method on the base to train it, with a head if one is given. Returns the parameters that `weights` belong in, for
+   * Puts a method on the base, to train it where nothing else is said, with a head if one is given. Returns the parameters that `weights` belong in, for
    * `readInto`. Throws ConfigError if the name is taken, the settings match nothing in the model, the base has a head already, or
    * weights of the base train in their places beside another; ModelError if `weights` do not fit.
    */
-  add(name: string, tuning: Tuning, { rng, head, keepsBase = false, weights }: AddOptions): ReadonlyMap<string, Parameter> {
+  add(
+    name: string,
+    tuning: Tuning,
+    { rng, head, keepsBase = false, weights, isFrozen = false }: AddOptions,
+  ): ReadonlyMap<string, Parameter> {
     this.#checkFree(name);
     const inPlace = tuning.changesBase === true && !keepsBase;
     if (this.#changedBy !== null || (inPlace && this.names.length > 0))
@@ -126,6 +133,7 @@ export class SharedBase {
         settle();
         trainModules(model, model.headModules);
         if (weights !== undefined) parameters = placeTuned(model, tuning, weights);
+        if (isFrozen) model.freeze();
       }),
     );
     if (inPlace) this.#changedBy = name;
@@ -174,15 +182,28 @@ export class SharedBase {
     return this.#run(this.#sittingOf(name), body);
   }
 
-  /** Says which adapter training began with, for `withReference`. Throws ConfigError, as `with`. */
-  setReference(name: string | null): void {
-    this.#sittingOf(name);
-    this.#reference = name;
+  /** Says what `withReference` runs with: the adapter with which training began, or the reference of another base, which is taken over. Throws ConfigError, as `with`. */
+  setReference(reference: string | null | SharedBase): void {
+    if (!(reference instanceof SharedBase)) this.#sittingOf(reference);
+    this.#reference = reference;
   }
 
-  /** `with` what training began from: the base alone where nobody said another. */
+  /** Frees what is the reference alone, an adapter or another base, once all that will be asked of the reference is known: asking it again is a bug. */
+  endReference(): void {
+    if (typeof this.#reference === "string") this.remove(this.#reference);
+    else if (this.#reference instanceof SharedBase) this.#reference.dispose();
+    this.#reference = undefined;
+  }
+
+  /**
+   * `with` what training began from: the base alone where nobody said another. It says what it would say in an evaluation, also within a forward pass
+   * that trains: no dropout, no noise, and no gradients.
+   */
   withReference<T>(body: (model: LanguageModel) => T): T {
-    return this.with(this.#reference, body);
+    const reference = this.#reference;
+    if (reference === undefined)
+      throw new RangeError("withReference: all that was to be asked of the reference was asked before");
+    return outsideOfPass(() => (reference instanceof SharedBase ? reference.withReference(body) : this.with(reference, body)));
   }
 
   /** Lays hold of an adapter, or of the base alone, so that it can be removed meanwhile and used to the end. Throws ConfigError, as `with`. */
@@ -215,8 +236,9 @@ export class SharedBase {
     else this.#removed.add(sitting);
   }
 
-  /** Frees the base and all that sits on it, held or not. Whoever uses it afterwards gets ClosedError. */
+  /** Frees the base, all that sits on it, held or not, and its reference. Whoever uses it afterwards gets ClosedError. */
   dispose(): void {
+    if (this.#reference instanceof SharedBase) this.#reference.dispose();
     for (const sitting of [...this.#sittings.values(), ...this.#removed]) this.#free(sitting);
     this.#sittings.clear();
     this.#removed.clear();

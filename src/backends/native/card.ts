@@ -4,6 +4,7 @@ import type { ModelFiles } from "../../io/model-files.js";
 import { adapterNames, type Recipe } from "../../recipe/schema.js";
 import type { RunResults } from "../../runs/events.js";
 import type { Tuning } from "../../tuners/tuner.js";
+import type { Reference } from "./reference.js";
 import type { RunData } from "./run-data.js";
 
 /** What a card tells of. */
@@ -14,12 +15,22 @@ export interface CardSubject {
   readonly baseAdapters: readonly string[];
   readonly files: ModelFiles;
   readonly data: RunData;
+  readonly reference: Reference | null;
   readonly results: RunResults;
   readonly steps: number;
 }
 
 /** The card of what a run leaves: what it was made of and how, what came out, and how to load it. */
-export async function cardOf({ recipe, tuning, baseAdapters, files, data, results, steps }: CardSubject): Promise<ModelCard> {
+export async function cardOf({
+  recipe,
+  tuning,
+  baseAdapters,
+  files,
+  data,
+  reference,
+  results,
+  steps,
+}: CardSubject): Promise<ModelCard> {
   const isClassifier = data.task.taskType === "SEQ_CLS";
   const library = tuning.adapter?.library.name ?? "transformers";
   const base = hubName(recipe.model_name_or_path) ?? hubName(String(files.config._name_or_path ?? ""));
@@ -31,6 +42,12 @@ export async function cardOf({ recipe, tuning, baseAdapters, files, data, result
     ["base model", `${shownBase}${license === null ? "" : `, licence ${license}`}`],
     ["method", recipe.finetuning_type],
     ["objective", recipe.stage],
+    ...(reference === null
+      ? []
+      : ([
+          ["compared with", reference.name],
+          ["sha256 of what it was compared with", `\`${reference.sha256}\``],
+        ] as [string, string][])),
     ["data", `${sets.join(", ")}: ${data.trainRows.length} rows trained, ${data.evalRows.length} held out`],
     ["sha256 of the rows that trained, as tokens", `\`${data.digest}\``],
     [

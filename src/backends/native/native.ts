@@ -18,7 +18,7 @@ import { adapterNames, maxSteps, type Recipe } from "../../recipe/schema.js";
 import { during } from "../../runs/during.js";
 import type { RunEvent } from "../../runs/events.js";
 import type { RunContext } from "../../runs/run.js";
-import { assemble, type Parts, type Trainee, trainedName } from "../../train/assemble.js";
+import { type Parts, trainedName } from "../../train/assemble.js";
 import { type BestSettings, checkMetric, plainName } from "../../train/best.js";
 import { checkFinite, loadCheckpoint, startOfRun } from "../../train/checkpoint.js";
 import { isUnfinished, noProgress, type Progress, type TrainSettings, train } from "../../train/loop.js";
@@ -38,6 +38,7 @@ import { checkModel } from "./checks.js";
 import { checkMemory } from "./fit.js";
 import { Output } from "./output.js";
 import { questionsOf, writePredictions } from "./predictions.js";
+import { assembleBeside, type Begun, findReference, partsBeside, type Reference } from "./reference.js";
 import { countParameters, resultsOf, type SavedBest } from "./results.js";
 import { prepareData, type RunData, warmupStepsOf } from "./run-data.js";
 
@@ -65,7 +66,9 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   const { config, signal, resumeFrom, rewardFunctions, trainerState } = context;
   const tuner = tuners.find(({ name }) => name === recipe.finetuning_type)!;
   const objective = objectives.find(({ name }) => name === recipe.stage)!;
-  const base = await settleTying(yield* during<RunEvent, ModelFiles>((emit) => findModel(recipe, signal, emit)));
+  const base = await settleTying(
+    yield* during<RunEvent, ModelFiles>((emit) => openNamed(recipe.model_name_or_path, recipe.model_revision, signal, emit)),
+  );
   const tuning = yield* during<RunEvent, Tuning>((emit) => tuningOf(recipe, tuner, emit));
   const baseFolders = await baseFoldersOf(recipe, tuning, resumeFrom);
   const baseAdapters = await openBaseAdapters(baseFolders, tuners);
@@ -82,9 +85,16 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
       warn: (message) => emit(warning(message)),
     }),
   );
-  const { task, trainRows, evalRows, plan } = data;
+  const { task, plan } = data;
   const questions = questionsOf(recipe, data);
   const files = { ...base, config: task.modelConfig ?? base.config };
+  const reference = yield* during<RunEvent, Reference | null>((emit) =>
+    findReference({
+      ...{ recipe, files, baseAdapters, data, open: (name) => openNamed(name, "main", signal, emit) },
+      notify: (message) => emit(info(message)),
+      warn: (message) => emit(warning(message)),
+    }),
+  );
   const parts = { ...partsOf(recipe, files, tuning, baseAdapters), keepsBase: task.usesBase === true };
 
   const engine = loadEngine();
@@ -94,31 +104,32 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   const accumulationSteps = plan.at(0).microBatches.length; // an epoch may have fewer than the recipe asks for
   const settings = settingsOf(recipe, plan);
   const { flopsPerToken, measures, ...fit } = recipe.do_train
-    ? await checkMemory({ parts, task, accumulationSteps, compute }, data)
+    ? await checkMemory({ ...partsBeside(reference, parts), task, accumulationSteps, compute }, data)
     : nothingToTrain;
   if (measures !== null) checkMetric(settings.best!.metric, measures);
 
-  const trainee = yield* during<RunEvent, Trainee>((emit) => {
+  const { trainee, trainRows, evalRows } = yield* during<RunEvent, Begun>((emit) => {
     const tell = (message: string) => emit(info(message));
-    return assemble(
-      { kernels: engine, compute },
-      { ...parts, onNotice: tell },
-      {
-        weightsFrom: resumeFrom ?? (recipe.create_new_adapter ? null : recipe.adapter_name_or_path),
-        isStart: resumeFrom === null,
-        start: startFor(recipe, data),
-        hasNewHead: classesOf(base.config) === null,
-        onBase: (model) => noticesOf(model).forEach(tell),
-      },
-    );
+    const beginning = {
+      weightsFrom: resumeFrom ?? (recipe.create_new_adapter ? null : recipe.adapter_name_or_path),
+      isStart: resumeFrom === null,
+      start: startFor(recipe, data),
+      hasNewHead: classesOf(base.config) === null,
+      onBase: (model: LanguageModel) => noticesOf(model).forEach(tell),
+    };
+    const what = "asking the reference";
+    const onRows = (doneRows: number, totalRows: number) => emit({ type: "progress", what, doneRows, totalRows });
+    const asking = { recipe, data, compute, isResumed: resumeFrom !== null, signal, onRows };
+    return assembleBeside(reference, { kernels: engine, compute }, { ...parts, onNotice: tell }, beginning, asking);
   });
   try {
     const { base: shared, optimizer } = trainee;
     await keepBaseAdapters(baseFolders, recipe.output_dir, tuners);
     const baseAdapterCount = baseFolders.length;
-    const output = new Output(recipe, trainee, { files, tuning, baseAdapterCount, data, startedAt, trainerState });
+    const work = reference === null ? data.identity : `${data.identity}/${reference.sha256}`;
+    const output = new Output(recipe, trainee, { files, tuning, baseAdapterCount, data, work, startedAt, trainerState });
     const progress = noProgress();
-    if (resumeFrom !== null) await loadCheckpoint(resumeFrom, optimizer, progress, data.identity);
+    if (resumeFrom !== null) await loadCheckpoint(resumeFrom, optimizer, progress, work);
     if (!recipe.do_train) progress.isEvaluationDue = recipe.do_eval;
     const resumedFromStep = progress.step;
     const counts = shared.with(trainedName, countParameters);
@@ -132,6 +143,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
       allParams: counts.all,
       machine,
       ...fit,
+      ...(reference !== null && { reference: { name: reference.name, sha256: reference.sha256 } }),
     };
 
     let secondsToFirstStep = 0;
@@ -140,8 +152,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
       savedStep = progress.step;
       return output.saveCheckpoint(progress);
     };
-    const work = { trainee, task, trainRows, evalRows, plan, settings, progress, save, signal };
-    for await (const event of train(work)) {
+    for await (const event of train({ trainee, task, trainRows, evalRows, plan, settings, progress, save, signal })) {
       if (event.type === "step" && secondsToFirstStep === 0) secondsToFirstStep = performance.now() / 1000;
       yield event;
     }
@@ -168,7 +179,10 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
       });
       interrupted = predictions === null;
     }
-    const results = resultsOf(progress, { best, predictions, counts, machine, flopsPerToken, secondsToFirstStep });
+    const results = resultsOf(progress, {
+      ...{ best, predictions, counts, machine, flopsPerToken, secondsToFirstStep },
+      referenceSha256: reference?.sha256 ?? null,
+    });
     if (recipe.do_train) {
       const card = await cardOf({
         recipe,
@@ -176,6 +190,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
         baseAdapters: await mergedFirst(recipe.output_dir),
         files,
         data,
+        reference,
         results,
         steps: progress.step,
       });
@@ -207,8 +222,7 @@ const warning = (message: string): RunEvent => ({ type: "notice", level: "warnin
 type Emit = (event: RunEvent) => void;
 
 /** A local path, or the hub's name of a model, as files on this machine. Throws as `resolveModel`, and ConfigError for two revisions. */
-async function findModel(recipe: Recipe, signal: AbortSignal, emit: Emit): Promise<ModelFiles> {
-  const { model_name_or_path: name, model_revision: revision } = recipe;
+async function openNamed(name: string, revision: string, signal: AbortSignal, emit: Emit): Promise<ModelFiles> {
   const options = {
     revision,
     signal,

@@ -24,6 +24,8 @@ interface Origin {
   /** How many adapters lie in the output folder that the run's own is trained over. */
   readonly baseAdapterCount: number;
   readonly data: RunData;
+  /** Identifies what a run that goes on from a checkpoint has to find as it was. */
+  readonly work: string;
   /** When the run began, or that which it goes on with. */
   readonly startedAt: Date;
   /** trainer_state.json as of now. */
@@ -90,7 +92,7 @@ export class Output {
   /** Writes a checkpoint, removes those that are too many, and returns its path. Throws as `writeModel` does. */
   async saveCheckpoint(progress: Progress): Promise<string> {
     const { output_dir, save_only_model, save_total_limit } = this.#recipe;
-    const { data, startedAt, trainerState } = this.#origin;
+    const { work, startedAt, trainerState } = this.#origin;
     const path = this.checkpointOf(progress);
     await saveCheckpoint(path, {
       writeModel: async (temporary) => {
@@ -99,7 +101,7 @@ export class Output {
       },
       optimizer: save_only_model ? null : this.#trainee.optimizer,
       progress,
-      work: data.identity,
+      work,
       startedAt,
     });
     const best = progress.best === null ? undefined : this.checkpointOf(progress.best);

@@ -29,6 +29,8 @@ export interface Circumstances {
   readonly machine: MachineFacts;
   /** Of a step: forward, backward and update. */
   readonly flopsPerToken: number;
+  /** Null where nothing is compared with a reference. */
+  readonly referenceSha256: string | null;
   /** From the start of the process. */
   readonly secondsToFirstStep: number;
 }
@@ -36,7 +38,7 @@ export interface Circumstances {
 /** The results that the `end` event carries. */
 export function resultsOf(
   progress: Progress,
-  { best, predictions, counts, machine, flopsPerToken, secondsToFirstStep }: Circumstances,
+  { best, predictions, counts, machine, flopsPerToken, referenceSha256, secondsToFirstStep }: Circumstances,
 ): RunResults {
   const seconds = progress.elapsedMs / 1000;
   return {
@@ -58,6 +60,7 @@ export function resultsOf(
     peak_memory_bytes: peakMemoryBytes(),
     trainable_params: counts.trainable,
     all_params: counts.all,
+    ...(referenceSha256 !== null && { reference_sha256: referenceSha256 }),
     machine,
     seconds_to_first_step: secondsToFirstStep,
   };

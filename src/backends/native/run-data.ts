@@ -30,8 +30,9 @@ export interface RunData {
   readonly files: readonly TextFile[];
   /** Hash of rows, their order and what a step is made of. */
   readonly identity: string;
-  /** sha256 of the rows that train, as tokens, in their order. */
+  /** sha256 of the rows that train, as tokens, in their order, and of those held out. */
   readonly digest: string;
+  readonly evalDigest: string;
 }
 
 export interface DataRequest {
@@ -130,8 +131,7 @@ export async function prepareData(request: DataRequest): Promise<RunData> {
   const said = schedule.warning?.(ofSchedule, { warmupSteps, totalSteps, learningRate: recipe.learning_rate });
   if (said !== undefined) warn(said);
 
-  const identity = createHash("sha256");
-  for (const row of trainRows) addToHash(identity, row);
+  const identity = hashOf(trainRows);
   const digest = identity.copy().digest("hex");
   const settings = Object.fromEntries(Object.entries(recipe.objective).filter(([key]) => !objective.measures?.includes(key)));
   const { stage, finetuning_type, gradient_accumulation_steps: accumulation } = recipe;
@@ -166,12 +166,19 @@ export async function prepareData(request: DataRequest): Promise<RunData> {
     files: [...filesOf(tokenizer, template), ...(task.files ?? [])],
     identity: identity.digest("hex"),
     digest,
+    evalDigest: hashOf(evalRows).digest("hex"),
   };
 }
 
 /** Of a run of so many steps, those in which the learning rate rises. */
 export function warmupStepsOf({ warmup_steps, warmup_ratio }: Recipe, totalSteps: number): number {
   return warmup_steps >= 1 ? warmup_steps : Math.ceil((warmup_steps || warmup_ratio) * totalSteps);
+}
+
+function hashOf(rows: readonly Row[]): Hash {
+  const hash = createHash("sha256");
+  for (const row of rows) addToHash(hash, row);
+  return hash;
 }
 
 /** All that a row says but where it came from, and how long it is, which follows from the rest. */

@@ -57,6 +57,7 @@ All settings: docs/recipe.md. Exit codes: 2 bad input, 3 diverged, 4 no space, 5
     stage: (number: number, of: number, objective: string) => `Stage ${number} of ${of}: ${objective}`,
     stageIsDone: (path: string) => `done before, in ${path}`,
     weights: (trainable: string, all: string, share: string) => `${trainable} of ${all} weights train${share}`,
+    rowsDone: (done: number, total: number, what: string) => `${what}: ${done} of ${total} rows`,
     rows: (rows: number) => `${rows} rows`,
     rowsHeldOut: (rows: number) => `, ${rows} held out`,
     steps: (steps: number, rate: string) => `; ${steps} steps, learning rate ${rate}`,

@@ -55,6 +55,7 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
     stage: (number, of, objective) => `第 ${number} 阶段（共 ${of} 个）：${objective}`,
     stageIsDone: (path) => `此前已完成，在 ${path}`,
     weights: (trainable, all, share) => `训练 ${trainable} 个权重，共 ${all} 个${share}`,
+    rowsDone: (done: number, total: number, what: string) => `${what}：${total} 行中的 ${done} 行`,
     rows: (rows) => `${rows} 行数据`,
     rowsHeldOut: (rows) => `，另留出 ${rows} 行`,
     steps: (steps, rate) => `；${steps} 步，学习率 ${rate}`,

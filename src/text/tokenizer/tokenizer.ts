@@ -174,6 +174,12 @@ export class Tokenizer {
     return this.#added.get(token) ?? this.#vocab.get(token);
   }
 
+  /** The first of this tokenizer's ids that stands for something else in another one; undefined where all mean the same there. */
+  firstDifference(other: Tokenizer): number | undefined {
+    for (let id = 0; id < this.vocabSize; id++) if (this.#spellings[id] !== other.#spellings[id]) return id;
+    return undefined;
+  }
+
   /**
    * Token ids of a text; no begin- or end-of-sequence token is added.
    * `special: false` is for text from people and data: `<|im_end|>` in it stays plain text. `atStart: false` says that the text
