@@ -93,7 +93,7 @@ export async function loadCheckpoint(path: string, optimizer: Optimizer, progres
   const state = await readState(path);
   if (state.work !== work)
     throw new CheckpointError(
-      `${path}: was made with other data, batch size, accumulation, cut-off or seed; going on would repeat some rows and skip others. ` +
+      `${path}: was made with other data, batch size, accumulation, cut-off or seed, or with another reference; going on would repeat some rows and skip others. ` +
         "Restore these settings, or start anew with overwrite_output_dir=true",
     );
   const file = await openSafetensors(join(path, optimizerName));
