@@ -140,8 +140,8 @@ const answers: RowFormat<{ prompt: string; chosen: string; rejected: string; whe
   read: (row) => ({ prompt: row.text("prompt"), chosen: row.text("chosen"), rejected: row.text("rejected") }),
 };
 
-const dpo = defineObjective<Pair, { beta: number }>({
-  name: "dpo",
+const toyDpo = defineObjective<Pair, { beta: number }>({
+  name: "toy-dpo",
   summary: "prefers the chosen answers",
   config: z.strictObject({ beta: z.number().positive().default(0.1).describe("how far the model may go from the base") }),
   usedBy: "chat",
@@ -160,7 +160,7 @@ const dpo = defineObjective<Pair, { beta: number }>({
   task: (_rows, { beta }) => dpoTask(beta),
 });
 
-(objectives as Objective<never, never>[]).push(dpo as unknown as Objective<never, never>);
+(objectives as Objective<never, never>[]).push(toyDpo as unknown as Objective<never, never>);
 
 const methodNamed = (name: string) => tuners.find((tuner) => tuner.name === name)!;
 const tunedBy = (name: string) => methodNamed(name).bind(methodNamed(name).config.parse({}));
@@ -180,7 +180,7 @@ for (const [name, settings] of Object.entries({
   test(`a preference trains under ${name} through the ordinary loop, by being in the list; it resumes, and tells its metrics`, async (t) => {
     const folder = temporaryFolder(t);
     const recipe = tinyRecipe(folder, {
-      ...{ stage: "dpo", dataset: [writePairs(folder)], finetuning_type: name, packing: false, beta: 0.5, val_size: 4 },
+      ...{ stage: "toy-dpo", dataset: [writePairs(folder)], finetuning_type: name, packing: false, beta: 0.5, val_size: 4 },
       ...{ per_device_train_batch_size: 2, num_train_epochs: 8, save_strategy: "steps", save_steps: 7, ...settings },
     });
     const events = await collect(recipe);

@@ -2,7 +2,7 @@ import { owned } from "../core/tensor.js";
 import type { Row } from "../data/example.js";
 import type { Metrics } from "../objectives/metrics.js";
 import type { Batch, Task, Term, TermValue } from "../objectives/objective.js";
-import { compute, Sums } from "../objectives/sums.js";
+import { readTerms, Sums } from "../objectives/sums.js";
 import type { SharedBase } from "../tuners/shared-base.js";
 
 export interface EvaluateOptions<R extends Row = Row> {
@@ -64,15 +64,10 @@ async function valuesOf<T>(read: () => Promise<T>, signal: AbortSignal | undefin
 function readerOf(body: () => Readonly<Record<string, Term>>): () => Promise<Readonly<Record<string, TermValue>>> {
   const { result, free } = owned(body);
   return async () => {
-    const values: Record<string, TermValue> = {};
     try {
-      for (const [name, term] of Object.entries(result)) {
-        const { weight } = term;
-        values[name] = "of" in term ? { ...(await compute(term)), weight } : { sum: await term.sum.item(), weight };
-      }
+      return await readTerms(result);
     } finally {
       free();
     }
-    return values;
   };
 }

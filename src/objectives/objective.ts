@@ -32,6 +32,8 @@ export interface Objective<R extends Row = Row, Config = unknown> {
   handsOver?(folder: string, result: "adapter" | "model"): Readonly<Record<string, string>>;
   /** Rows always fill sequences of `cutoff_len`, whatever `packing` says. */
   readonly packs?: boolean;
+  /** What the learning rate of a tuner is multiplied by where a recipe names none; 1 where not given. */
+  readonly rateFactor?: number;
   /** Throws ModelError if a model lacks what the objective needs of it. */
   check?(model: LanguageModel): void;
   /** The examples of some data sets. Throws DataError, ConfigError. */
@@ -149,6 +151,8 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
     withReference: <T>(body: (model: LanguageModel) => T) => T,
     at: { readonly signal: AbortSignal; onRows(done: number): void },
   ): Promise<readonly R[]>;
+  /** What outlives a round and is no weight: a checkpoint holds what `save` gives, as JSON. */
+  readonly state?: { save(): unknown; load(saved: unknown): void };
   /** How many optimizer steps are made of one roll-out; 1 where not given. */
   readonly stepsPerRound?: number;
   /**

@@ -1,5 +1,5 @@
 import type { Metrics } from "./metrics.js";
-import type { Batch, ComputedTerm, TermValue, Total } from "./objective.js";
+import type { Batch, ComputedTerm, Term, TermValue, Total } from "./objective.js";
 
 /** What batches add up to: the terms of a loss and the metrics, each with its own count. The only place that divides. */
 export class Sums {
@@ -39,6 +39,16 @@ export class Sums {
 export async function compute(term: ComputedTerm): Promise<ReturnType<ComputedTerm["loss"]>> {
   const [values, ...given] = await Promise.all([term.of, ...(term.given ?? [])].map((tensor) => tensor.read()));
   return term.loss(values!, ...given);
+}
+
+/** Reads the values of terms that no gradient is asked of. */
+export async function readTerms(terms: Readonly<Record<string, Term>>): Promise<Readonly<Record<string, TermValue>>> {
+  const values: Record<string, TermValue> = {};
+  for (const [name, term] of Object.entries(terms)) {
+    const { weight } = term;
+    values[name] = "of" in term ? { ...(await compute(term)), weight } : { sum: await term.sum.item(), weight };
+  }
+  return values;
 }
 
 /** What the terms of a step's batches sum over, by name. */

@@ -472,7 +472,7 @@ function stepsOf(recipe: CommonSettings, { tuner, tunerConfig, objective }: Step
   const accumulation = isPacked ? 1 : Math.max(1, Math.floor(own.rowsPerStep / recipe.per_device_train_batch_size));
   const warmup = recipe.warmup_steps > 0 || !schedules[recipe.lr_scheduler_type].hasWarmup ? 0 : own.warmup_ratio;
   const steps = {
-    learning_rate: Number((own.learning_rate * (rateFactor ?? 1)).toPrecision(6)),
+    learning_rate: Number((own.learning_rate * (rateFactor ?? 1) * (objective?.rateFactor ?? 1)).toPrecision(6)),
     gradient_accumulation_steps: gradient_accumulation_steps ?? accumulation,
     warmup_ratio: warmup_ratio ?? warmup,
   };
@@ -480,9 +480,11 @@ function stepsOf(recipe: CommonSettings, { tuner, tunerConfig, objective }: Step
     ...(gradient_accumulation_steps === null ? [`gradient_accumulation_steps ${accumulation}`] : []),
     ...(warmup_ratio === null && warmup > 0 ? [`warmup_ratio ${warmup}`] : []),
   ];
-  const factor = rateFactor === null || rateFactor === 1 ? "" : `, ${rateFactor} times AdamW's for optim ${optim},`;
+  const ofOptim = rateFactor === null || rateFactor === 1 ? "" : `, ${rateFactor} times AdamW's for optim ${optim},`;
+  const ofStage =
+    objective?.rateFactor === undefined ? "" : `, ${objective.rateFactor} times that of sft for stage ${objective.name},`;
   notices.push(
-    `${file}: no learning_rate is set: ${tuner.name} takes ${steps.learning_rate.toExponential()}${factor}${beside.length > 0 ? ` with ${beside.join(", ")}` : ""} ` +
+    `${file}: no learning_rate is set: ${tuner.name} takes ${steps.learning_rate.toExponential()}${ofOptim}${ofStage}${beside.length > 0 ? ` with ${beside.join(", ")}` : ""} ` +
       `(LLaMA-Factory: ${commonSteps.learning_rate.toExponential()}; docs/defaults.md has the reasons)`,
   );
   return steps;

@@ -374,6 +374,8 @@ export interface Method {
   readonly defaults?: readonly StepDefaults[];
   /** An objective whose rows always fill sequences of `cutoff_len`. */
   readonly packs?: boolean;
+  /** What an objective multiplies a tuner's own rate by. */
+  readonly rateFactor?: number;
   /** Settings of other trainers that change nothing about the result under this method, each with the reason. */
   readonly needless?: Readonly<Record<string, string>>;
   /** How adapters of a tuner are read; absent for one that trains the model itself, whose result is a whole model. */
