@@ -21,6 +21,10 @@ export interface Objective<R extends Row = Row, Config = unknown> {
   readonly summary: string;
   /** Settings that only this objective reads: flags, YAML checks, UI forms and docs are made from it. */
   readonly config: z.ZodType<Config>;
+  /** Names that other trainers give to its settings, and to those of other methods too. */
+  readonly otherNames?: Readonly<Record<string, string>>;
+  /** What docs/recipe.md says below the settings, in Markdown. */
+  readonly notes?: string;
   /** Settings that say what is measured, and change nothing about any step: a run that is resumed may change them. */
   readonly measures?: readonly string[];
   /** The command of attune that uses what was trained. */

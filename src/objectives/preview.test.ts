@@ -106,6 +106,6 @@ test("lengths, classes and what is left out are counted", async () => {
 
 test("a stage can be named, and what fits none says why", async () => {
   assert.equal((await preview([{ text: "a", label: 1 }], { stage: "pt" })).stage, "pt");
-  await assert.rejects(preview([{ text: "a" }], { stage: "dpo" }), (error) => error instanceof ConfigError);
+  await assert.rejects(preview([{ text: "a" }], { stage: "dpoo" }), (error) => error instanceof ConfigError);
   await assert.rejects(preview([{ foo: 1 }]), (error) => error instanceof DataError && /no known columns/.test(error.message));
 });

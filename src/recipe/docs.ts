@@ -25,13 +25,24 @@ export function recipeDocs(methods: Methods): string {
   /** A setting that several methods share is listed with the first of them, and again with those where its default is another. */
   const ofMethods = (key: string, all: readonly Method[]) => {
     const shown = new Map<string, { owner: string; text: string }>();
-    return all.map(({ name, config }) => {
+    return all.map(({ name, config, notes, otherNames = {} }) => {
       const keys = Object.entries(config ? keySchemas(config) : {});
       const own = keys.filter(([setting, schema]) => shown.get(setting)?.text !== JSON.stringify(schema));
-      const owners = new Set(keys.filter((entry) => !own.includes(entry)).map(([setting]) => code(shown.get(setting)!.owner)));
+      const elsewhere = new Map<string, string[]>();
+      for (const [setting] of keys.filter((entry) => !own.includes(entry))) {
+        const { owner } = shown.get(setting)!;
+        elsewhere.set(owner, [...(elsewhere.get(owner) ?? []), code(setting)]);
+      }
+      const shared = [...elsewhere].map(([owner, settings]) => `${settings.join(", ")} of ${code(owner)}`).join("; ");
       for (const [setting, schema] of keys) shown.set(setting, { owner: name, text: JSON.stringify(schema) });
-      const shared = owners.size > 0 ? `The settings of ${[...owners].join(" and ")}${own.length > 0 ? ", with" : ""}` : "";
-      const body = [shared && `${shared}${own.length > 0 ? ":" : "."}`, own.length > 0 ? table(Object.fromEntries(own)) : ""];
+      const body = [
+        shared && `${shared}${own.length > 0 ? ", and:" : "."}`,
+        own.length > 0 ? table(Object.fromEntries(own)) : "",
+        Object.entries(otherNames)
+          .map(([other, setting]) => `${code(other)} is read as ${code(setting)}.`)
+          .join(" "),
+        notes ?? "",
+      ];
       return `### \`${key}: ${name}\`\n\n${body.filter(Boolean).join("\n\n") || "No settings of its own."}`;
     });
   };

@@ -42,6 +42,9 @@ export const aliases: Readonly<Record<string, string>> = {
   bnb_4bit_use_double_quant: "double_quantization",
   use_bnb_nested_quant: "double_quantization",
   early_stopping_patience: "early_stopping_steps",
+  desirable_weight: "kto_chosen_weight",
+  undesirable_weight: "kto_rejected_weight",
+  truncation_mode: "truncation",
 };
 
 /** What is accepted, but means something else here than in LLaMA-Factory: settings of ours, and others that are told when the run starts. */
@@ -56,7 +59,12 @@ export const differently = {
     "held-out rows are taken out before datasets are mixed, so none of them trains; there, repeated rows may be in both",
   enable_thinking: "null is not set here: an answer without thoughts learns its empty thought, as under true",
   tool_format: "the formats of the families that run here; where not set, the chat template's own way",
-  cutoff_len: "a longer row is cut at its end, and told with the count; there, prompt and answer are cut in proportion",
+  cutoff_len:
+    "a longer row is cut at its end, and told with the count; there, prompt and answer are cut in proportion, as here in preference stages (`truncation`)",
+  pref_loss: "as it says; LLaMA-Factory trains `sigmoid` for `hinge`, `ipo` and `kto_pair` on the TRL that it installs",
+  ld_alpha: "weighs the reference too, as in the paper; there the model alone, here with `ld_alpha_reference: false`",
+  pref_bco_weight: "its mean of rewards is that of the steps before; there of micro-batches, the one at hand included",
+  pref_ftx: "the mean over pairs, and for `kto` over good answers; there `kto` multiplies it by rows per good answer",
   packing: "rows that share a sequence never see each other, as with `neat_packing` there; whole rows only",
   neat_packing: "the same as `packing`",
   streaming: "rows are always read as they are needed, and shuffled whole: it needs no `max_steps`",
@@ -64,7 +72,7 @@ export const differently = {
   split_special_tokens: "control tokens in the words of a chat always stay plain text; those of the template are tokens",
   quantization_bit: "4: NF4 or FP4, bit for bit as bitsandbytes quantizes; 8: GGUF's Q8_0, there LLM.int8",
   finetuning_type: "also `qlora` and the methods of docs/recipe.md; `oft` is not there",
-  stage: "`pt` and `sft`, and those of docs/recipe.md; preference training is not there yet",
+  stage: "those of docs/recipe.md; `dpo` is also ORPO, SimPO, CPO and IPO, by `pref_loss`",
   learning_rate: "where not set, the method's own rate, with its accumulation and warm-up; there 5e-5",
   optim: "one of the optimizers of docs/recipe.md; `adamw_torch`, `adamw_torch_fused` and their like are the same here",
   lr_scheduler_type: "all but those that follow the loss",
@@ -165,11 +173,6 @@ export const needless = {
   asft_alpha: "only `use_asft_loss` reads it, which is refused",
   eaft_alpha: "only `use_eaft_loss` reads it, which is refused",
   init_special_tokens: "only `add_special_tokens` reads it, which is refused",
-  ...each(
-    ["pref_beta", "pref_ftx", "pref_bco_weight", "pref_loss", "dpo_label_smoothing", "simpo_gamma", "ld_alpha"],
-    "only `stage: dpo` reads it, which is not there yet",
-  ),
-  ...each(["kto_chosen_weight", "kto_rejected_weight"], "only `stage: kto` reads it, which is not there yet"),
   ...each(
     ["ppo_buffer_size", "ppo_epochs", "ppo_score_norm", "ppo_target", "ppo_whiten_rewards"],
     "only `stage: ppo` reads it, which is not there yet",
@@ -436,7 +439,9 @@ export const refused = {
   adafactor: { why: "`optim` names the optimizer" },
   loraplus_lr_embedding: { harmless: [1e-6], why: "embeddings train whole, by `additional_target`" },
   ...all("this loss is not there: cross-entropy is minimised", { use_dft_loss: off, use_asft_loss: off, use_eaft_loss: off }),
-  rl: { why: "it is axolotl's name of it, and preference training is not there yet: `stage` says what is minimised" },
+  rl: { why: "it is axolotl's name of it: `stage` says what is minimised, and `pref_loss` which loss of pairs" },
+  use_weighting: { why: "WPO's weights are not there" },
+  sync_ref_model: { why: "the reference is what training begins from, and stays so" },
   ignore_data_skip: { why: "a resumed run goes on with the rows that it has not seen" },
 
   // Evaluation and answers
@@ -520,5 +525,11 @@ export const refusedValues: Readonly<Record<string, Readonly<Record<string, stri
 };
 
 /** Other trainers' names for stages and tuning methods, so that they are "not yet" and not "unknown". */
-export const knownStages: readonly string[] = ["pt", "sft", "rm", "ppo", "dpo", "kto", "orpo", "grpo"];
+export const knownStages: readonly string[] = ["pt", "sft", "rm", "ppo", "dpo", "kto", "grpo"];
+
+/** Other trainers' stages that are losses of one of ours. */
+export const stagesElsewhere: Readonly<Record<string, string>> = each(
+  ["orpo", "simpo", "cpo", "ipo"],
+  "is a loss of pairs: write stage: dpo, and it as pref_loss",
+);
 export const knownTuners: readonly string[] = ["lora", "full", "freeze", "oft", "qlora"];

@@ -21,8 +21,16 @@ export const chinese: Readonly<Record<Sentence, string>> = {
     "未设置时用模型自带的模板；可写的名字限于 attune 支持的模型系列，与模型自带模板不一致时会提示",
   "the formats of the families that run here; where not set, the chat template's own way":
     "限于 attune 支持的模型系列的格式；未设置时按对话模板自身的写法",
-  "a longer row is cut at its end, and told with the count; there, prompt and answer are cut in proportion":
-    "过长的样本从末尾截断，并报告条数；LLaMA-Factory 按比例截断提示与回答",
+  "a longer row is cut at its end, and told with the count; there, prompt and answer are cut in proportion, as here in preference stages (`truncation`)":
+    "过长的样本从末尾截断，并报告条数；LLaMA-Factory 按比例截断提示与回答，这里只有偏好阶段如此（`truncation`）",
+  "as it says; LLaMA-Factory trains `sigmoid` for `hinge`, `ipo` and `kto_pair` on the TRL that it installs":
+    "名副其实；LLaMA-Factory 在它所安装的 TRL 上，对 `hinge`、`ipo` 与 `kto_pair` 实际训练的是 `sigmoid`",
+  "weighs the reference too, as in the paper; there the model alone, here with `ld_alpha_reference: false`":
+    "与论文一致，参考模型也加权；LLaMA-Factory 只对被训练的模型加权，这里用 `ld_alpha_reference: false`",
+  "its mean of rewards is that of the steps before; there of micro-batches, the one at hand included":
+    "其中奖励的均值取自之前的各步；LLaMA-Factory 取自各微批次，含当前批次",
+  "the mean over pairs, and for `kto` over good answers; there `kto` multiplies it by rows per good answer":
+    "对偏好对取平均，`kto` 则对好的回答取平均；LLaMA-Factory 的 `kto` 还乘以样本数与好回答数之比",
   "rows that share a sequence never see each other, as with `neat_packing` there; whole rows only":
     "同一序列中的样本互不可见（相当于 LLaMA-Factory 的 `neat_packing`），且只放完整样本",
   "the same as `packing`": "与 `packing` 相同",
@@ -34,8 +42,8 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "4: NF4 or FP4, bit for bit as bitsandbytes quantizes; 8: GGUF's Q8_0, there LLM.int8":
     "4：NF4 或 FP4，与 bitsandbytes 的量化结果逐位一致；8：GGUF 的 Q8_0（LLaMA-Factory 为 LLM.int8）",
   "also `qlora` and the methods of docs/recipe.md; `oft` is not there": "另有 `qlora` 与 docs/recipe.md 中的方法；没有 `oft`",
-  "`pt` and `sft`, and those of docs/recipe.md; preference training is not there yet":
-    "`pt`、`sft` 以及 docs/recipe.md 中的阶段；偏好训练尚未支持",
+  "those of docs/recipe.md; `dpo` is also ORPO, SimPO, CPO and IPO, by `pref_loss`":
+    "docs/recipe.md 中的阶段；`dpo` 通过 `pref_loss` 也涵盖 ORPO、SimPO、CPO 与 IPO",
   "where not set, the method's own rate, with its accumulation and warm-up; there 5e-5":
     "未设置时用该方法自己的学习率、梯度累积与预热；LLaMA-Factory 为 5e-5",
   "one of the optimizers of docs/recipe.md; `adamw_torch`, `adamw_torch_fused` and their like are the same here":
@@ -113,8 +121,6 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "only `use_asft_loss` reads it, which is refused": "只有 `use_asft_loss` 会用到它，而后者被拒绝",
   "only `use_eaft_loss` reads it, which is refused": "只有 `use_eaft_loss` 会用到它，而后者被拒绝",
   "only `add_special_tokens` reads it, which is refused": "只有 `add_special_tokens` 会用到它，而后者被拒绝",
-  "only `stage: dpo` reads it, which is not there yet": "只有 `stage: dpo` 会用到它，该阶段尚未支持",
-  "only `stage: kto` reads it, which is not there yet": "只有 `stage: kto` 会用到它，该阶段尚未支持",
   "only `stage: ppo` reads it, which is not there yet": "只有 `stage: ppo` 会用到它，该阶段尚未支持",
   "only `stage: dpo` and `ppo` read it, which are not there yet": "只有 `stage: dpo` 与 `ppo` 会用到它，这两个阶段尚未支持",
   "it belongs to torch's profiler; events.jsonl has the time of every step":
@@ -199,8 +205,10 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "`optim` names the optimizer": "优化器由 `optim` 指定",
   "embeddings train whole, by `additional_target`": "嵌入层通过 `additional_target` 整体训练",
   "this loss is not there: cross-entropy is minimised": "没有这种损失：最小化的是交叉熵",
-  "it is axolotl's name of it, and preference training is not there yet: `stage` says what is minimised":
-    "这是 axolotl 的叫法，且偏好训练尚未支持：训练目标由 `stage` 指定",
+  "it is axolotl's name of it: `stage` says what is minimised, and `pref_loss` which loss of pairs":
+    "这是 axolotl 的叫法：训练目标由 `stage` 指定，偏好对的损失由 `pref_loss` 指定",
+  "WPO's weights are not there": "没有 WPO 的权重",
+  "the reference is what training begins from, and stays so": "参考模型就是训练的起点，并一直保持不变",
   "a resumed run goes on with the rows that it has not seen": "恢复的训练从尚未见过的样本继续",
   "held-out data is evaluated from the first time on that `eval_strategy` says": "从 `eval_strategy` 规定的第一次起就评估",
   "it is axolotl's name of it": "这是 axolotl 的叫法",

@@ -248,6 +248,7 @@ test("every kind of mistake is reported with its line and what to write", () => 
       /^recipe\.yaml:4: do_train is false, and neither do_eval nor do_predict is true: there is nothing to do$/,
     ],
     ["stage: dpo", /^recipe\.yaml:4: stage: dpo is not there yet; expected one of sft$/],
+    ["stage: orpo", /^recipe\.yaml:4: stage: orpo is a loss of pairs: write stage: dpo, and it as pref_loss$/],
     ["finetuning_type: magic", /^recipe\.yaml:4: finetuning_type: unknown: "magic"; expected one of lora, full$/],
     ["finetuning_type: 3", /^recipe\.yaml:4: finetuning_type: expected a text, got 3: put it in quotes/],
     ["load_in_4bit: true", /^recipe\.yaml:4: load_in_4bit: true is not supported: .*; write quantization_bit: 4 instead$/],

@@ -16,6 +16,7 @@ import {
   type RefusedKey,
   refused,
   refusedValues,
+  stagesElsewhere,
 } from "./foreign-keys.js";
 import type { RecipeSettings } from "./recipe-settings.js";
 import {
@@ -249,7 +250,7 @@ export function checkLayers(
   const objective = choose("stage", knownStages);
   const backend = choose("backend", []);
   const chosen = { finetuning_type: tuner, stage: objective, backend };
-  const given = sortOut(named, { known, ...fatesOf(axes, chosen, common) }, report);
+  const given = sortOut(inOwnNames(named, chosen, report), { known, ...fatesOf(axes, chosen, common) }, report);
   tellIdle(given, axes, chosen, beside, report);
 
   const checked = validate(RecipeKeys, withDataset(given), report);
@@ -268,6 +269,10 @@ export function checkLayers(
     const name = named.get(key)?.value ?? common[key]!.default;
     const choice = choices.find((candidate) => candidate.name === name);
     if (choice || typeof name !== "string") return choice; // validate() reports what is not text
+    if (key === "stage" && Object.hasOwn(stagesElsewhere, name)) {
+      report.problems.push(`${named.get(key)?.where ?? file}: stage: ${name} ${stagesElsewhere[name]}`);
+      return undefined;
+    }
     const said = elsewhere.includes(name) ? `${name} is not there yet` : `unknown: ${quote(name)}`;
     const names = choices.map((candidate) => candidate.name).join(", ");
     report.problems.push(`${named.get(key)?.where ?? file}: ${key}: ${said}; expected one of ${names}`);
@@ -326,6 +331,22 @@ export function resolveNames(layers: readonly (readonly Setting[])[], known: Key
     for (const [key, setting] of inThisLayer) named.set(key, setting);
   }
   return named;
+}
+
+/** The same under the names of the methods that are chosen: other trainers call several settings of different methods alike. */
+function inOwnNames(named: Given, chosen: Chosen, { problems }: Report): Given {
+  const methods = Object.values(chosen).filter((method) => method !== undefined);
+  const renamed = new Map(named);
+  for (const [key, setting] of named) {
+    if (methods.some((method) => Object.hasOwn(keysOf(method), key))) continue;
+    const own = methods.map(({ otherNames }) => otherNames?.[key]).find((name) => name !== undefined);
+    if (own === undefined) continue;
+    const earlier = named.get(own);
+    if (earlier) problems.push(`${setting.where}: ${own} is set twice (also by ${earlier.where})`);
+    renamed.delete(key);
+    renamed.set(own, setting);
+  }
+  return renamed;
 }
 
 /** What becomes of settings, by name. */

@@ -11,7 +11,7 @@ export interface RecipeSettings {
   /** Merge the adapters of adapter_name_or_path into the base, in f32, and train a new one over them; their copies are saved with it, in base_adapters. Default: `false`. */
   readonly create_new_adapter?: boolean | undefined;
   /** What is minimised. Default: `sft`. */
-  readonly stage?: "sft" | "pt" | "classification" | "rm" | undefined;
+  readonly stage?: "sft" | "pt" | "classification" | "dpo" | "kto" | "bco" | "rm" | undefined;
   /** Several runs, one after the other, in place of `stage`: names, or mappings of `stage` and settings of its own; each begins from what the last one saved (attune's own; docs/rlhf.md). */
   readonly stages?: readonly (NonNullable<RecipeSettings["stage"]> | StageSettings)[] | null | undefined;
   /** Which parameters train, and how they enter the model. Default: `lora`. */
@@ -258,10 +258,44 @@ export interface RecipeSettings {
   readonly split_special_tokens?: boolean | undefined;
   /** The classes in the order of the model's outputs; not set: those of the data, sorted. */
   readonly labels?: string | readonly (string | number)[] | null | undefined;
-  /** Weight of (chosen + rejected score)², which keeps a reward model's scores near 0; not set: 0; its paper: 0.01 (TRL's). Takes a number from 0. */
-  readonly center_rewards_coefficient?: number | null | undefined;
+  /** Β: the larger, the nearer the model stays to the reference; λ of ORPO, and the scale of SimPO's and CPO's rewards. Takes a number above 0. Default: `0.1`. */
+  readonly pref_beta?: number | undefined;
+  /** The loss, or a list of losses whose sum is taken; the table below has their formulas. Default: `sigmoid`. */
+  readonly pref_loss?: "sigmoid" | "cdpo" | "hinge" | "ipo" | "sigmoid_norm" | "robust" | "exo_pair" | "nca_pair" | "bco_pair" | "sppo_hard" | "apo_zero" | "apo_down" | "discopop" | "aot" | "aot_unpaired" | "kto_pair" | "orpo" | "simpo" | "cpo" | "sft" | readonly ("sigmoid" | "cdpo" | "hinge" | "ipo" | "sigmoid_norm" | "robust" | "exo_pair" | "nca_pair" | "bco_pair" | "sppo_hard" | "apo_zero" | "apo_down" | "discopop" | "aot" | "aot_unpaired" | "kto_pair" | "orpo" | "simpo" | "cpo" | "sft")[] | undefined;
+  /** One weight for each loss of `pref_loss`; not set: 1 each. */
+  readonly loss_weights?: readonly number[] | null | undefined;
+  /** Ε, the share of pairs that are taken to be the wrong way round: of sigmoid (which is then cdpo, as in LLaMA-Factory; TRL leaves it out there), cdpo, robust, exo_pair, aot, aot_unpaired, simpo and cpo. Takes a number from 0 and below 0.5. Default: `0`. */
+  readonly dpo_label_smoothing?: number | undefined;
+  /** Weight of −(mean log π of the chosen answer), the mean over pairs; TRL's `sft` in `pref_loss` is the mean over tokens. Takes a number from 0. Default: `0`. */
+  readonly pref_ftx?: number | undefined;
+  /** W of (L + w · BCO) / (1 + w), with BCO = −log σ(βh_c − δ) − log σ(δ − βh_r) and δ the mean of all rewards βh of the steps before. Takes a number from 0. Default: `0`. */
+  readonly pref_bco_weight?: number | undefined;
+  /** The margin that SimPO wants between rewards. Takes a number from 0. Default: `0.5`. */
+  readonly simpo_gamma?: number | undefined;
+  /** Weight of the NLL of the chosen answers' tokens beside cpo and simpo; not set: 1 for cpo, and 0 for simpo, as in LLaMA-Factory (TRL: 1 for both). Takes a number from 0. */
+  readonly cpo_alpha?: number | null | undefined;
+  /** The likelihood beside ORPO's odds: `answer`, LLaMA-Factory's, −(mean log π of the chosen answer), the mean over pairs; `all_tokens`, TRL's, the mean NLL of all tokens of prompts and chosen answers. Default: `answer`. */
+  readonly orpo_nll?: "answer" | "all_tokens" | undefined;
+  /** LD-DPO: how much tokens count that lie behind the length of the shorter answer; not set: as all others. Takes a number from 0 to 1. */
+  readonly ld_alpha?: number | null | undefined;
+  /** Whether `ld_alpha` weighs the reference's log-probabilities too, as in the paper and TRL; LLaMA-Factory: false. Default: `true`. */
+  readonly ld_alpha_reference?: boolean | undefined;
+  /** Τ of discopop. Takes a number above 0. Default: `0.05`. */
+  readonly discopop_tau?: number | undefined;
+  /** The divergence that keeps the model near the reference (TRL's name), for losses of a difference of scores. Default: `reverse_kl`. */
+  readonly f_divergence_type?: "reverse_kl" | "forward_kl" | "js_divergence" | "alpha_divergence" | undefined;
+  /** Α of alpha_divergence. Takes a number. Default: `0.5`. */
+  readonly f_alpha_divergence_coef?: number | undefined;
   /** How rows longer than `cutoff_len` are cut: `infer_seqlen`, LLaMA-Factory's, keeps the shorter of prompt and answer whole and else cuts both in proportion; `keep_start`, TRL's, keeps what comes first. A row that would lose all of an answer is left out and counted. Default: `infer_seqlen`. */
   readonly truncation?: "infer_seqlen" | "keep_start" | undefined;
+  /** Of an answer with log-ratio h: `kto` 1 − σ(β(h − KL)) if it is good and 1 − σ(β(KL − h)) if not; `apo_zero_unpaired` the same without a KL (TRL's names). Default: `kto`. */
+  readonly kto_loss?: "kto" | "apo_zero_unpaired" | undefined;
+  /** Weight of good answers; TRL's desirable_weight. Takes a number from 0. Default: `1`. */
+  readonly kto_chosen_weight?: number | undefined;
+  /** Weight of bad answers; TRL's undesirable_weight. Weight times number of good answers should be 1 to 4/3 times that of bad ones. Takes a number from 0. Default: `1`. */
+  readonly kto_rejected_weight?: number | undefined;
+  /** Weight of (chosen + rejected score)², which keeps a reward model's scores near 0; not set: 0; its paper: 0.01 (TRL's). Takes a number from 0. */
+  readonly center_rewards_coefficient?: number | null | undefined;
   /** How matrix products multiply; auto: bf16 only where the CPU has it in hardware (attune's own). Default: `auto`. */
   readonly compute_dtype?: "auto" | "f32" | "bf16" | undefined;
   /** Engine threads; not set: one per core (attune's own). Takes a whole number from 1 to 1024. */

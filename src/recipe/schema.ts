@@ -370,6 +370,10 @@ export interface Method {
   readonly name: string;
   /** The settings that only it reads, under LLaMA-Factory's names. */
   readonly config?: z.ZodType;
+  /** Names that other trainers give to its settings, and to those of other methods too. */
+  readonly otherNames?: Readonly<Record<string, string>>;
+  /** What docs/recipe.md says below the settings, in Markdown. */
+  readonly notes?: string;
   /** A tuner's own steps, where the recipe names no learning rate. */
   readonly defaults?: readonly StepDefaults[];
   /** An objective whose rows always fill sequences of `cutoff_len`. */

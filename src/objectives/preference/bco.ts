@@ -33,6 +33,7 @@ export const bco = defineObjective<UnpairedRow, BcoConfig>({
   name: "bco",
   summary: "learns to tell good answers from bad ones, each by itself, by their reward",
   config: BcoConfig,
+  otherNames: { beta: "pref_beta" },
   usedBy: "chat",
   rateFactor: preferenceRateFactor,
 

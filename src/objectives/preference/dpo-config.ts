@@ -7,9 +7,19 @@ import { betaKey, preferenceKeys } from "./settings.js";
 const lossNames = [...(Object.keys(pairLosses) as PairLossName[]), "sft"] as const;
 export type LossName = (typeof lossNames)[number];
 
-const aboutLosses = Object.entries(pairLosses as Readonly<Record<string, PairLoss>>)
-  .map(([name, { summary }]) => `\`${name}\` ${summary}`)
-  .join("; ");
+/** The losses with their formulas, for docs/recipe.md. */
+export const aboutLosses = [
+  "With z = β (h_c − h_r), h = log π − log π_ref of an answer, |y| its tokens and ε = `dpo_label_smoothing`, `pref_loss` is the sum of:",
+  [
+    "| Loss | Of a pair | ε |",
+    "| --- | --- | --- |",
+    ...Object.entries(pairLosses as Readonly<Record<string, PairLoss>>).map(
+      ([name, { summary, smoothing }]) =>
+        `| \`${name}\` | ${summary.replaceAll("|", "\\|")} | ${{ no: "", may: "is read", must: "is needed" }[smoothing]} |`,
+    ),
+    "| `sft` | the mean NLL of the chosen answers' tokens, beside other losses |  |",
+  ].join("\n"),
+].join("\n\n");
 
 export const DpoConfig = z.strictObject({
   ...betaKey,
@@ -17,9 +27,7 @@ export const DpoConfig = z.strictObject({
     .union([z.enum(lossNames), z.array(z.enum(lossNames)).min(1)])
     .default("sigmoid")
     .transform((names): LossName[] => (Array.isArray(names) ? names : [names]))
-    .describe(
-      `the loss, or a list of which the sum is taken. With z = β (h_c − h_r), h = log π − log π_ref of an answer and ε = dpo_label_smoothing: ${aboutLosses}; \`sft\` the mean NLL of the chosen answers' tokens`,
-    ),
+    .describe("the loss, or a list of losses whose sum is taken; the table below has their formulas"),
   loss_weights: z
     .array(z.number().positive())
     .nullable()

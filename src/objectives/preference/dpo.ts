@@ -2,7 +2,7 @@ import { gatherRows } from "../../core/ops/rows.js";
 import { type PairRow, readPairs } from "../../data/preference-rows.js";
 import { asCausalLM } from "../../models/causal-lm.js";
 import { type ComputedTerm, defineObjective, type Task } from "../objective.js";
-import { DpoConfig } from "./dpo-config.js";
+import { aboutLosses, DpoConfig } from "./dpo-config.js";
 import { collatePairs, type PairBatch, questionOfPair, shortenPair } from "./pair-batch.js";
 import { lossesOf, preferenceLoss } from "./preference-loss.js";
 import { RunningDelta } from "./running-delta.js";
@@ -19,6 +19,8 @@ export const dpo = defineObjective<PairRow, DpoConfig>({
   name: "dpo",
   summary: "learns to prefer the chosen answer of each pair: DPO, IPO, ORPO, SimPO and others by `pref_loss`",
   config: DpoConfig,
+  otherNames: { beta: "pref_beta", loss_type: "pref_loss", label_smoothing: "dpo_label_smoothing" },
+  notes: aboutLosses,
   usedBy: "chat",
   rateFactor: preferenceRateFactor,
 

@@ -67,6 +67,7 @@ export const kto = defineObjective<UnpairedRow, KtoConfig>({
   name: "kto",
   summary: "learns from answers that are good or bad, each by itself",
   config: KtoConfig,
+  otherNames: { beta: "pref_beta", loss_type: "kto_loss" },
   usedBy: "chat",
   rateFactor: preferenceRateFactor,
 

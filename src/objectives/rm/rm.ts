@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { scope } from "../../core/tensor.js";
-import { cutFamily, type PairRow, readPairs, truncations } from "../../data/preference-rows.js";
+import { cutFamily, type PairRow, readPairs } from "../../data/preference-rows.js";
 import { requireFinite } from "../../generate/sampling.js";
 import { writeValueHead } from "../../io/adapters/value-head.js";
 import { type BranchBatch, packFamilies } from "../../models/branches.js";
@@ -10,6 +10,7 @@ import { sourceOf } from "../../models/load.js";
 import { requireDecoder, scoresOf } from "../../models/reward-head.js";
 import type { SharedBase } from "../../tuners/shared-base.js";
 import { type Batch, defineObjective, type Evaluation, type ReportSettings, type Task } from "../objective.js";
+import { preferenceKeys } from "../preference/settings.js";
 import { Sums } from "../sums.js";
 import { bradleyTerry } from "./bradley-terry.js";
 import { formattingOf, gateFile, judgeRewards, type PairLooks, type Sides } from "./gate.js";
@@ -23,12 +24,7 @@ export const RmConfig = z.strictObject({
     .describe(
       "weight of (chosen + rejected score)², which keeps a reward model's scores near 0; not set: 0; its paper: 0.01 (TRL's)",
     ),
-  truncation: z
-    .enum(truncations)
-    .default("infer_seqlen")
-    .describe(
-      "how rows longer than `cutoff_len` are cut: `infer_seqlen`, LLaMA-Factory's, keeps the shorter of prompt and answer whole and else cuts both in proportion; `keep_start`, TRL's, keeps what comes first. A row that would lose all of an answer is left out and counted",
-    ),
+  ...preferenceKeys,
 });
 export type RmConfig = z.output<typeof RmConfig>;
 
