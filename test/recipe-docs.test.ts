@@ -135,6 +135,19 @@ test("what LLaMA-Factory does where a key is not set is refused nowhere", () => 
   assert.equal(refusals({ ...defaults, use_galore: true, fp8: true }).length, 2);
 });
 
+test("a stage reads other trainers' names of its settings, which may mean something else under another stage", () => {
+  const base = { model_name_or_path: "m", dataset: "d", output_dir: "o" };
+  const trl = { beta: 0.3, loss_type: ["sigmoid", "sft"], label_smoothing: 0.1, truncation_mode: "keep_start" };
+  const { recipe, notices } = checkRecipe({ ...base, ...trl, stage: "dpo" }, everyMethod);
+  const { pref_beta, pref_loss, dpo_label_smoothing, truncation } = recipe.objective;
+  assert.deepEqual([pref_beta, pref_loss, dpo_label_smoothing, truncation], [0.3, ["sigmoid", "sft"], 0.1, "keep_start"]);
+  assert.ok(notices.includes("recipe: beta is read as pref_beta"));
+  const kto = { stage: "kto", loss_type: "apo_zero_unpaired", desirable_weight: 2 };
+  const { objective } = checkRecipe({ ...base, ...kto }, everyMethod).recipe;
+  assert.deepEqual([objective.kto_loss, objective.kto_chosen_weight], ["apo_zero_unpaired", 2]);
+  assert.throws(() => checkRecipe({ ...base, stage: "dpo", beta: 0.3, pref_beta: 0.1 }, everyMethod), /pref_beta is set twice/);
+});
+
 test("every other name of a setting is read as it", () => {
   const values: Readonly<Record<string, unknown>> = {
     ...{

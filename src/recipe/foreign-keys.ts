@@ -42,9 +42,6 @@ export const aliases: Readonly<Record<string, string>> = {
   bnb_4bit_use_double_quant: "double_quantization",
   use_bnb_nested_quant: "double_quantization",
   early_stopping_patience: "early_stopping_steps",
-  desirable_weight: "kto_chosen_weight",
-  undesirable_weight: "kto_rejected_weight",
-  truncation_mode: "truncation",
 };
 
 /** What is accepted, but means something else here than in LLaMA-Factory: settings of ours, and others that are told when the run starts. */

@@ -5,7 +5,7 @@ import { defineObjective, type Task } from "../objective.js";
 import { logSigmoid, sigmoid } from "./math.js";
 import { RunningDelta, type WithDelta } from "./running-delta.js";
 import { answerLogProbs, referenceKeeper, sumsOf } from "./scoring.js";
-import { betaKey, preferenceKeys, preferenceRateFactor } from "./settings.js";
+import { betaKey, namesInTrl, preferenceKeys, preferenceRateFactor } from "./settings.js";
 import {
   collateUnpaired,
   familyOf,
@@ -33,7 +33,7 @@ export const bco = defineObjective<UnpairedRow, BcoConfig>({
   name: "bco",
   summary: "learns to tell good answers from bad ones, each by itself, by their reward",
   config: BcoConfig,
-  otherNames: { beta: "pref_beta" },
+  otherNames: namesInTrl,
   usedBy: "chat",
   rateFactor: preferenceRateFactor,
 

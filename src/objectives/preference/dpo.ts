@@ -7,7 +7,7 @@ import { collatePairs, type PairBatch, questionOfPair, shortenPair } from "./pai
 import { lossesOf, preferenceLoss } from "./preference-loss.js";
 import { RunningDelta } from "./running-delta.js";
 import { answerLogProbs, referenceKeeper } from "./scoring.js";
-import { preferenceRateFactor } from "./settings.js";
+import { namesInTrl, preferenceRateFactor } from "./settings.js";
 
 /**
  * Direct preference optimization and its kin: pairs of answers, of which the model learns to prefer the chosen one. The loss is a function of the log-probabilities of both
@@ -19,7 +19,7 @@ export const dpo = defineObjective<PairRow, DpoConfig>({
   name: "dpo",
   summary: "learns to prefer the chosen answer of each pair: DPO, IPO, ORPO, SimPO and others by `pref_loss`",
   config: DpoConfig,
-  otherNames: { beta: "pref_beta", loss_type: "pref_loss", label_smoothing: "dpo_label_smoothing" },
+  otherNames: { ...namesInTrl, loss_type: "pref_loss", label_smoothing: "dpo_label_smoothing" },
   notes: aboutLosses,
   usedBy: "chat",
   rateFactor: preferenceRateFactor,

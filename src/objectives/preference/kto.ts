@@ -10,7 +10,7 @@ import { readTerms } from "../sums.js";
 import { sigmoid } from "./math.js";
 import { inMicroBatches } from "./running-delta.js";
 import { answerLogProbs, referenceKeeper, sumsOf } from "./scoring.js";
-import { betaKey, preferenceKeys, preferenceRateFactor } from "./settings.js";
+import { betaKey, namesInTrl, preferenceKeys, preferenceRateFactor } from "./settings.js";
 import {
   collateUnpaired,
   familyOf,
@@ -67,7 +67,12 @@ export const kto = defineObjective<UnpairedRow, KtoConfig>({
   name: "kto",
   summary: "learns from answers that are good or bad, each by itself",
   config: KtoConfig,
-  otherNames: { beta: "pref_beta", loss_type: "kto_loss" },
+  otherNames: {
+    ...namesInTrl,
+    loss_type: "kto_loss",
+    desirable_weight: "kto_chosen_weight",
+    undesirable_weight: "kto_rejected_weight",
+  },
   usedBy: "chat",
   rateFactor: preferenceRateFactor,
 

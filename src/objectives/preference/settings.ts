@@ -27,3 +27,6 @@ export const betaKey = {
  * for LoRA where their sft has 1e-4 to 2e-4, TRL 1e-6 where its sft has 2e-5: 1/20 to 1/40.
  */
 export const preferenceRateFactor = 0.025;
+
+/** What TRL calls settings that all preference stages have. */
+export const namesInTrl = { beta: "pref_beta", truncation_mode: "truncation" };
