@@ -53,7 +53,7 @@ export const label: AddCommand = (program, context) => {
     .option("-t, --temperature <number>", texts.temperature, numberFor("temperature", replyRanges.temperature), 0.7)
     .option("--top-p <number>", words.chat.topP, numberFor("top-p", replyRanges.top_p), 1)
     .addHelpText("after", texts.examples)
-    .action(async (file, { out = storeBeside(file), rater = userInfo().username, repeats, seed, ...flags }) => {
+    .action(async (file, { out = storeBeside(file), rater = userName(), repeats, seed, ...flags }) => {
       const { readItems } = await import("../preference/label-items.js");
       const { LabelSession } = await import("../preference/label-session.js");
       const { openLabelStore } = await import("../preference/label-store.js");
@@ -97,6 +97,15 @@ export const label: AddCommand = (program, context) => {
     });
   addReport(command, context);
 };
+
+/** Some systems know no name for the user, in containers for instance. */
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    return "me";
+  }
+}
 
 /** The name of a data file with another ending: `prompts.jsonl` and `prompts.answers.jsonl` are labelled into `prompts.labels.jsonl`. */
 function storeBeside(file: string): string {
