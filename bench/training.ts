@@ -1,13 +1,17 @@
 import { estimateStep } from "../src/advise/estimate.js";
 import { Rng } from "../src/core/rng.js";
-import type { Cost } from "../src/core/symbolic.js";
-import type { Example } from "../src/data/example.js";
+import { type Cost, SymbolicDevice } from "../src/core/symbolic.js";
+import type { Example, Row } from "../src/data/example.js";
 import type { ComputeType, NativeEngine } from "../src/engine/kernels.js";
 import { ConfigError } from "../src/errors.js";
 import { resolveModel } from "../src/io/resolve.js";
+import { buildModel } from "../src/models/load.js";
 import { nextToken } from "../src/objectives/next-token.js";
+import type { Batch, Task } from "../src/objectives/objective.js";
 import { type OptimizerName, optimizerNames } from "../src/optim/optimizers.js";
-import { assemble, type Parts, trainedName } from "../src/train/assemble.js";
+import type { ScheduleName } from "../src/optim/schedule.js";
+import type { StepEvent } from "../src/runs/events.js";
+import { assemble, type Parts, type Trainee, trainedName } from "../src/train/assemble.js";
 import { noProgress, train } from "../src/train/loop.js";
 import { peakMemoryBytes } from "../src/train/peak-memory.js";
 import { StepPlan } from "../src/train/step-plan.js";
@@ -82,49 +86,89 @@ export interface TrainingTimes {
 
 /** Runs optimizer steps of the training loop on random tokens, all of them supervised. */
 export async function timeTraining(engine: NativeEngine, work: TrainingWork, afterStep = () => {}): Promise<TrainingTimes> {
-  const tuner = tuners.find(({ name }) => name === work.method);
+  const { compute, accumulate } = work;
+  const parts = await partsOf(work);
+  const { vocabSize } = buildModel(new SymbolicDevice(compute), parts.files.config, parts.files.path).shape;
+  const rows = randomExamples(work.rows, work.tokens, vocabSize);
+  const oneBatch = rows.map((_, i) => i);
+  const steps = Array.from({ length: work.steps }, () => Array.from({ length: accumulate }, () => oneBatch));
+  const { events, trainee, peakBytes } = await timeSteps(engine, {
+    ...{ parts, compute, task: nextToken, rows, steps, learningRate: 2e-4, schedule: "constant" },
+    afterStep,
+  });
+  if (work.saveTo !== null) {
+    const origin = { name: work.model, config: parts.files.config };
+    await writeTuned(
+      work.saveTo,
+      trainee.base.with(trainedName, (model) => collectTuned(model, parts.tuning, origin)),
+    );
+  }
+  trainee.dispose();
+  const cost = await estimateStep({ parts, task: nextToken, rows, accumulationSteps: accumulate, evalRows: [], compute });
+  const stepSeconds = events.map(({ tokens, tokensPerSecond }) => tokens / tokensPerSecond);
+  return { stepSeconds, tokens: work.rows * work.tokens * accumulate, peakBytes, cost };
+}
+
+/** What trains is put together from. Throws ConfigError for a method that there is not. */
+export async function partsOf({
+  model,
+  method,
+  gradientCheckpointing,
+  optim,
+}: Pick<TrainingWork, "model" | "method" | "gradientCheckpointing" | "optim">): Promise<Parts> {
+  const tuner = tuners.find(({ name }) => name === method);
   if (tuner === undefined)
-    throw new ConfigError(`--method: expected one of ${tuners.map(({ name }) => name).join(", ")}, got ${work.method}`);
-  const { compute, gradientCheckpointing, steps, optim } = work;
+    throw new ConfigError(`--method: expected one of ${tuners.map(({ name }) => name).join(", ")}, got ${method}`);
   const tuning = tuner.bind(tuner.config.parse({}));
-  const parts: Parts = {
-    ...{ files: await resolveModel(work.model), tuning, seed: 0, gradientCheckpointing, disableDropout: false },
+  return {
+    ...{ files: await resolveModel(model), tuning, seed: 0, gradientCheckpointing, disableDropout: false },
     optimizer: { name: optim, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, args: {} },
     onNotice: (message) => console.error(message),
   };
+}
+
+export interface StepsWork<R extends Row, B extends Batch> {
+  readonly parts: Parts;
+  readonly compute: ComputeType;
+  readonly task: Task<R, B>;
+  readonly rows: readonly R[];
+  /** The micro-batches of each optimizer step, as row numbers. */
+  readonly steps: readonly (readonly (readonly number[])[])[];
+  readonly learningRate: number;
+  readonly schedule: ScheduleName;
+  /** The rows as they train, once there is what trains; outside of what is timed. */
+  readonly prepare?: (trainee: Trainee) => Promise<readonly R[]>;
+  readonly afterStep?: () => void;
+}
+
+/** Takes optimizer steps in the training loop. The caller disposes what was trained. */
+export async function timeSteps<R extends Row, B extends Batch>(engine: NativeEngine, work: StepsWork<R, B>) {
+  const { parts, compute, task, steps, learningRate, schedule, afterStep } = work;
   const start: Start = { rng: new Rng(0), encode: () => Int32Array.of(0) };
-  const trainee = await assemble({ kernels: engine, compute }, parts, { weightsFrom: null, start, hasNewHead: false });
-  const rows = randomExamples(work.rows, work.tokens, trainee.base.shape.vocabSize);
-  const oneBatch = rows.map((_, i) => i);
-  const microBatches = Array.from({ length: work.accumulate }, () => oneBatch);
-  const events = train({
-    ...{ trainee, task: nextToken, trainRows: rows, evalRows: [], progress: noProgress() },
-    plan: new StepPlan(() => microBatches, { accumulationSteps: work.accumulate, epochs: 1, maxSteps: steps }),
+  const trainee = await assemble(
+    { kernels: engine, compute },
+    { ...parts, keepsBase: task.usesBase === true },
+    { weightsFrom: null, start, hasNewHead: false },
+  );
+  const rows = work.prepare === undefined ? work.rows : await work.prepare(trainee);
+  const accumulationSteps = steps[0]!.length;
+  const training = train({
+    ...{ trainee, task: task as unknown as Task, trainRows: rows, evalRows: [], progress: noProgress() },
+    plan: new StepPlan(() => steps.flat(), { accumulationSteps, epochs: 1, maxSteps: steps.length }),
     settings: {
-      ...{ learningRate: 2e-4, schedule: "constant", warmupSteps: 0, maxGradNorm: 1, seed: 0 },
+      ...{ learningRate, schedule, warmupSteps: 0, maxGradNorm: 1, seed: 0 },
       ...{ evalSteps: 0, saveSteps: 0, evalBatchSize: 1 },
     },
     save: () => Promise.reject(new Error("a benchmark saves nothing")),
     signal: new AbortController().signal,
   });
-
-  const stepSeconds: number[] = [];
-  for await (const event of events) {
+  const events: StepEvent[] = [];
+  for await (const event of training) {
     if (event.type !== "step") continue;
-    stepSeconds.push(event.tokens / event.tokensPerSecond);
-    afterStep();
+    events.push(event);
+    afterStep?.();
   }
-  if (work.saveTo !== null) {
-    const origin = { name: work.model, config: parts.files.config };
-    await writeTuned(
-      work.saveTo,
-      trainee.base.with(trainedName, (model) => collectTuned(model, tuning, origin)),
-    );
-  }
-  const peakBytes = peakMemoryBytes();
-  trainee.dispose();
-  const cost = await estimateStep({ parts, task: nextToken, rows, accumulationSteps: work.accumulate, evalRows: [], compute });
-  return { stepSeconds, tokens: work.rows * work.tokens * work.accumulate, peakBytes, cost };
+  return { events, trainee, peakBytes: peakMemoryBytes() };
 }
 
 function randomExamples(count: number, length: number, vocabSize: number): Example[] {

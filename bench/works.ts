@@ -1,3 +1,4 @@
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { dtypes } from "../src/engine/dtype.js";
 
@@ -9,6 +10,8 @@ export interface Setup {
   readonly gguf: string;
   /** An Alpaca file. */
   readonly data: string | undefined;
+  /** A file of pairs of answers, in LLaMA-Factory's form. */
+  readonly pairs: string | undefined;
   readonly threads: number;
   /** Whether the CPU multiplies bf16; else nobody is asked to. And whether it does so in tiles. */
   readonly hasBf16: boolean;
@@ -27,7 +30,15 @@ export interface Setup {
 export interface Command {
   readonly label: string;
   readonly argv: readonly [program: string, ...args: string[]];
+  readonly env?: Readonly<Record<string, string>>;
 }
+
+/** PyTorch on glibc's allocator as it is loses up to a third of its time in page faults. */
+const keepsPages = {
+  MALLOC_MMAP_THRESHOLD_: "8589934592",
+  MALLOC_TRIM_THRESHOLD_: "17179869184",
+  MALLOC_TOP_PAD_: "268435456",
+};
 
 /** A bound, at least or at most as the measure says: on attune's own figure, on its ratio to the peer's, on its share of the machine's limit. */
 export type Target = { readonly value: number } | { readonly ratio: number } | { readonly share: number };
@@ -48,6 +59,8 @@ export interface Measure {
  */
 export interface Work {
   readonly name: string;
+  /** Runs once, before all others, and is not measured. */
+  readonly before?: Command;
   readonly attune: readonly Command[];
   readonly peers: readonly Command[];
   readonly measures: readonly [Measure, ...Measure[]];
@@ -59,7 +72,7 @@ const modelProducts = ["60x2048x576x576", "60x2048x192x576", "60x2048x1536x576",
 const blockProducts = ["2x256x768x768", "2x256x2048x768", "1x256x768x2048"];
 
 export function worksFor(setup: Setup): Work[] {
-  const { model, gguf, data, hasBf16, hasAmx, isQuick, peers } = setup;
+  const { model, gguf, data, pairs, hasBf16, hasAmx, isQuick, peers } = setup;
   const types = hasBf16 ? ["f32", "bf16"] : ["f32"];
   const steps = isQuick ? "2" : "4";
 
@@ -75,7 +88,9 @@ export function worksFor(setup: Setup): Work[] {
   const shared = ["--model", model, "--threads", `${setup.threads}`];
   /** The peer's script, or nothing without peers. */
   const peer = (label: string, script: string, ...args: string[]): Command[] =>
-    peers === undefined ? [] : [{ label, argv: [peers.python, join(peers.scripts, script), ...shared, ...args] }];
+    peers === undefined
+      ? []
+      : [{ label, argv: [peers.python, join(peers.scripts, script), ...shared, ...args], env: keepsPages }];
   const peft = (label: string, ...args: string[]) => peer(label, "peft_step.py", "--steps", steps, ...args);
   const peftTypes = (...args: string[]) => types.flatMap((type) => peft(`PEFT ${type}`, "--dtype", type, ...args));
   const llama = (...args: string[]): Command[] =>
@@ -184,6 +199,59 @@ export function worksFor(setup: Setup): Work[] {
           },
         ];
 
+  /** Both sides train on what TRL makes of the data, which a run that computes nothing writes down. */
+  const besideTrl = (
+    name: string,
+    script: string,
+    [entry, option]: readonly [string, string],
+    trlArgs: readonly string[],
+    measures: Work["measures"],
+  ): Work[] => {
+    const dump = join(tmpdir(), `attune-bench-${name.replaceAll(/\W+/g, "-")}.jsonl`);
+    const trl = (label: string, ...args: string[]) => peer(label, script, ...trlArgs, ...args);
+    const [before] = trl("what TRL trains on", "--dry", "--dump", dump);
+    return before === undefined
+      ? []
+      : [
+          {
+            ...{ name, before, measures },
+            attune: types.map((type) => attune(type, entry, "--model", model, option, dump, "--compute", type)),
+            peers: types.flatMap((type) => trl(`TRL ${type}`, "--dtype", type)),
+          },
+        ];
+  };
+  const trainedSteps = isQuick ? "2" : "4";
+  const preference: Work[] =
+    pairs === undefined
+      ? []
+      : ["512", "1024"].flatMap((cutoff) =>
+          besideTrl(
+            `DPO, batch 4, cutoff ${cutoff}`,
+            "trl_dpo.py",
+            ["preference", "--pairs"],
+            ["--data", pairs, "--max-length", cutoff, "--steps", trainedSteps],
+            [
+              { what: "pairs/s", key: "pairs_per_second", better: "more", targets: [{ ratio: 4 }], share: "share" },
+              peak({ ratio: 1 / 6 }),
+            ],
+          ),
+        );
+  const policy: Work[] =
+    data === undefined
+      ? []
+      : besideTrl(
+          "GRPO, 2 prompts × 8 answers × 64 tokens",
+          "trl_grpo.py",
+          ["policy", "--prompts"],
+          ["--data", data, "--steps", trainedSteps],
+          [
+            { what: "answer tokens/s", key: "completion_tokens_per_second", better: "more", targets: [{ ratio: 4 }] },
+            { what: "seconds of a round's update", key: "update_s", better: "less", share: "update_share" },
+            { what: "seconds of a roll-out", key: "rollout_s", better: "less", share: "rollout_share" },
+            peak(),
+          ],
+        );
+
   const gemms: Work[] = [
     ...types.map(
       (compute): Work => ({
@@ -253,7 +321,9 @@ export function worksFor(setup: Setup): Work[] {
     ),
   ];
 
-  return [...training, ...qlora, ...commands, ...gemms, ...generation, ...growth].filter(({ attune }) => attune.length > 0);
+  return [...training, ...qlora, ...commands, ...preference, ...policy, ...gemms, ...generation, ...growth].filter(
+    ({ attune }) => attune.length > 0,
+  );
 }
 
 function productMeasures(targets: readonly Target[]): [Measure, Measure] {

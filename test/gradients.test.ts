@@ -122,6 +122,18 @@ for (const isa of engine.info().tiers)
     });
     test("a value used by several ops", () =>
       check({ x: { shape: [7, 5] }, w: { shape: [5, 5] } }, (x, w) => add(linear(x!, w!), add(x!, linear(linear(x!, w!), w!)))));
+    test("tokenLogProbs of a frozen projection, with a frozen update and a temperature", () => {
+      const [rows, width, vocab, rank] = [4, 5, 7, 2];
+      const frozen = (shape: number[], seed: number) => Tensor.from(device, randomValues(new Rng(seed), shape), shape);
+      const [weight, narrow, b] = [frozen([vocab, width], 7), frozen([rows, rank], 8), frozen([vocab, rank], 9)];
+      const updates = [{ narrow, weight: b, scale: -0.5 }];
+      return check({ hidden: { shape: [rows, width] } }, (hidden) =>
+        add(
+          tokenLogProbs(hidden!, weight, Int32Array.of(6, 0, 0, 3), updates, { temperature: 1.5 }),
+          tokenLogProbs(hidden!, weight, Int32Array.of(1, 2, 2, 5)), // hidden gets the sum of two gradients
+        ),
+      );
+    });
     test("tokenLogProbs with a low-rank update and a temperature", () =>
       check(
         { hidden: { shape: [4, 5] }, w: { shape: [7, 5] }, narrow: { shape: [4, 2] }, b: { shape: [7, 2] } },

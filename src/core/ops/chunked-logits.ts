@@ -23,6 +23,8 @@ export class ChunkedLogits {
   /** Every tensor that may need a gradient; and those among them that backward reads, which must stay in memory for it. */
   readonly inputs: readonly Tensor[];
   readonly saved: readonly Tensor[];
+  /** Whether `hidden` alone needs a gradient. */
+  readonly isProjectionFrozen: boolean;
   readonly #hidden: Tensor;
   readonly #weight: Tensor;
   readonly #updates: readonly LogitsUpdate[];
@@ -46,6 +48,7 @@ export class ChunkedLogits {
     const narrows = updates.map(({ narrow }) => narrow);
     this.inputs = [hidden, weight, ...narrows, ...updates.map((update) => update.weight)];
     this.saved = [hidden, ...narrows];
+    this.isProjectionFrozen = hidden.requiresGrad && this.inputs.every((input) => input === hidden || !input.requiresGrad);
     this.#hidden = hidden;
     this.#weight = weight;
     this.#updates = updates;
@@ -55,11 +58,16 @@ export class ChunkedLogits {
 
   /**
    * Makes scale · logits chunk by chunk and hands each chunk to `work`. With `grads`, `work` overwrites the chunk with its
-   * gradient, without the factor `seed`, and that gradient goes on to the inputs.
+   * gradient, without the factor `seed`, and that gradient goes on to the inputs; with `slopes` (S, C) instead, into these, as that of hidden.
    */
   inChunks(
     work: ChunkWork,
-    { scale = 1, grads = null, seed = 1 }: { scale?: number; grads?: Gradients | null; seed?: number },
+    {
+      scale = 1,
+      grads = null,
+      slopes = null,
+      seed = 1,
+    }: { scale?: number; grads?: Gradients | null; slopes?: Tensor | null; seed?: number },
   ): void {
     const hidden = this.#hidden;
     const weight = this.#weight;
@@ -67,7 +75,7 @@ export class ChunkedLogits {
     const [vocab, width] = weight.shape as [number, number];
     const rows = hidden.rows;
     const gradientOf = (x: Tensor) => (grads !== null && x.requiresGrad ? Tensor.empty(x.device, x.shape) : null);
-    const dhidden = gradientOf(hidden);
+    const dhidden = slopes ?? gradientOf(hidden);
     const updates = this.#updates.map((update) => ({
       narrow: update.narrow,
       b: update.weight,
@@ -103,7 +111,7 @@ export class ChunkedLogits {
         }
       });
     }
-    if (dhidden !== null) grads?.pass(hidden, dhidden);
+    if (dhidden !== null) grads?.pass(hidden, dhidden); // slopes stay the caller's: then there are no grads
     for (const { narrow, dnarrow } of updates) if (dnarrow !== null) grads?.pass(narrow, dnarrow);
   }
 }
