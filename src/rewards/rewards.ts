@@ -6,6 +6,7 @@ import { functionReward, moduleReward } from "./functions.js";
 import { multi, refusedGraders, stringCheck, textSimilarity } from "./graders.js";
 import type { RewardKind, RewardTools } from "./kind.js";
 import type { Reward } from "./reward.js";
+import { rewardModel } from "./reward-model.js";
 import { contains, exactMatch, format, json, length, numeric, regex, similarity } from "./rules.js";
 
 /** Every kind of reward that a recipe may name. Adding one is a line here. */
@@ -21,6 +22,7 @@ export const rewardKinds = [
   stringCheck,
   textSimilarity,
   multi,
+  rewardModel,
   api,
   moduleReward,
   functionReward,

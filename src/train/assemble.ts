@@ -13,6 +13,7 @@ import { type OptimizerName, optimizerNamed } from "../optim/optimizers.js";
 import { weightDecays } from "../optim/weight-decay.js";
 import { SharedBase } from "../tuners/shared-base.js";
 import {
+  digestOf,
   mergeBaseAdapter,
   type OpenedAdapter,
   openTuned,
@@ -144,10 +145,12 @@ export type BaseParts = Omit<Parts, "optimizer" | "keepsBase">;
 /** Reads a base, merges what belongs below, and puts the reference on it if that is an adapter. Throws as `assemble`. */
 export async function loadBase(device: Device, parts: BaseParts, hasNewHead = false): Promise<SharedBase> {
   const { files, tuning, baseAdapters = [], seed, referenceFrom = null, onNotice = () => {} } = parts;
+  const merged: string[] = [];
+  for (const adapter of baseAdapters) merged.push(await digestOf(adapter));
   const model = await loadModel(device, files, hasNewHead ? Rng.for(seed, "head") : undefined, (unread) =>
     storingOf(parts, unread, onNotice),
   );
-  const base = new SharedBase(model);
+  const base = new SharedBase(model, { merged });
   try {
     for (const adapter of baseAdapters) {
       checkHead(model, adapter);

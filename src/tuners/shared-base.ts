@@ -12,6 +12,7 @@ import { tuners } from "./index.js";
 import { trainModules } from "./train-whole.js";
 import {
   type AdapterValues,
+  digestOf,
   mergeBaseAdapter,
   type OpenAdapterOptions,
   type OpenedAdapter,
@@ -88,9 +89,15 @@ export class SharedBase {
   #changedBy: string | null = null;
   #isDisposed = false;
 
-  /** Takes over the model: nobody else may replace parts of it, or dispose it. */
-  constructor(model: LanguageModel) {
+  /** Digests of the adapters that were merged into the base, in their order. */
+  readonly #merged: readonly string[];
+  /** What is freed with this one. */
+  readonly #companions: { dispose(): void }[] = [];
+
+  /** Takes over the model: nobody else may replace parts of it, or dispose it. `merged` are the digests of the adapters that were merged into it. */
+  constructor(model: LanguageModel, { merged = [] }: { readonly merged?: readonly string[] } = {}) {
     this.#model = model;
+    this.#merged = merged;
     this.#bare = { changes: [], headModules: model.headModules, holders: 0 };
     this.#current = this.#bare;
   }
@@ -142,8 +149,8 @@ export class SharedBase {
 
   /**
    * Loads an adapter from a folder, with the head that it may bring, and with the adapters below it, merged into weights of its own. Whatever is in use can be used meanwhile; the name is there when all of it is.
-   * Throws ConfigError if the name is taken or the adapter's settings match nothing in the model, ModelError if it is none that attune knows or was
-   * made for another base.
+   * What was merged into the base itself counts as below it already. Throws ConfigError if the name is taken, the adapter's settings match nothing in the
+   * model, or it was trained without what was merged into the base; ModelError if it is none that attune knows or was made for another base.
    */
   async load(name: string, folder: string, options: OpenAdapterOptions = {}): Promise<Pick<OpenedAdapter, "tuner" | "config">> {
     this.#checkFree(name);
@@ -151,8 +158,13 @@ export class SharedBase {
     try {
       const opened = await openAdapter(folder, tuners, options);
       const below: [OpenedAdapter, AdapterValues][] = [];
-      for (const adapter of await openBaseAdapters(baseAdaptersIn(folder, opened.files.config), tuners))
-        below.push([adapter, await readValues(adapter)]);
+      const all = await openBaseAdapters(baseAdaptersIn(folder, opened.files.config), tuners);
+      for (const [i, digest] of this.#merged.entries())
+        if (all[i] === undefined || (await digestOf(all[i])) !== digest)
+          throw new ConfigError(
+            `${folder}: other adapters were merged into the base that is loaded than this one was trained over: load it on a base of its own`,
+          );
+      for (const adapter of all.slice(this.#merged.length)) below.push([adapter, await readValues(adapter)]);
       let parameters = new Map<string, Parameter>();
       const sitting = this.#place((model) => {
         const settle = below.length > 0 ? standInForWeights(model) : () => {};
@@ -236,12 +248,19 @@ export class SharedBase {
     else this.#removed.add(sitting);
   }
 
+  /** Frees something with this base: a model that is of use only beside it. */
+  keepWith(companion: { dispose(): void }): void {
+    this.#checkOpen();
+    this.#companions.push(companion);
+  }
+
   /** Frees the base, all that sits on it, held or not, and its reference. Whoever uses it afterwards gets ClosedError. */
   dispose(): void {
     if (this.#reference instanceof SharedBase) this.#reference.dispose();
     for (const sitting of [...this.#sittings.values(), ...this.#removed]) this.#free(sitting);
     this.#sittings.clear();
     this.#removed.clear();
+    for (const companion of this.#companions.splice(0)) companion.dispose();
     if (!this.#isDisposed) this.#model.dispose();
     this.#isDisposed = true;
   }

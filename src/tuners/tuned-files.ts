@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { Rng } from "../core/rng.js";
@@ -12,7 +13,7 @@ import {
 import { baseAdaptersIn, copyBaseAdapters } from "../io/adapters/base-adapters.js";
 import { modulesToSaveOf } from "../io/adapters/peft.js";
 import { withValueHead } from "../io/adapters/value-head.js";
-import { namesIn, writeFileAtomic } from "../io/disk.js";
+import { namesIn, sha256OfFile, writeFileAtomic } from "../io/disk.js";
 import { openModelFolder } from "../io/hf-folder.js";
 import {
   openSafetensors,
@@ -168,6 +169,13 @@ export async function baseAdaptersBelow(folder: string): Promise<string[]> {
 /** Copies adapters to where those that are trained over them find them: `copyBaseAdapters`. */
 export async function keepBaseAdapters(folders: readonly string[], into: string, tuners: readonly Tuner[]): Promise<void> {
   await copyBaseAdapters(folders, into, async (folder) => (await openAdapter(folder, tuners)).files);
+}
+
+/** sha256 of an adapter's weights: the same for its copies. Throws ModelError. */
+export async function digestOf({ files }: OpenedAdapter): Promise<string> {
+  const hash = createHash("sha256");
+  for (const file of new Set([...files.tensors.values()].map(({ file }) => file))) hash.update(await sha256OfFile(file));
+  return hash.digest("hex");
 }
 
 /** The numbers of an adapter, by the names of its tensors. */
