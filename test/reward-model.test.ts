@@ -284,4 +284,8 @@ test("LLaMA-Factory's keys become an item of rewards", () => {
     quantization_bit: null,
   });
   assert.equal(rewardModelItem({ ...none, reward_model: "http://localhost:1", reward_model_type: "api" })!.type, "api");
+  assert.throws(() => rewardModelItem({ ...none, reward_model: "runs/rm", reward_model_type: "api" }), {
+    code: "CONFIG",
+    message: /^reward_model: /,
+  });
 });

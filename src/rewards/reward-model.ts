@@ -16,6 +16,7 @@ import { loadTokenizer, loadTokenizerFolder } from "../text/load-tokenizer.js";
 import type { Tokenizer } from "../text/tokenizer/tokenizer.js";
 import { quantizedBase } from "../tuners/quantized-base.js";
 import { SharedBase } from "../tuners/shared-base.js";
+import { api } from "./endpoint.js";
 import { defineKind } from "./kind.js";
 import type { RewardSample } from "./reward.js";
 import type { RewardItem } from "./rewards.js";
@@ -55,7 +56,7 @@ export const rewardModelKeys = {
 
 type RewardModelSettings = { readonly [Key in keyof typeof rewardModelKeys]: z.output<(typeof rewardModelKeys)[Key]> };
 
-/** What these keys ask for, as an item of `rewards`; null where no reward model is named. */
+/** What these keys ask for, as an item of `rewards`; null where no reward model is named. Throws ConfigError for what is no address. */
 export function rewardModelItem(settings: RewardModelSettings): RewardItem | null {
   const {
     reward_model: model,
@@ -66,7 +67,9 @@ export function rewardModelItem(settings: RewardModelSettings): RewardItem | nul
   if (model === null) return null;
   const common = { name: "reward_model", weight: 1 };
   if (kind !== "api") return { type: rewardModel.type, ...common, model, kind, adapter, quantization_bit: bits };
-  return { type: "api", ...common, url: model, model: "model", key_env: null, timeout: 60, retries: 3 };
+  const service = api.config.safeParse({ url: model });
+  if (!service.success) throw new ConfigError(`reward_model: ${service.error.issues[0]!.message} (reward_model_type: api)`);
+  return { type: api.type, ...common, ...service.data };
 }
 
 /** The folder whose gate speaks for a reward model; null for what has none. */
