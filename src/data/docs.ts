@@ -16,7 +16,7 @@ import { textColumns } from "./texts.js";
 
 /** docs/data.md: every column and key of a row with what becomes of it, made from the lists that rows are read by. */
 export function dataDocs(): string {
-  return `${[intro, tables, conversations(), messages(), plain, preferenceData, badRows].join("\n\n")}\n`;
+  return `${[intro, tables, conversations(), messages(), plain, preferenceData, prompts, badRows].join("\n\n")}\n`;
 }
 
 const intro = `<!-- Made by scripts/make-data-docs.mjs from src/data/. Change it there. -->
@@ -170,6 +170,13 @@ ${table(
 )}
 
 All others are named and left. A label that no row to train on has is told: nothing trains its output.`;
+
+const prompts = `## Prompts: stages ppo, grpo, rloo
+
+Any rows with a question: prompts alone, rows of stage sft, whose last answer is no part of the prompt, and judged answers, without them. Questions are found as above. All other
+columns go to the rewards (docs/rewards.md) under their own names, null ones too; the answer that a row of stage sft gives stands under \`answer\` too, unless the row has such a column,
+and that of a judged conversation under \`completion\`. A prompt that ends with an assistant's message is a bad row. Prompts longer than \`cutoff_len\` are left out and counted:
+what is cut from a question is no question.`;
 
 const preferenceData = `## Preference data
 

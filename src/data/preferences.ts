@@ -219,7 +219,7 @@ function questionIn(row: Record<string, unknown>): { question: string | undefine
 }
 
 /** Whether an answer is a list of messages that begins before the assistant says anything. */
-function isWholeConversation(answer: unknown): boolean {
+export function isWholeConversation(answer: unknown): boolean {
   if (!Array.isArray(answer) || answer.length < 2 || !isRecord(answer[0])) return false;
   const first = answer[0];
   const role = roleKeys.map((key) => first[key]).find((value) => typeof value === "string");

@@ -54,6 +54,18 @@ const kinds: readonly (readonly [
     [system, user],
     { chosen: [system, user, good], rejected: [system, user, bad] },
   ],
+  [
+    "a pair of whole conversations beside their prompt",
+    { prompt: "Q", chosen: [system, user, good], rejected: [system, user, bad], score: 2 },
+    [system, user],
+    { chosen: [system, user, good], rejected: [system, user, bad], score: 2 },
+  ],
+  [
+    "HH-RLHF's texts",
+    { chosen: "\n\nHuman: Q\n\nAssistant: A", rejected: "\n\nHuman: Q\n\nAssistant: B" },
+    [user],
+    { chosen: "\n\nHuman: Q\n\nAssistant: A", rejected: "\n\nHuman: Q\n\nAssistant: B" },
+  ],
   ["a judged answer", { prompt: "Q", completion: "B", label: false }, [user], { completion: "B", label: false }],
   ["a judged conversation", { messages: [user, bad], label: false }, [user], { completion: "B", label: false }],
   [
@@ -96,8 +108,10 @@ for (const [name, row, messages, columns, entry] of kinds)
 test("rows without a prompt say what is missing", () => {
   for (const [row, reason] of [
     [{ text: "x" }, /there is no prompt.*The row has "text"/],
-    [{ chosen: "A", rejected: "B" }, /there is no prompt/],
-    [{ chosen: [good], rejected: [bad] }, /do not begin with the same messages/],
+    [{ chosen: "A", rejected: "B" }, /both answers are texts that begin differently, and there is no question/],
+    [{ chosen: "Q A", rejected: "Q A" }, /where the prompt ends does not show in rows with equal answers/],
+    [{ chosen: [good], rejected: [bad] }, /nothing stands before the answer/],
+    [{ messages: [good] }, /nothing stands before the answer/],
     [{ prompt: [user, good] }, /ends with an assistant's message/],
     [{ prompt: "Q", messages: [] }, /"messages" has to be a list of messages, got an empty list/],
     [{ prompt: "" }, /are empty: there is no question/],

@@ -7,6 +7,7 @@ import {
   type ChatLayout,
   charsIn,
   chatDialogue,
+  conversationColumns,
   layoutShown,
   type QuestionLayout,
   questionColumns,
@@ -14,10 +15,10 @@ import {
   questionShown,
   refusedColumns,
 } from "./formats.js";
-import { readMessages, refuseKeys } from "./messages.js";
+import { refuseKeys } from "./messages.js";
 import type { BadRow } from "./pieces.js";
-import { isPreference, preferences } from "./preferences.js";
-import { checkLength, columnHelp, type Fields, isRecord, mostChars, RowFault, type RowFormat, type Tally } from "./row-format.js";
+import { isPreference, isWholeConversation, preferenceColumns, preferences } from "./preferences.js";
+import { checkLength, columnHelp, Fields, isRecord, mostChars, RowFault, type RowFormat, Tally } from "./row-format.js";
 
 /** A prompt as tokens, to be answered by the model itself. */
 export interface PromptRow extends Row {
@@ -68,6 +69,7 @@ export const prompts: RowFormat<Prompt, EntryLayout> = {
     const judged = entry === undefined ? judgedIn(row) : entry.judged;
     const { dialogue, answer } = readQuestion(row, entry?.question, judged, tally);
     checkLength(charsIn(dialogue), mostChars.conversation);
+    if (dialogue.messages.length === 0) throw new RowFault("nothing stands before the answer: there is no prompt.");
     if (dialogue.messages.at(-1)?.role === "assistant")
       throw new RowFault("the prompt ends with an assistant's message, where a user's has to stand: there is nothing to answer.");
     const columns = row.takeRest();
@@ -87,7 +89,7 @@ const refusedHere = Object.fromEntries(Object.entries(refusedColumns).filter(([k
 
 function judgedIn(row: Fields): Judged {
   if (!isPreference(row)) return undefined;
-  return row.has("chosen") && row.has("rejected") ? "pair" : "tag";
+  return row.find(preferenceColumns.chosen) === undefined ? "tag" : "pair";
 }
 
 interface Question {
@@ -102,8 +104,10 @@ function readQuestion(row: Fields, given: PromptLayout | undefined, judged: Judg
     row.take("input");
     return readQuestion(row.within(input, "keys of input"), undefined, "pair", tally);
   }
+  const sides = [preferenceColumns.chosen, preferenceColumns.rejected].map((known) => row.peek(row.find(known) ?? ""));
+  if (given === undefined && judged === "pair" && sides.every(isWholeConversation)) return { dialogue: beforeAnswers(row) };
   const layout = given ?? layoutShown(row) ?? promptAlone(row);
-  if (layout === undefined) return { dialogue: sharedBeginning(row) };
+  if (layout === undefined) return { dialogue: beforeAnswers(row) };
   tally.layout([layout.kind === "alpaca" ? layout.prompt : layout.messages]);
   if (layout.kind === "alpaca") {
     const answer = layout.response === undefined ? undefined : wordsIn(row.peek(layout.response));
@@ -129,16 +133,17 @@ function promptAlone(row: Fields): PromptLayout | undefined {
   return prompt === undefined ? undefined : { kind: "alpaca", ...questionShown(row, prompt) };
 }
 
-/** TRL's implicit prompts: the messages with which both judged answers begin, without the answers themselves. */
-function sharedBeginning(row: Fields): Dialogue {
-  const [chosen, rejected] = [row.peek("chosen"), row.peek("rejected")];
-  if (!Array.isArray(chosen) || !Array.isArray(rejected))
+/** What stands before both judged answers, as it is read for learning from pairs. */
+function beforeAnswers(row: Fields): Dialogue {
+  if (row.find(preferenceColumns.chosen) === undefined)
     throw new RowFault(`there is no prompt: expected a column such as prompt, instruction or messages. ${columnHelp(row.keys)}`);
-  const most = Math.min(chosen.length, rejected.length) - 1;
-  let shared = 0;
-  while (shared < most && JSON.stringify(chosen[shared]) === JSON.stringify(rejected[shared])) shared++;
-  if (shared === 0) throw new RowFault('"chosen" and "rejected" do not begin with the same messages: there is no prompt.');
-  return readMessages(chosen.slice(0, shared), "chosen", row, {});
+  const values = Object.fromEntries(row.keys.map((key) => [key, row.peek(key)]));
+  const { answers, leftOut } = preferences.read(new Fields(values, "columns"), undefined, new Tally());
+  if (answers[0] === undefined) throw new RowFault(`where the prompt ends does not show in rows ${leftOut}.`);
+  for (const name of [...Object.keys(questionColumns), ...Object.values(conversationColumns).flat()])
+    for (const column of row.findAll([name])) row.take(column);
+  const { messages, tools } = answers[0];
+  return { messages: messages.slice(0, -1), ...(tools !== undefined && { tools }) };
 }
 
 export interface PromptOptions {
