@@ -8,7 +8,7 @@ import { stringify } from "yaml";
 import { main } from "../src/cli/main.js";
 import { parts } from "../src/cli/parts.js";
 import type { Io } from "../src/cli/terminal.js";
-import { Chat, checkRecipe, InterruptedError, type RecordedEvent, train, trainEvents } from "../src/index.js";
+import { Chat, checkRecipe, InterruptedError, type RecordedEvent, readRun, train, trainEvents } from "../src/index.js";
 import { type AnyRecipe, collect, hashOf, makeFolder, tinyRecipe, trace } from "./support/run.js";
 import { tinyLlama } from "./support/tiny-llama.js";
 
@@ -66,6 +66,11 @@ test("stages run one after the other, each from what the last one saved, exactly
   assert.deepEqual(weightsOf(folder), weightsOf(byHand));
   assert.equal(new Set(weightsOf(folder)).size, 3);
 
+  const { state, stage, objective, step } = (await readRun(join(folder, "out")))!;
+  assert.deepEqual(
+    { state, stage, objective, step },
+    { state: "done", stage: { name: "3-sft", number: 3, of: 3 }, objective: "sft", step: 3 },
+  );
   const { stages: recorded } = recordOf(folder);
   assert.deepEqual(
     recorded.map(({ name, state, weights }: { name: string; state: string; weights: object }) => [name, state, weights]),
@@ -118,6 +123,8 @@ test("stopped inside any stage, or between stages, a pipeline goes on as if noth
     } catch (error) {
       assert.ok(error instanceof InterruptedError && stopAfter % 3 === 0, "between stages nothing is there to save");
     }
+    const status = (await readRun(join(folder, "out")))!;
+    assert.deepEqual([status.state, status.stage!.number], ["interrupted", Math.floor(stopAfter / 3) + 1]);
     const rest = await runAll(pipelineRecipe(folder, { resume_from_checkpoint: true }));
     assert.deepEqual([...trace(first), ...trace(rest)], expected, `stopped after step ${stopAfter}`);
     assert.deepEqual(weightsOf(folder), weightsOf(whole), `stopped after step ${stopAfter}`);
@@ -231,6 +238,9 @@ test("a folder with another run, or with stages that the pipeline did not begin,
   assert.equal(hashOf(join(folder, "out/adapter_model.safetensors")), before, "a pipeline that cannot start replaces nothing");
   await runAll(pipelineRecipe(folder, { overwrite_output_dir: true }));
   assert.ok(!existsSync(join(folder, "out/adapter_model.safetensors")), "an old adapter would be taken for the pipeline's");
+  await assert.rejects(collect(tinyRecipe(folder, short)), /out holds another run \(pipeline\.json\)/);
+  await collect(tinyRecipe(folder, { ...short, overwrite_output_dir: true }));
+  assert.ok(!existsSync(join(folder, "out/pipeline.json")));
 
   const other = makeFolder();
   await collect(tinyRecipe(other, { ...short, output_dir: join(other, "out/3-sft") }));

@@ -1,46 +1,19 @@
 import assert from "node:assert/strict";
-import { execFileSync, spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { execFileSync } from "node:child_process";
+import { readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
 import ts from "typescript";
 import { parse } from "yaml";
-import { writeRows } from "./support/run.js";
-import { tinyLlama } from "./support/tiny-llama.js";
+import { blocksOf, makeProject, root, runCommand, runnableIn } from "./support/doc-blocks.js";
 
-const root = join(import.meta.dirname, "../..");
 const { scripts } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-
-interface Block {
-  readonly language: string;
-  readonly text: string;
-}
-
-function blocksOf(readme: string): Block[] {
-  const text = readFileSync(join(root, readme), "utf8");
-  return [...text.matchAll(/```(\w+)\n(.*?)```/gs)].map(([, language, block]) => ({ language: language!, text: block! }));
-}
 
 /** Lines that other tests run whole: the installation in test/install.test.ts, the rest by .ci/run and by hand before a release. */
 function isRunElsewhere(line: string): boolean {
   const [, script] = /^npm (?:run )?(\w+)$/.exec(line) ?? [];
   if (script !== undefined && script in scripts) return true;
   return line === "npm install attune" || /^git clone \S+( && cd attune)?$/.test(line);
-}
-
-/** A user's project: attune among its packages, the data of the example, the example's model as a tiny one. */
-function makeProject(): { folder: string; inProject(text: string): string } {
-  const folder = mkdtempSync(join(tmpdir(), "attune-readme-"));
-  mkdirSync(join(folder, "node_modules/.bin"), { recursive: true });
-  symlinkSync(root, join(folder, "node_modules/attune"), "junction");
-  writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module", dependencies: { attune: "*" } }));
-  copyFileSync(writeRows(folder), join(folder, "orders.jsonl"));
-  const model = join(tinyLlama, "tied");
-  return {
-    folder,
-    inProject: (text) => text.replaceAll("HuggingFaceTB/SmolLM2-135M-Instruct", model).replaceAll(/\bMODEL\b/g, model),
-  };
 }
 
 for (const readme of ["README.md", "README.zh.md"])
@@ -63,13 +36,7 @@ for (const readme of ["README.md", "README.zh.md"])
 function runLine(line: string, folder: string, inProject: (text: string) => string): string {
   const command = line.replace(/\s+#.*$/, "").trim();
   if (command === "" || isRunElsewhere(command)) return "";
-  const args = /^npx attune(.*)$/.exec(command)?.[1];
-  assert.notEqual(args, undefined, `neither attune nor known: ${command}`);
-  const ran = spawnSync(`"${process.execPath}" "${join(root, "bin/attune.js")}"${inProject(args!)}`, {
-    ...{ shell: true, cwd: folder, encoding: "utf8", input: "Where is the owl?\n", env: process.env },
-  });
-  assert.equal(ran.status, 0, `${command}\n${ran.stdout}${ran.stderr}`);
-  return ran.stdout;
+  return runCommand(inProject(command), folder);
 }
 
 /** Runs the recipe with the settings of a block that is no whole recipe. */
@@ -97,7 +64,5 @@ function runExample(source: string, folder: string): string {
 }
 
 test("both READMEs show the same commands, recipes and code", () => {
-  const runnable = (readme: string) => blocksOf(readme).filter(({ language }) => language !== "text");
-  const withoutComments = ({ language, text }: Block) => [language, text.replaceAll(/[ \t]*(#|\/\/).*$/gm, "")];
-  assert.deepEqual(runnable("README.zh.md").map(withoutComments), runnable("README.md").map(withoutComments));
+  assert.deepEqual(runnableIn("README.zh.md"), runnableIn("README.md"));
 });

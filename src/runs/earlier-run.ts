@@ -5,21 +5,32 @@ import { newestCompleteCheckpoint, verifyFolder } from "../io/checkpoint.js";
 import type { Recipe } from "../recipe/schema.js";
 import { trainingWeightsName } from "../tuners/tuned-files.js";
 import { eventsPath, readEvents } from "./events-file.js";
+import { pipelineRecordName } from "./pipeline-record.js";
 
-/** What a run leaves in its folder, beside its events. */
-const resultNames = ["adapter_config.json", "adapter_model.safetensors", trainingWeightsName, "config.json", "model.safetensors"];
+/** What a run leaves in its folder, beside its events, or a pipeline in its own. */
+const resultNames = [
+  pipelineRecordName,
+  "adapter_config.json",
+  "adapter_model.safetensors",
+  trainingWeightsName,
+  "config.json",
+  "model.safetensors",
+];
 const checkpointPattern = /^checkpoint-\d+$/;
 
 /**
  * What an earlier run left in an output folder and a new one has to remove: nothing if it goes on with it. Changes nothing. A run that never
- * came to its first step left nothing. Throws CheckpointError if there is something, and the recipe does not say what to do with it.
+ * came to its first step left nothing; what is named in `own` is no leftover. Throws CheckpointError if there is something, and the recipe does not say what to do with it.
  */
 export async function leftoversIn(
   recipe: Pick<Recipe, "output_dir" | "resume_from_checkpoint" | "overwrite_output_dir">,
+  own: readonly string[] = [],
 ): Promise<readonly string[]> {
   const { output_dir: outputDir, resume_from_checkpoint: resume, overwrite_output_dir: overwrite } = recipe;
   if (resume !== false) return [];
-  const names = (await readdir(outputDir)).filter((name) => resultNames.includes(name) || checkpointPattern.test(name));
+  const names = (await readdir(outputDir)).filter(
+    (name) => !own.includes(name) && (resultNames.includes(name) || checkpointPattern.test(name)),
+  );
   const traces = [...((await hasStarted(outputDir)) ? ["events.jsonl"] : []), ...names];
   if (traces.length > 0 && !overwrite)
     throw new CheckpointError(

@@ -5,7 +5,7 @@ import { CheckpointError } from "../errors.js";
 import { namesIn, sha256OfFile, systemErrorCode, writeFileAtomic } from "../io/disk.js";
 import { parseJson } from "../io/strict-json.js";
 
-const recordName = "pipeline.json";
+export const pipelineRecordName = "pipeline.json";
 
 const StageRecord = z.strictObject({
   /** Also of its folder. */
@@ -27,7 +27,7 @@ export type PipelineRecord = z.output<typeof PipelineRecord>;
 
 /** Null where a folder is not that of a pipeline. Throws CheckpointError for a file that cannot be read. */
 export async function readPipelineRecord(outputDir: string): Promise<PipelineRecord | null> {
-  const path = join(outputDir, recordName);
+  const path = join(outputDir, pipelineRecordName);
   try {
     return PipelineRecord.parse(parseJson(await readFile(path, "utf8")));
   } catch (error) {
@@ -39,7 +39,7 @@ export async function readPipelineRecord(outputDir: string): Promise<PipelineRec
 
 /** Throws NoSpaceError. */
 export async function writePipelineRecord(outputDir: string, stages: readonly StageRecord[]): Promise<void> {
-  await writeFileAtomic(join(outputDir, recordName), `${JSON.stringify({ pipeline: 1, stages }, null, 2)}\n`);
+  await writeFileAtomic(join(outputDir, pipelineRecordName), `${JSON.stringify({ pipeline: 1, stages }, null, 2)}\n`);
 }
 
 /** sha256 of each file of weights in a folder. */

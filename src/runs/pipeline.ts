@@ -10,7 +10,7 @@ import type { Recipe } from "../recipe/schema.js";
 import { leftoversIn } from "./earlier-run.js";
 import type { NoticeEvent, RecordedEvent, RunEvent } from "./events.js";
 import { eventsPath, readEvents } from "./events-file.js";
-import { readPipelineRecord, type StageRecord, weightsIn, writePipelineRecord } from "./pipeline-record.js";
+import { pipelineRecordName, readPipelineRecord, type StageRecord, weightsIn, writePipelineRecord } from "./pipeline-record.js";
 import type { RunOptions } from "./run.js";
 import { lockFolder } from "./run-lock.js";
 import { readRun } from "./status.js";
@@ -145,7 +145,7 @@ async function checkFolder(pipeline: Pipeline): Promise<string[]> {
   const { outputDir, resume, overwrite, stages } = pipeline;
   const settings = { output_dir: outputDir, overwrite_output_dir: overwrite, resume_from_checkpoint: false } as const;
   const record = await readPipelineRecord(outputDir);
-  const own = await leftoversIn(settings);
+  const own = await leftoversIn(settings, [pipelineRecordName]);
   if (overwrite) return existsSync(eventsPath(outputDir)) ? [...own, eventsPath(outputDir)] : [...own];
   const records = await recordsOf(pipeline);
   if (record !== null && !resume && record.stages.some(({ state }) => state !== "waiting"))

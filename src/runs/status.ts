@@ -1,5 +1,7 @@
+import { join } from "node:path";
 import type { FailedEvent, RecordedEvent, RunSubject } from "./events.js";
 import { eventsPath, readEvents } from "./events-file.js";
+import { type PipelineRecord, readPipelineRecord } from "./pipeline-record.js";
 import { lockOf } from "./run-lock.js";
 
 /** Where a run stands. */
@@ -24,15 +26,36 @@ export interface RunStatus extends RunSubject {
   readonly process: { readonly pid: number; readonly host: string; readonly isAlive: boolean | null } | null;
   /** Time of the last event. */
   readonly updatedAt: string;
+  /** Of a pipeline: the stage that all else is about, the last that was begun. */
+  readonly stage?: { readonly name: string; readonly number: number; readonly of: number };
 }
 
 /**
- * Reads where a run stands from its folder alone, at any moment, from any process. Null if the folder holds no run that has said anything.
+ * Reads where a run, or a pipeline, stands from its folder alone, at any moment, from any process. Null if the folder holds none that has said anything.
+ * Throws CheckpointError if the record of a pipeline cannot be read.
  *
  * Of a run without a last word the lock tells whether it is still at work: its process holds it until it ends, however it does. The lock is read
  * before the events, as a run writes its last word before it lets go.
  */
 export async function readRun(outputDir: string): Promise<RunStatus | null> {
+  const pipeline = await readPipelineRecord(outputDir);
+  return pipeline === null ? await readOne(outputDir) : await readPipeline(outputDir, pipeline);
+}
+
+/** A pipeline is done when all its stages are; between two of them, its lock tells whether somebody goes on. */
+async function readPipeline(outputDir: string, { stages }: PipelineRecord): Promise<RunStatus | null> {
+  const lock = await lockOf(outputDir);
+  for (const [i, { name, state }] of [...stages.entries()].reverse()) {
+    const status = state === "waiting" ? null : await readOne(join(outputDir, name));
+    if (status === null) continue;
+    const told = { ...status, stage: { name, number: i + 1, of: stages.length } };
+    if (status.state !== "done" || stages.every((stage) => stage.state === "done")) return told;
+    return { ...told, state: lock !== undefined && lock.isAlive !== false ? "preparing" : "interrupted" };
+  }
+  return null;
+}
+
+async function readOne(outputDir: string): Promise<RunStatus | null> {
   for (;;) {
     const lock = await lockOf(outputDir);
     const told = await toldBy(readEvents(eventsPath(outputDir)));
