@@ -8,7 +8,16 @@ import { stringify } from "yaml";
 import { main } from "../src/cli/main.js";
 import { parts } from "../src/cli/parts.js";
 import type { Io } from "../src/cli/terminal.js";
-import { Chat, checkRecipe, InterruptedError, type RecordedEvent, readRun, train, trainEvents } from "../src/index.js";
+import {
+  AttuneError,
+  Chat,
+  checkRecipe,
+  InterruptedError,
+  type RecordedEvent,
+  readRun,
+  train,
+  trainEvents,
+} from "../src/index.js";
 import { type AnyRecipe, collect, hashOf, makeFolder, tinyRecipe, trace } from "./support/run.js";
 import { tinyLlama } from "./support/tiny-llama.js";
 
@@ -251,6 +260,25 @@ test("a folder with another run, or with stages that the pipeline did not begin,
       /3-sft holds another run/,
     );
     assert.deepEqual(steps, [], "it is told before the first stage trains");
+  }
+});
+
+test("what would end a later stage ends the pipeline before its first, with the stage's name, and leaves no folder of a stage", async () => {
+  for (const [late, message] of [
+    [{ stage: "sft", dataset: "nowhere.jsonl" }, /^stage 2-sft: .*nowhere\.jsonl/],
+    [{ stage: "rm" }, /^stage 2-rm: .*rows\.jsonl/],
+    [{ stage: "sft", val_size: 24 }, /^stage 2-sft: .*val_size/],
+    [{ stage: "sft", finetuning_type: "qlora", lora_target: "nothing" }, /^stage 2-sft: .*no Linear layer is named "nothing"/],
+  ] as const) {
+    const folder = makeFolder();
+    const seen: RecordedEvent[] = [];
+    await assert.rejects(
+      runAll(pipelineRecipe(folder, { stages: ["sft", late] }), (event) => seen.push(event)),
+      (error) => error instanceof AttuneError && message.test(error.message),
+    );
+    assert.deepEqual(seen, []);
+    assert.ok(!existsSync(join(folder, "out/1-sft")));
+    await runAll(pipelineRecipe(folder, { stages: ["sft", "sft"] }));
   }
 });
 

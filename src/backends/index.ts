@@ -16,11 +16,22 @@ export const everyMethod: Methods = { tuners, objectives, backends };
 
 /** Runs a recipe by the backend that it names, and records it in its folder. Throws AttuneError. */
 export function runRecipe(recipe: Recipe, options: RunOptions, choices = backends): AsyncGenerator<RecordedEvent> {
-  return recordRun(recipe, choices.find(({ name }) => name === recipe.backend)!, options);
+  return recordRun(recipe, backendOf(recipe, choices), options);
+}
+
+function backendOf(recipe: Recipe, choices: readonly Backend[]): Backend {
+  return choices.find(({ name }) => name === recipe.backend)!;
 }
 
 /** Runs a recipe, or the stages of a pipeline one after the other. Throws AttuneError. */
 export function runWork({ recipe, pipeline }: Work, options: RunOptions, choices = backends): AsyncGenerator<RecordedEvent> {
   if (recipe !== undefined) return runRecipe(recipe, options, choices);
-  return recordPipeline(pipeline, (stage, ofStage) => runRecipe(stage, ofStage, choices), options);
+  const worker = {
+    run: (stage: Recipe, ofStage: RunOptions) => runRecipe(stage, ofStage, choices),
+    check: async function* (stage: Recipe) {
+      const { signal, rewardFunctions = {} } = options;
+      yield* backendOf(stage, choices).check?.(stage, { signal, rewardFunctions }) ?? [];
+    },
+  };
+  return recordPipeline(pipeline, worker, options);
 }

@@ -59,6 +59,8 @@ test("each stage begins from what the last policy saved; a judge's folder goes t
   );
   assert.deepEqual(pipeline.stages[2]!.recipe.objective, { reward_model: "out/2-judge", reward_model_type: "lora" });
   assert.ok(pipeline.stages.every(({ recipe }) => recipe.model_name_or_path === "m" && recipe.stages === null));
+  const { draft } = pipeline.stages[2]!;
+  assert.deepEqual([draft.adapter_name_or_path, draft.objective], [null, { reward_model: null, reward_model_type: null }]);
 });
 
 test("a whole model is the base of the next stage, and a judge of its own", () => {
@@ -72,6 +74,7 @@ test("a whole model is the base of the next stage, and a judge of its own", () =
     ],
   );
   assert.deepEqual(pipeline.stages[2]!.recipe.objective, { reward_model: "out/2-judge", reward_model_type: "full" });
+  assert.ok(pipeline.stages.every(({ draft }) => draft.model_name_or_path === "m" && draft.model_revision === "v1"));
 });
 
 test("a stage's own settings win over the file, the command line over both; what begins the pipeline begins its first stage", () => {

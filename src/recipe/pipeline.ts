@@ -22,6 +22,8 @@ export interface Stage {
   readonly name: string;
   /** Begins from what the stages before save. Whether to resume or to overwrite is the pipeline's to say. */
   readonly recipe: Recipe;
+  /** The same from the model that the stages before it begin with, of which all is there already: to be checked, and not run. */
+  readonly draft: Recipe;
   /** Whether later stages begin from what it makes: it trains, and what it makes is no judge. */
   readonly isPolicy: boolean;
 }
@@ -142,7 +144,7 @@ class PipelineCheck {
     }
     const common = this.#common();
     if (this.#problems.size > 0 || common === undefined) throw new ConfigError(this.#told(this.#problems).join("\n"));
-    const stages = done.map(({ name, recipe, isPolicy }) => ({ name, recipe, isPolicy }));
+    const stages = done.map(({ name, recipe, draft, isPolicy }) => ({ name, recipe, draft, isPolicy }));
     return { pipeline: { ...common, stages, settings: this.#settings(done, common) }, notices: this.#told(this.#notices) };
   }
 
@@ -153,11 +155,8 @@ class PipelineCheck {
     const own = new Set(item.map(keyOf));
     const objective = methods.objectives.find((one) => one.name === stage);
     const predecessor = beginsAnew(own) ? undefined : before.findLast(({ isPolicy }) => isPolicy);
-    const given = [
-      ...this.#ofPipeline(name),
-      ...(predecessor === undefined ? [] : startFrom(predecessor)),
-      ...handedOver(before, objective, own),
-    ];
+    const handed = handedOver(before, objective, own);
+    const given = [...this.#ofPipeline(name), ...(predecessor === undefined ? [] : startFrom(predecessor)), ...handed];
     const isAboveAll = (setting: Setting) => ![...ofPipeline, ...ofStart].includes(keyOf(setting));
     const quiet = { file: fileName, problems: [], notices: [] };
     const top = resolveNames([file, overrides.filter((one) => !isAboveAll(one))], {}, quiet);
@@ -170,7 +169,8 @@ class PipelineCheck {
       const problem = predecessor && startProblem({ recipe, tuner }, predecessor);
       if (problem !== undefined) note(this.#problems, problem, i);
       const isPolicy = recipe.do_train && objective!.handsOver === undefined;
-      return { name, recipe, isPolicy, objective: objective!, tuner, own, given: new Set(given.map((one) => one.name)) };
+      const draft = draftOf(recipe, predecessor, handed);
+      return { name, recipe, draft, isPolicy, objective: objective!, tuner, own, given: new Set(given.map((one) => one.name)) };
     } catch (error) {
       if (!(error instanceof ConfigError)) throw error;
       for (const line of error.message.split("\n")) note(this.#problems, line, i);
@@ -272,6 +272,14 @@ function startFrom({ name, recipe, tuner }: Checked): Setting[] {
       ? { model_name_or_path: output_dir, model_revision: null, adapter_name_or_path: null }
       : { model_name_or_path, model_revision, adapter_name_or_path: output_dir };
   return settingsIn(settings, `what ${name} saves`);
+}
+
+/** The recipe without what is not there before the stages before it have run. */
+function draftOf(recipe: Recipe, predecessor: Checked | undefined, handed: readonly Setting[]): Recipe {
+  const objective = { ...recipe.objective, ...Object.fromEntries(handed.map(({ name }) => [name, null])) };
+  if (predecessor === undefined) return { ...recipe, objective };
+  const { model_name_or_path, model_revision } = predecessor.draft;
+  return { ...recipe, model_name_or_path, model_revision, adapter_name_or_path: null, create_new_adapter: false, objective };
 }
 
 /** An adapter goes on under a method that reads it; of any other, a new one may be trained over it. */

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { parse } from "yaml";
-import { CheckpointError } from "../errors.js";
+import { AttuneError, CheckpointError } from "../errors.js";
 import { folderError, namesIn, writeFileAtomic } from "../io/disk.js";
 import { formatRecipe } from "../recipe/parse.js";
 import { formatPipeline, type Pipeline, type Stage } from "../recipe/pipeline.js";
@@ -15,22 +15,32 @@ import type { RunOptions } from "./run.js";
 import { lockFolder } from "./run-lock.js";
 import { readRun } from "./status.js";
 
-/** Runs one recipe and records it in its folder: `recordRun`, with a backend. */
-export type RunRecipe = (recipe: Recipe, options: RunOptions) => AsyncIterable<RecordedEvent>;
+/** Who does the work of a stage. */
+export interface StageWorker {
+  /** Runs one recipe and records it in its folder: `recordRun`, with a backend. */
+  run(recipe: Recipe, options: RunOptions): AsyncIterable<RecordedEvent>;
+  /** As `Executor.check`. */
+  check(recipe: Recipe): AsyncIterable<RunEvent>;
+}
 
 /**
  * The stages of a pipeline, one after the other: each a run with a folder of its own in `output_dir`, whose events are passed on with the stage's name
  * after a `stage` event. `pipeline.json` says how far it has come, and what weights each stage left. A pipeline that resumes passes over stages that are
  * done, goes on inside the one that was stopped, and then with the next; so it makes what one without a stop would have made, bit by bit.
  *
- * Throws what a run throws, and CheckpointError where the folder holds something else, or where what a stage saved is no longer what it was.
+ * Before the first begins, later stages are checked as far as that is possible. Throws what a run throws, and CheckpointError where the folder holds something else, or where what a stage saved is no longer what it was.
  */
-export async function* recordPipeline(pipeline: Pipeline, run: RunRecipe, options: RunOptions): AsyncGenerator<RecordedEvent> {
+export async function* recordPipeline(
+  pipeline: Pipeline,
+  worker: StageWorker,
+  options: RunOptions,
+): AsyncGenerator<RecordedEvent> {
   const { outputDir, stages } = pipeline;
   const lock = await lockFolder(outputDir);
   try {
     const leftovers = await checkFolder(pipeline);
     const records = await recordsOf(pipeline);
+    for (const [i, stage] of stages.entries()) if (i > 0 && records[i]!.state === "waiting") yield* checkAhead(stage, worker);
     await writeFileAtomic(join(outputDir, "recipe.yaml"), formatPipeline(pipeline));
     await writePipelineRecord(outputDir, records);
     let { notices = [] } = options;
@@ -55,7 +65,7 @@ export async function* recordPipeline(pipeline: Pipeline, run: RunRecipe, option
         overwrite_output_dir: !isGoneOn && (pipeline.overwrite || !isNew), // what is there is from before it was begun
       };
       let isInterrupted = false;
-      for await (const event of run(recipe, { ...options, notices })) {
+      for await (const event of worker.run(recipe, { ...options, notices })) {
         if (event.type === "start") for (const path of leftovers.splice(0)) await rm(path, { recursive: true, force: true });
         isInterrupted = event.type === "end" && event.interrupted;
         yield { ...event, stage: stage.name };
@@ -68,6 +78,16 @@ export async function* recordPipeline(pipeline: Pipeline, run: RunRecipe, option
     throw await folderError(outputDir, error);
   } finally {
     await lock.release();
+  }
+}
+
+/** Throws, with the stage's name, what would end it before its first step. */
+async function* checkAhead(stage: Stage, worker: StageWorker): AsyncGenerator<RecordedEvent> {
+  try {
+    for await (const event of worker.check(stage.draft)) if (event.type === "progress") yield stamped(event, stage);
+  } catch (error) {
+    if (error instanceof AttuneError) error.message = `stage ${stage.name}: ${error.message}`;
+    throw error;
   }
 }
 

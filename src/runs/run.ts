@@ -31,10 +31,15 @@ export interface RunContext<Config = unknown> {
   trainerState(checkpoint: string): string;
 }
 
+/** What a backend gets to check a recipe with. */
+export type CheckContext = Pick<RunContext, "signal" | "rewardFunctions">;
+
 /** Does the work of a run: a backend. It yields `start` once its first step can be taken, and `end` last. */
 export interface Executor {
   /** Throws CheckpointError if a checkpoint, whole as it is, is nothing that it can go on from. */
   checkCheckpoint?(path: string, recipe: Recipe): Promise<void>;
+  /** Throws what would end a run before its first step, as far as it is known before anything trains. Yields how far a download has come. */
+  check?(recipe: Recipe, context: CheckContext): AsyncIterable<RunEvent>;
   run(recipe: Recipe, context: RunContext): AsyncIterable<RunEvent>;
 }
 

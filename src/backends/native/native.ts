@@ -17,7 +17,7 @@ import { needlessOnOneCpu } from "../../recipe/foreign-keys.js";
 import { adapterNames, maxSteps, type Recipe } from "../../recipe/schema.js";
 import { during } from "../../runs/during.js";
 import type { RunEvent } from "../../runs/events.js";
-import type { RunContext } from "../../runs/run.js";
+import type { CheckContext, RunContext } from "../../runs/run.js";
 import { type Parts, trainedName } from "../../train/assemble.js";
 import { type BestSettings, checkMetric, plainName } from "../../train/best.js";
 import { checkFinite, loadCheckpoint, startOfRun } from "../../train/checkpoint.js";
@@ -40,7 +40,7 @@ import { Output } from "./output.js";
 import { questionsOf, writePredictions } from "./predictions.js";
 import { assembleBeside, type Begun, findReference, partsBeside, type Reference } from "./reference.js";
 import { countParameters, resultsOf, type SavedBest } from "./results.js";
-import { prepareData, type RunData, warmupStepsOf } from "./run-data.js";
+import { prepareData, type RunData, readData, warmupStepsOf } from "./run-data.js";
 
 const NativeConfig = z.strictObject({
   compute_dtype: z
@@ -58,8 +58,19 @@ export const native = defineBackend({
   config: NativeConfig,
   needless: needlessOnOneCpu,
   checkCheckpoint: (path, recipe) => checkFinite(path, optimizerNamed(recipe.optim).keepsBlocks === true),
+  check,
   run: execute,
 });
+
+/** What can be known of a run before those that it builds on: model and method go together, and the data can be read. Warnings are left to the run itself. */
+async function* check(recipe: Recipe, { signal, rewardFunctions }: CheckContext): AsyncGenerator<RunEvent> {
+  const tuner = tuners.find(({ name }) => name === recipe.finetuning_type)!;
+  const objective = objectives.find(({ name }) => name === recipe.stage)!;
+  const { model_name_or_path: name, model_revision: revision } = recipe;
+  const files = await settleTying(yield* during<RunEvent, ModelFiles>((emit) => openNamed(name, revision, signal, emit)));
+  const maxTokens = checkModel(recipe, partsOf(recipe, files, tuner.bind(recipe.tuner), []), objective);
+  await readData({ recipe, objective, files, maxTokens, rewardFunctions, now: new Date(), warn: () => {} });
+}
 
 /** A run from top to bottom: what is checked before the work, whether it fits, the training with its saves, the results. */
 async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): AsyncGenerator<RunEvent> {

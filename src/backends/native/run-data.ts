@@ -48,8 +48,16 @@ export interface DataRequest {
   readonly warn: (message: string) => void;
 }
 
-/** Reads the data of a recipe, splits it, and plans every step. Throws DataError, ConfigError. */
-export async function prepareData(request: DataRequest): Promise<RunData> {
+/** The rows of a recipe as its objective reads them, and what they were read with. */
+interface ReadData extends Pick<RunData, "trainRows" | "evalRows"> {
+  readonly tokenizer: Tokenizer;
+  /** The chat template, if somebody asked for it. */
+  readonly template: ChatTemplate | undefined;
+  readonly cutoffLen: number;
+}
+
+/** Reads the data of a recipe and splits it. Throws DataError, ConfigError. */
+export async function readData(request: DataRequest): Promise<ReadData> {
   const { recipe, objective, files, maxTokens, now, rewardFunctions = {}, warn } = request;
   const tokenizer = await loadTokenizer(files);
   for (const message of tokenizer.notices) warn(message);
@@ -91,6 +99,13 @@ export async function prepareData(request: DataRequest): Promise<RunData> {
     for (const key of ["template", "tool_format", "train_on_prompt", "mask_history", "default_system"] as const)
       if (recipe[key]) warn(`${key} changes nothing: stage ${objective.name} reads no conversations`);
   if (trainRows.length === 0) throw new ConfigError("no rows are left to train on: lower val_size or give more data");
+  return { tokenizer, template, cutoffLen, trainRows, evalRows };
+}
+
+/** Reads the data of a recipe, splits it, and plans every step. Throws DataError, ConfigError. */
+export async function prepareData(request: DataRequest): Promise<RunData> {
+  const { recipe, objective, files, rewardFunctions = {}, warn } = request;
+  const { tokenizer, template, cutoffLen, trainRows, evalRows } = await readData(request);
   const task = objective.task(trainRows, recipe.objective, {
     base: files.config,
     heldOut: evalRows,
