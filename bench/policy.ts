@@ -13,6 +13,7 @@ import { type Cost, SymbolicDevice } from "../src/core/symbolic.js";
 import { fastestCompute, loadEngine } from "../src/engine/load.js";
 import { ConfigError } from "../src/errors.js";
 import { GrpoConfig, grpoTask } from "../src/objectives/rl/grpo/grpo.js";
+import { Sampling } from "../src/objectives/rl/settings.js";
 import type { Reward } from "../src/rewards/reward.js";
 import { loadTokenizer } from "../src/text/load-tokenizer.js";
 import { sketch, trainedName } from "../src/train/assemble.js";
@@ -40,11 +41,10 @@ const nearFortyWords: Reward = {
   score: async (samples) =>
     samples.map(({ answer }) => -Math.abs(answer.split(/\s+/).filter((word) => word !== "").length - 40) / 40),
 };
-const config = GrpoConfig.parse({
-  num_generations: Number(values.generations),
-  max_new_tokens: Number(values["new-tokens"]),
-  beta: Number(values.beta),
-});
+const config = {
+  ...GrpoConfig.parse({ num_generations: Number(values.generations), beta: Number(values.beta) }),
+  ...Sampling.parse({ max_new_tokens: Number(values["new-tokens"]) }),
+};
 const tokenizer = await loadTokenizer(parts.files);
 const task = grpoTask(config, { tokenizer, rewards: [nearFortyWords], warn: console.error });
 

@@ -48,7 +48,7 @@ function close(actual: number, expected: number, what: string): void {
 
 function settingsOf({ importance_sampling_level, loss_type = "dapo", ...settings }: Case["settings"]): GrpoLossSettings {
   const name = importance_sampling_level === "sequence" ? "gspo" : loss_type;
-  return GrpoConfig.parse({ ...settings, loss_type: name, max_new_tokens: fixture.max_completion_length });
+  return { ...GrpoConfig.parse({ ...settings, loss_type: name }), max_new_tokens: fixture.max_completion_length };
 }
 
 test(`GRPO: losses, gradients and metrics are those of TRL ${fixture.trl}`, () => {
@@ -84,7 +84,7 @@ test("gradients are finite differences of the sums, also where the ratio is that
   const answers = answersOf({ is_on_policy: false, is_masked: false });
   const losses: [name: string, loss: (values: Float32Array) => { sum: number; gradient: Float32Array }][] = [
     ...(["dapo", "grpo", "dr_grpo", "gspo", "sapo"] as const).map((loss_type): (typeof losses)[number] => {
-      const settings = GrpoConfig.parse({ loss_type, beta: 0.2, epsilon: 0.15 });
+      const settings = { ...GrpoConfig.parse({ loss_type, beta: 0.2, epsilon: 0.15 }), max_new_tokens: 8 };
       return [loss_type, (values) => grpoLoss(values, answers, settings)];
     }),
     [

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import test from "node:test";
+import type { z } from "zod";
 import { Rng } from "../src/core/rng.js";
 import { decodeAll } from "../src/generate/decoder.js";
 import { temporaryFolder } from "../src/io/testing/folders.js";
@@ -9,7 +10,9 @@ import { packFamilies } from "../src/models/branches.js";
 import type { Batch, RoundStart, Task } from "../src/objectives/objective.js";
 import { GrpoConfig, grpoTask } from "../src/objectives/rl/grpo/grpo.js";
 import { type PolicyRow, scoreAnswers } from "../src/objectives/rl/policy.js";
+import { PpoConfig, ppoTask } from "../src/objectives/rl/ppo/ppo.js";
 import { RlooConfig, rlooTask } from "../src/objectives/rl/rloo/rloo.js";
+import { Sampling } from "../src/objectives/rl/settings.js";
 import type { Optimizer } from "../src/optim/optimizer.js";
 import type { Reward } from "../src/rewards/reward.js";
 import type { EvalEvent, StepEvent } from "../src/runs/events.js";
@@ -23,13 +26,25 @@ import { collectTuned, openTuned, readInto, writeTuned } from "../src/tuners/tun
 import { loraOf, lowTokens, promptRows, rlTrainee } from "./support/rl.js";
 
 const tokenizer = byteTokenizer();
-const judges = { tokenizer, rewards: [lowTokens], warn() {} };
-const small = { max_new_tokens: 8, num_generations: 4 };
+const judgesOf = (rewards: readonly Reward[] = [lowTokens], said: string[] = []) => ({
+  ...{ tokenizer, rewards },
+  warn: (message: string) => said.push(message),
+});
+const small = { num_generations: 4 };
+
+/** Settings of a stage and how it samples, together as tests write them. */
+function configOf<C>(schema: z.ZodType<C>, { temperature, max_new_tokens = 8, ...settings }: Record<string, unknown>) {
+  return { ...schema.parse(settings), ...Sampling.parse({ temperature, max_new_tokens }) };
+}
 
 type AnyTask = Task<PolicyRow<never>, Batch>;
-const grpoOf = (settings: object = {}, rewards: readonly Reward[] = [lowTokens]) =>
-  grpoTask(GrpoConfig.parse({ ...small, ...settings }), { tokenizer, rewards, warn() {} }) as unknown as AnyTask;
-const rlooOf = (settings: object = {}) => rlooTask(RlooConfig.parse({ ...small, ...settings }), judges) as unknown as AnyTask;
+const grpoOf = (settings: object = {}, rewards: readonly Reward[] = [lowTokens], said: string[] = []) =>
+  grpoTask(configOf(GrpoConfig, { ...small, ...settings }), judgesOf(rewards, said)) as unknown as AnyTask;
+const rlooOf = (settings: object = {}) =>
+  rlooTask(configOf(RlooConfig, { ...small, ...settings }), judgesOf()) as unknown as AnyTask;
+
+const ppoOf = (settings: Record<string, unknown> = {}, rewards: readonly Reward[] = [lowTokens]) =>
+  ppoTask(configOf(PpoConfig, settings), judgesOf(rewards)) as unknown as AnyTask;
 
 const startOf = (batchSizes: readonly number[], changes: Partial<RoundStart> = {}): RoundStart => ({
   ...{ round: 0, step: 0, policy: trainedName, rng: new Rng(7), signal: new AbortController().signal },
@@ -184,14 +199,16 @@ test("the reward that is told is the weighted sum that is maximised; what a rewa
   const mean = (name: string) => metrics![name]!.sum / metrics![name]!.count;
   assert.ok(Math.abs(mean("reward") - (-0.25 * mean("rewards/length/mean") + 1)) < 1e-9);
   assert.deepEqual([mean("rewards/some/mean"), metrics!["rewards/some/mean"]!.count], [1, 8]);
-  for (const [bad, message] of [
-    [Number.NaN, /no reward says anything of any of 16 answers, the first row 0/],
-    [undefined, /the reward bad gave 0 scores for 16 answers/],
-  ] as const) {
-    const reward: Reward = { name: "bad", weight: 1, score: async (all) => (bad === undefined ? [] : all.map(() => bad)) };
-    const refused = grpoOf({}, [reward]);
-    await assert.rejects(refused.rollOut!(promptRows(4) as never, startOf([4]), trainee.base), { code: "REWARD", message });
-  }
+  const said: string[] = [];
+  const bad: Reward = { name: "bad", weight: 1, score: async (all) => all.map((_, i) => (i === 0 ? Number.NaN : i)) };
+  const { steps } = await grpoOf({}, [bad], said).rollOut!(promptRows(4) as never, startOf([4]), trainee.base);
+  assert.match(said[0]!, /the reward bad gave NaN for 1 of 16 answers, the first row 0: these count as missing/);
+  assert.equal((steps[0]![0]![0]!.answers![0] as unknown as { advantage: number }).advantage, 0);
+  const none: Reward = { name: "none", weight: 1, score: async (all) => all.map(() => null) };
+  for (const task of [grpoOf({}, [none]), ppoOf({}, [none])])
+    await assert.rejects(task.rollOut!(promptRows(4) as never, startOf([4]), trainee.base), {
+      ...{ code: "REWARD", message: /no reward says anything of any of/ },
+    });
   trainee.dispose();
 });
 
@@ -201,27 +218,36 @@ const settings: TrainSettings = {
   ...{ evalSteps: 0, saveSteps: 0, evalBatchSize: 4 },
 };
 
+const eight = [
+  [0, 1, 2, 3],
+  [4, 5],
+  [6, 7],
+];
+const many = Array.from({ length: 4 }, (_, batch) => Array.from({ length: 16 }, (_, i) => 16 * batch + i));
+
 interface Options {
   readonly steps: number;
   readonly settings?: Partial<TrainSettings>;
   readonly progress?: Progress;
   readonly stop?: AbortController;
   readonly onEvent?: (event: LoopEvent) => void;
-  readonly save?: () => Promise<string>;
+  readonly batches?: readonly (readonly number[])[];
 }
 
-async function run(trainee: Trainee, task: AnyTask, { steps, progress = noProgress(), stop, onEvent, save, ...rest }: Options) {
+async function run(
+  trainee: Trainee,
+  task: AnyTask,
+  { steps, progress = noProgress(), stop, onEvent, batches = eight, ...rest }: Options,
+) {
   const events: LoopEvent[] = [];
-  const epoch = () => [
-    [0, 1, 2, 3],
-    [4, 5],
-    [6, 7],
-  ];
   for await (const event of train({
-    ...{ trainee, task: task as unknown as Task, trainRows: rows, evalRows: promptRows(12).slice(8), progress },
-    plan: new StepPlan(epoch, { accumulationSteps: 2, epochs: 1, maxSteps: steps, stepsPerRound: task.stepsPerRound }),
+    ...{ trainee, task: task as unknown as Task, trainRows: promptRows(batches.flat().length), progress },
+    evalRows: promptRows(68).slice(64),
+    plan: new StepPlan(() => batches, {
+      ...{ accumulationSteps: 2 * (task.bufferSize ?? 1), epochs: 1, maxSteps: steps, stepsPerRound: task.stepsPerRound },
+    }),
     settings: { ...settings, ...rest.settings },
-    save: save ?? (async () => ""),
+    save: async () => "",
     signal: (stop ?? new AbortController()).signal,
   })) {
     events.push(event);
@@ -233,19 +259,25 @@ async function run(trainee: Trainee, task: AnyTask, { steps, progress = noProgre
 const stepsOf = (events: readonly LoopEvent[]) => events.filter((event): event is StepEvent => event.type === "step");
 
 const bounded = { num_generations: 16, beta: 0.03, scale_rewards: "none" };
-const controls: Record<string, [task: AnyTask, steps: number]> = {
+const controls: Record<string, [task: AnyTask, steps: number, batches?: typeof eight]> = {
   grpo: [grpoOf(bounded), 80],
   "grpo with several steps a round": [grpoOf({ ...bounded, num_iterations: 2, loss_type: "grpo" }), 100],
   rloo: [rlooOf({ num_generations: 16, beta: 0.03 }), 80],
+  ppo: [ppoOf({ kl_coef: 0.03, kl_control: "fixed", ppo_buffer_size: 2 }), 160, many],
 };
-for (const [name, [task, steps]] of Object.entries(controls))
+for (const [name, [task, steps, batches]] of Object.entries(controls))
   test(`${name}: a reward that is known is maximised, within a bound of KL divergence`, async () => {
     const trainee = await rlTrainee(task, loraOf({ lora_rank: 8 }));
-    const events = await run(trainee, task, { steps, settings: { evalSteps: steps, learningRate: 5e-3 } });
+    const events = await run(trainee, task, {
+      steps,
+      ...(batches && { batches }),
+      settings: { evalSteps: steps, learningRate: 5e-3 },
+    });
     const all = stepsOf(events).map(({ metrics }) => metrics as Record<string, number>);
     const mean = (some: typeof all, name: string) => some.reduce((sum, metrics) => sum + metrics[name]!, 0) / some.length;
     const [first, last, kl] = [mean(all.slice(0, 5), "reward"), mean(all.slice(-5), "reward"), mean(all.slice(-5), "kl")];
     const held = events.at(-1) as EvalEvent;
+    console.log(name, first, last, kl);
     assert.ok(first < 0.6 && last > 0.85 && kl < 2, `from ${first} to ${last}, ${kl} nats a token from the reference`);
     assert.equal(held.evalLoss, -(held.metrics!.reward as number));
     trainee.dispose();

@@ -23,6 +23,8 @@ export interface Objective<R extends Row = Row, Config = unknown> {
   readonly config: z.ZodType<Config>;
   /** Names that other trainers give to its settings, and to those of other methods too. */
   readonly otherNames?: Readonly<Record<string, string>>;
+  /** Settings of every recipe that are taken otherwise here: within bounds and with defaults of its own. */
+  readonly narrows?: z.ZodType;
   /** What docs/recipe.md says below the settings, in Markdown. */
   readonly notes?: string;
   /** Settings that say what is measured, and change nothing about any step: a run that is resumed may change them. */
@@ -52,6 +54,8 @@ export interface Circumstances<R extends Row = Row> {
   readonly base: Readonly<Record<string, unknown>>;
   readonly heldOut: readonly R[];
   readonly tokenizer: Tokenizer;
+  /** The settings that every recipe has, for objectives that narrow some. */
+  readonly common?: Readonly<Record<string, unknown>>;
   /** Functions of the program that trains, by the names that rewards of the recipe have. */
   readonly rewardFunctions?: RewardFunctions | undefined;
   /** Tells the user what they should know. */
@@ -132,6 +136,8 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
   readonly usesBase?: boolean;
   /** What its terms ask `base.withReference` about; absent where they ask nothing, or the base alone (`usesBase`). */
   readonly reference?: ReferenceSettings;
+  /** A value head trains beside the model, and is saved beside it: a Linear of one output, `base.beside` while what trains is in its places. */
+  readonly valueHead?: boolean;
   /** What a resumed run must find as it was, beside rows and settings. */
   readonly identity?: unknown;
   /** What an adapter is trained for, in PEFT's words (TaskType); CAUSAL_LM where not given. */
@@ -155,16 +161,18 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
     withReference: <T>(body: (model: LanguageModel) => T) => T,
     at: { readonly signal: AbortSignal; onRows(done: number): void },
   ): Promise<readonly R[]>;
-  /** What outlives a round and is no weight: a checkpoint holds what `save` gives, as JSON. */
-  readonly state?: { save(): unknown; load(saved: unknown): void };
   /** How many optimizer steps are made of one roll-out; 1 where not given. */
   readonly stepsPerRound?: number;
+  /** How many steps' worth of rows one roll-out is of; 1 where not given. */
+  readonly bufferSize?: number;
   /**
    * Makes experience of a round's rows: optimizer steps × micro-batches × rows, `stepsPerRound` of the first. Must depend on the weights, the rows
    * and `at` alone, so that a resumed run makes the same. If `at.signal` fires, what it gives is dropped; it may throw the signal's reason.
    * Metrics belong to each of the round's steps.
    */
   rollOut?(rows: readonly R[], at: RoundStart, base: SharedBase): Promise<Experience<R>>;
+  /** What outlives a round, for checkpoints: JSON. A run that goes on gets it back before its first round. */
+  readonly state?: TaskState;
   /** What a row asks and what its answer should be, for tasks that learn to answer; null for a row that has no answer, or nothing before it. */
   question?(row: R): Question | null;
   /** A new evaluation, where held-out rows tell more than their loss. */
@@ -199,6 +207,13 @@ export interface ReferenceSettings {
   readonly isAskedOnce: boolean;
 }
 
+/** Numbers that a task keeps from round to round, such as a coefficient that adapts. */
+export interface TaskState {
+  save(): unknown;
+  /** Throws CheckpointError for what it did not save. */
+  load(saved: unknown): void;
+}
+
 /** Where a roll-out stands in the run. */
 export interface RoundStart {
   /** From 0. */
@@ -218,6 +233,8 @@ export interface RoundStart {
 export interface Experience<R extends Row = Row> {
   readonly steps: readonly (readonly (readonly R[])[])[];
   readonly metrics?: Readonly<Record<string, Total>>;
+  /** Called once nothing drops it any more, before its first step: what outlives the round may change now. */
+  taken?(): void;
 }
 
 /** Tokens of a prompt, and of the answer that is wanted. */

@@ -25,7 +25,7 @@ export function recipeDocs(methods: Methods): string {
   /** A setting that several methods share is listed with the first of them, and again with those where its default is another. */
   const ofMethods = (key: string, all: readonly Method[]) => {
     const shown = new Map<string, { owner: string; text: string }>();
-    return all.map(({ name, config, notes, otherNames = {} }) => {
+    return all.map(({ name, config, narrows, notes, otherNames = {} }) => {
       const keys = Object.entries(config ? keySchemas(config) : {});
       const own = keys.filter(([setting, schema]) => shown.get(setting)?.text !== JSON.stringify(schema));
       const elsewhere = new Map<string, string[]>();
@@ -38,6 +38,7 @@ export function recipeDocs(methods: Methods): string {
       const body = [
         shared && `${shared}${own.length > 0 ? ", and:" : "."}`,
         own.length > 0 ? table(Object.fromEntries(own)) : "",
+        narrows ? `Of the settings of every recipe it takes otherwise: ${nestedSettings(narrows)}.` : "",
         Object.entries(otherNames)
           .map(([other, setting]) => `${code(other)} is read as ${code(setting)}.`)
           .join(" "),

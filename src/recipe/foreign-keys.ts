@@ -171,10 +171,6 @@ export const needless = {
   eaft_alpha: "only `use_eaft_loss` reads it, which is refused",
   init_special_tokens: "only `add_special_tokens` reads it, which is refused",
   ...each(
-    ["ppo_buffer_size", "ppo_epochs", "ppo_score_norm", "ppo_target", "ppo_whiten_rewards"],
-    "only `stage: ppo` reads it, which is not there yet",
-  ),
-  ...each(
     ["reward_model", "reward_model_adapters", "reward_model_quantization_bit", "reward_model_type"],
     "only `stage: ppo` reads it, which is not there yet",
   ),

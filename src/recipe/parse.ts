@@ -258,11 +258,12 @@ export function checkLayers(
   const [tunerConfig, objectiveConfig, backendConfig] = [tuner, objective, backend].map((method) =>
     method?.config ? validate(method.config, given, report) : {},
   ) as Recipe["tuner"][];
+  const narrowed = (objective?.narrows && validate(objective.narrows, given, report)) as Partial<Recipe> | undefined;
   const steps = settings && tuner && tunerConfig && stepsOf(settings, { tuner, tunerConfig, objective }, report);
   const evaluation = steps && relate({ ...settings, ...steps }, given, report);
   if (report.problems.length > 0) throw new ConfigError(report.problems.join("\n"));
   const ofMethods = { tuner: tunerConfig!, objective: objectiveConfig!, backendConfig: backendConfig! };
-  return { recipe: { ...settings!, ...steps!, ...evaluation!, ...ofMethods }, notices: report.notices };
+  return { recipe: { ...settings!, ...steps!, ...evaluation!, ...narrowed, ...ofMethods }, notices: report.notices };
 
   function choose(key: keyof typeof axes, elsewhere: readonly string[]): Method | undefined {
     const choices: readonly Method[] = axes[key];

@@ -11,7 +11,7 @@ export interface RecipeSettings {
   /** Merge the adapters of adapter_name_or_path into the base, in f32, and train a new one over them; their copies are saved with it, in base_adapters. Default: `false`. */
   readonly create_new_adapter?: boolean | undefined;
   /** What is minimised. Default: `sft`. */
-  readonly stage?: "sft" | "pt" | "classification" | "dpo" | "kto" | "bco" | "rm" | undefined;
+  readonly stage?: "sft" | "pt" | "classification" | "dpo" | "kto" | "bco" | "rm" | "ppo" | "grpo" | "rloo" | undefined;
   /** Several runs, one after the other, in place of `stage`: names, or mappings of `stage` and settings of its own; each begins from what the last one saved (attune's own; docs/rlhf.md). */
   readonly stages?: readonly (NonNullable<RecipeSettings["stage"]> | StageSettings)[] | null | undefined;
   /** Which parameters train, and how they enter the model. Default: `lora`. */
@@ -296,6 +296,74 @@ export interface RecipeSettings {
   readonly kto_rejected_weight?: number | undefined;
   /** Weight of (chosen + rejected score)², which keeps a reward model's scores near 0; not set: 0; its paper: 0.01 (TRL's). Takes a number from 0. */
   readonly center_rewards_coefficient?: number | null | undefined;
+  /** What judges answers: a list of rewards, each with its type (regex, exact_match, contains, json, length, format, similarity, numeric, string_check, text_similarity, multi, api, module, function), perhaps a name and a weight, and settings of its own; docs/rewards.md. */
+  readonly rewards?: readonly Readonly<Record<string, unknown>>[] | undefined;
+  /** How often the answers of a roll-out are trained on. Takes a whole number from 1 to 100. Default: `4`. */
+  readonly ppo_epochs?: number | undefined;
+  /** How many optimizer steps' worth of prompts one roll-out answers; an epoch over it has so many steps. Takes a whole number from 1 to 1000. Default: `1`. */
+  readonly ppo_buffer_size?: number | undefined;
+  /** Give scores mean 0 and deviation 1, over all of the run so far. Default: `false`. */
+  readonly ppo_score_norm?: boolean | undefined;
+  /** Give the rewards of tokens deviation 1, before advantages are made of them. Default: `false`. */
+  readonly ppo_whiten_rewards?: boolean | undefined;
+  /** What the KL divergence from the reference is held to, in nats per answer, where `kl_control` is adaptive. Takes a number above 0. Default: `6`. */
+  readonly ppo_target?: number | undefined;
+  /** Whether the weight of the divergence follows `ppo_target`, as in LLaMA-Factory; TRL's last PPO: fixed. Default: `adaptive`. */
+  readonly kl_control?: "adaptive" | "fixed" | undefined;
+  /** What a nat of divergence takes from the rewards, at the start; 0: no reference is kept (TRL's last PPO: 0.05). Takes a number from 0. Default: `0.2`. */
+  readonly kl_coef?: number | undefined;
+  /** Answers in which an adaptive weight changes by at most a fifth. Takes a number above 0. Default: `10000`. */
+  readonly kl_horizon?: number | undefined;
+  /** Of the divergence at a token: k1, log π − log π_ref, which may be below 0; or k3, which is not. Default: `k1`. */
+  readonly kl_estimator?: "k1" | "k3" | undefined;
+  /** How far from 1 the ratio of a token to the policy that answered counts. Takes a number above 0 and up to 1. Default: `0.2`. */
+  readonly cliprange?: number | undefined;
+  /** How far from its first estimate a value counts. Takes a number above 0. Default: `0.2`. */
+  readonly cliprange_value?: number | undefined;
+  /** Weight of the value loss. Takes a number from 0. Default: `0.1`. */
+  readonly vf_coef?: number | undefined;
+  /** What a reward one token later counts. Takes a number above 0 and up to 1. Default: `1`. */
+  readonly gamma?: number | undefined;
+  /** Λ of generalized advantage estimation. Takes a number from 0 to 1. Default: `0.95`. */
+  readonly lam?: number | undefined;
+  /** The variance that advantages and rewards are divided by: with Bessel's correction, as in TRL, or without, as in the papers. Default: `sample`. */
+  readonly whiten_variance?: "sample" | "population" | undefined;
+  /** Taken from the score of an answer that no stop token ended. Takes a number above 0. */
+  readonly missing_eos_penalty?: number | null | undefined;
+  /** Answers whose mean ratio is above it are left out of a step. Takes a number above 1. Default: `10`. */
+  readonly ratio_threshold?: number | undefined;
+  /** Answers to each prompt; per_device_train_batch_size counts prompts. Takes a whole number from 2 to 1024. Default: `8`. */
+  readonly num_generations?: number | undefined;
+  /** Optimizer steps made of each roll-out. Takes a whole number from 1 to 100. Default: `1`. */
+  readonly num_iterations?: number | undefined;
+  /** How tokens are weighed: grpo, gspo and sapo by the mean of each answer, dapo, bnpo and cispo by the step's tokens, dr_grpo by the longest answer that may be; gspo has one ratio for each answer, cispo clips weights instead of losses, sapo gates softly. Default: `dapo`. */
+  readonly loss_type?: "dapo" | "grpo" | "bnpo" | "dr_grpo" | "cispo" | "gspo" | "sapo" | undefined;
+  /** What rewards, less the mean of their group, are divided by: the deviation of the group, that of the round, or nothing (Dr. GRPO). Default: `group`. */
+  readonly scale_rewards?: "group" | "batch" | "none" | undefined;
+  /** How several rewards become one advantage: summed and then normalized as `scale_rewards` says; or each normalized within its group, summed, and normalized over the round (GDPO), so that none drowns the others by its range. Default: `sum_then_normalize`. */
+  readonly multi_objective_aggregation?: "sum_then_normalize" | "normalize_then_sum" | undefined;
+  /** How far below 1 the ratio to the policy that answered counts (gspo's paper: 3e-4). Takes a number above 0 and up to 1. Default: `0.2`. */
+  readonly epsilon?: number | undefined;
+  /** How far above 1; not set: `epsilon`, and 5 with cispo, where it is the largest weight (DAPO: 0.28, gspo's paper: 4e-4). Takes a number above 0. */
+  readonly epsilon_high?: number | null | undefined;
+  /** The largest ratio where clipping does not reach: of answers worse than their group. Takes a number above 1. */
+  readonly delta?: number | null | undefined;
+  /** Weight of the KL divergence from the reference, per token (k3); 0: no reference is kept. Takes a number from 0. Default: `0`. */
+  readonly beta?: number | undefined;
+  /** Multiply the KL term by the ratio, so that its gradient is that of the divergence (TRL's since 1.16; before, there was none). Default: `true`. */
+  readonly use_bias_correction_kl?: boolean | undefined;
+  /** Leave answers that were cut at `max_new_tokens` out of the loss; they still count in the mean of their group. Default: `false`. */
+  readonly mask_truncated_completions?: boolean | undefined;
+  /** Leave groups whose rewards are all the same out of the loss; false: their KL term counts, as in TRL (attune's own). Default: `false`. */
+  readonly drop_flat_groups?: boolean | undefined;
+  /** Sapo: τ of answers better than their group. Takes a number above 0. Default: `1`. */
+  readonly sapo_temperature_pos?: number | undefined;
+  /** Sapo: τ of the others. Takes a number above 0. Default: `1.05`. */
+  readonly sapo_temperature_neg?: number | undefined;
+  /** Give the advantages of a round mean 0 and deviation 1. Default: `false`. */
+  readonly normalize_advantages?: boolean | undefined;
+  /** Cut rewards to this range, before the KL divergence is taken from them. */
+  readonly reward_clip_range?: readonly unknown[] | null | undefined;
   /** How matrix products multiply; auto: bf16 only where the CPU has it in hardware (attune's own). Default: `auto`. */
   readonly compute_dtype?: "auto" | "f32" | "bf16" | undefined;
   /** Engine threads; not set: one per core (attune's own). Takes a whole number from 1 to 1024. */

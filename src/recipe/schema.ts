@@ -372,6 +372,8 @@ export interface Method {
   readonly config?: z.ZodType;
   /** Names that other trainers give to its settings, and to those of other methods too. */
   readonly otherNames?: Readonly<Record<string, string>>;
+  /** Of an objective: `Objective.narrows`. */
+  readonly narrows?: z.ZodType;
   /** What docs/recipe.md says below the settings, in Markdown. */
   readonly notes?: string;
   /** A tuner's own steps, where the recipe names no learning rate. */

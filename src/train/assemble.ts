@@ -7,7 +7,7 @@ import { valueHeadName, withValueHead } from "../io/adapters/value-head.js";
 import type { ModelFiles } from "../io/model-files.js";
 import type { LanguageModel } from "../models/language-model.js";
 import { buildModel, loadModel, placeWeights } from "../models/load.js";
-import type { Parameter } from "../nn/module.js";
+import type { Module, Parameter } from "../nn/module.js";
 import { Optimizer, type RuleSettings } from "../optim/optimizer.js";
 import { type OptimizerName, optimizerNamed } from "../optim/optimizers.js";
 import { weightDecays } from "../optim/weight-decay.js";
@@ -22,6 +22,7 @@ import {
   type WeightFiles,
 } from "../tuners/tuned-files.js";
 import type { Start, Tuning } from "../tuners/tuner.js";
+import { loadValueHead, newValueHead } from "./value-head.js";
 
 /** What the model that trains is put together from. */
 export interface Parts {
@@ -44,6 +45,8 @@ export interface Parts {
    * alone is.
    */
   readonly referenceFrom?: string | null;
+  /** Whether a value head trains beside the model. */
+  readonly hasValueHead?: boolean;
   readonly optimizer: OptimizerChoice;
   /** Gets what the user should know of how the base is stored. */
   readonly onNotice?: (message: string) => void;
@@ -103,7 +106,13 @@ export async function assemble(
     const opened = weightsFrom === null ? undefined : await openTuned(weightsFrom, tuning);
     const headPlace = base.with(null, ({ head, headName }) => ({ head, headName }));
     const weights = opened && hasNewHead && isStart ? await withHead(weightsFrom!, opened, headPlace, onNotice) : opened;
-    const parameters = base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), keepsBase, ...(weights && { weights }) });
+    const options = { rng: Rng.for(seed, "tuner"), keepsBase, ...besideOf(device, base, parts), ...(weights && { weights }) };
+    const parameters = base.add(trainedName, tuning, options);
+    if (weightsFrom !== null)
+      await loadValueHead(
+        weightsFrom,
+        base.with(trainedName, () => base.beside),
+      );
     if (weights !== undefined) await readInto(parameters, weights);
     else base.with(trainedName, (tuned) => tuning.initialize?.(tuned, start));
     return withOptimizer(base, parts);
@@ -135,7 +144,8 @@ async function withHead(
 /** The same on shapes alone: nothing is read, and what begins from data or from files begins like the rest. */
 export function sketch(device: SymbolicDevice, parts: Parts): Trainee {
   const base = sketchBase(device, parts);
-  base.add(trainedName, parts.tuning, { rng: Rng.for(parts.seed, "tuner"), keepsBase: parts.keepsBase ?? false });
+  const { tuning, seed, keepsBase = false } = parts;
+  base.add(trainedName, tuning, { rng: Rng.for(seed, "tuner"), keepsBase, ...besideOf(device, base, parts) });
   return withOptimizer(base, parts);
 }
 
@@ -190,6 +200,10 @@ function addReference(base: SharedBase, { tuning, seed }: BaseParts, weights?: W
   const parameters = base.add(referenceName, tuning, { rng, isFrozen: true, ...(weights && { weights }) });
   base.setReference(referenceName);
   return parameters;
+}
+
+function besideOf(device: Device, { shape }: SharedBase, { hasValueHead = false }: Parts): { beside?: Module } {
+  return hasValueHead ? { beside: newValueHead(device, shape.width) } : {};
 }
 
 /** Throws ConfigError for an adapter with a head that what trains has no use for. */

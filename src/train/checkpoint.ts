@@ -18,6 +18,7 @@ import {
 import { parseJson } from "../io/strict-json.js";
 import { setValues, sourceOf } from "../models/load.js";
 import type { Metrics } from "../objectives/metrics.js";
+import type { TaskState } from "../objectives/objective.js";
 import { absmaxOf, mayBeBlocks } from "../optim/adamw.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import type { Progress } from "./loop.js";
@@ -34,6 +35,8 @@ const TrainingState = z.strictObject({
   /** When the run began: templates that write the date must write the same one again. */
   startedAt: z.iso.datetime(),
   optimizerSteps: z.int().min(0),
+  /** What the task keeps from round to round. */
+  task: z.unknown().optional(),
   progress: z.strictObject({
     step: z.int().min(0),
     epoch: z.number(),
@@ -65,18 +68,23 @@ export interface CheckpointContents {
   readonly progress: Progress;
   readonly work: string;
   readonly startedAt: Date;
+  /** Of the task, where it keeps something from round to round. */
+  readonly state?: TaskState | undefined;
 }
 
 /** Writes `checkpoint-N` aside, then publishes it whole. Throws NoSpaceError, DivergedError if a number is not finite. */
 export async function saveCheckpoint(
   path: string,
-  { writeModel, optimizer, progress, work, startedAt }: CheckpointContents,
+  { writeModel, optimizer, progress, work, startedAt, state }: CheckpointContents,
 ): Promise<void> {
   await publishFolder(path, async (folder) => {
     await writeModel(folder);
     if (optimizer === null) return;
     await writeSafetensors(join(folder, optimizerName), keptBy(optimizer));
-    await writeFileAtomic(join(folder, stateName), JSON.stringify({ work, startedAt, optimizerSteps: optimizer.step, progress }));
+    await writeFileAtomic(
+      join(folder, stateName),
+      JSON.stringify({ work, startedAt, optimizerSteps: optimizer.step, progress, task: state?.save() }),
+    );
   });
 }
 
@@ -86,10 +94,16 @@ export async function startOfRun(path: string): Promise<Date> {
 }
 
 /**
- * Puts optimizer and progress back to where a checkpoint left them; the model's own weights are loaded by whoever knows its format.
+ * Puts optimizer, progress and what the task keeps back to where a checkpoint left them; the model's own weights are loaded by whoever knows its format.
  * Throws CheckpointError if the checkpoint is of other work.
  */
-export async function loadCheckpoint(path: string, optimizer: Optimizer, progress: Progress, work: string): Promise<void> {
+export async function loadCheckpoint(
+  path: string,
+  optimizer: Optimizer,
+  progress: Progress,
+  work: string,
+  taskState?: TaskState,
+): Promise<void> {
   const state = await readState(path);
   if (state.work !== work)
     throw new CheckpointError(
@@ -102,6 +116,7 @@ export async function loadCheckpoint(path: string, optimizer: Optimizer, progres
   for (const [name, tensor] of expected) setValues(tensor, await readEntry(toTensorEntry(file.tensors.get(name)!)), "f32");
   optimizer.step = state.optimizerSteps;
   Object.assign(progress, state.progress);
+  if (state.task !== undefined) taskState?.load(state.task);
 }
 
 /** Throws CheckpointError if a checkpoint does not hold what the optimizer keeps. */

@@ -206,10 +206,12 @@ async function nextRound({ trainee, task, trainRows, plan, settings, progress, s
     ...{ rng: Rng.for(settings.seed, `rollOut/${round}`), signal },
   };
   try {
-    const { steps, metrics = {} } = await task.rollOut(rows.flat(), at, trainee.base);
+    const experience = await task.rollOut(rows.flat(), at, trainee.base);
     if (signal.aborted) return null;
+    const { steps, metrics = {} } = experience;
     if (steps.length !== epochsAfter.length)
       throw new RangeError(`rollOut gave ${steps.length} optimizer steps, and stepsPerRound is ${epochsAfter.length}`);
+    experience.taken?.();
     const sums = new Sums();
     sums.addMetrics(metrics);
     return { steps: steps.map((step, i) => ({ microBatches: step, epochAfter: epochsAfter[i]! })), metrics: sums.metrics };

@@ -40,10 +40,15 @@ interface Change extends Place {
   readonly adapted: Part;
 }
 
+/** The names of parameters that are no part of the model begin with this. */
+export const besidePrefix = "beside.";
+
 /** What sits on the base under a name: what it puts into which places. */
 interface Sitting {
   readonly changes: readonly Change[];
   readonly headModules: readonly string[];
+  /** What trains with it and is no part of the model. */
+  readonly beside: Module | null;
   /** How many hold it: it is freed only when nobody does. */
   holders: number;
 }
@@ -68,6 +73,8 @@ export interface AddOptions {
   readonly weights?: WeightFiles;
   /** Puts it there to be used as it is: nothing of it trains. */
   readonly isFrozen?: boolean;
+  /** Trains with it and is no part of the model, such as a value head: whoever uses the model never sees it. */
+  readonly beside?: Module;
 }
 
 /**
@@ -98,7 +105,7 @@ export class SharedBase {
   constructor(model: LanguageModel, { merged = [] }: { readonly merged?: readonly string[] } = {}) {
     this.#model = model;
     this.#merged = merged;
-    this.#bare = { changes: [], headModules: model.headModules, holders: 0 };
+    this.#bare = { changes: [], headModules: model.headModules, beside: null, holders: 0 };
     this.#current = this.#bare;
   }
 
@@ -122,7 +129,7 @@ export class SharedBase {
   add(
     name: string,
     tuning: Tuning,
-    { rng, head, keepsBase = false, weights, isFrozen = false }: AddOptions,
+    { rng, head, keepsBase = false, weights, isFrozen = false, beside }: AddOptions,
   ): ReadonlyMap<string, Parameter> {
     this.#checkFree(name);
     const inPlace = tuning.changesBase === true && !keepsBase;
@@ -141,7 +148,7 @@ export class SharedBase {
         trainModules(model, model.headModules);
         if (weights !== undefined) parameters = placeTuned(model, tuning, weights);
         if (isFrozen) model.freeze();
-      }),
+      }, beside),
     );
     if (inPlace) this.#changedBy = name;
     return parameters;
@@ -237,7 +244,17 @@ export class SharedBase {
 
   /** What trains of an adapter, by its names in the model. Throws ConfigError, as `with`. */
   parametersOf(name: string): ReadonlyMap<string, Parameter> {
-    return this.with(name, (model) => model.trainableParameters());
+    const { beside } = this.#sittingOf(name);
+    const own = beside?.trainableParameters() ?? [];
+    return new Map([
+      ...this.with(name, (model) => model.trainableParameters()),
+      ...[...own].map(([path, parameter]) => [`${besidePrefix}${path}`, parameter] as const),
+    ]);
+  }
+
+  /** What trains with the adapter that is in its places now, and is no part of the model; null if nothing does. */
+  get beside(): Module | null {
+    return this.#current.beside;
   }
 
   /** Takes a name away at once, and frees what was under it as soon as nobody holds it. Throws ConfigError for a name that is not there. */
@@ -297,7 +314,7 @@ export class SharedBase {
   }
 
   /** Lets `body` change the base, and takes the change out again, all at once: nobody sees the model meanwhile. */
-  #place(body: (model: LanguageModel) => void): Sitting {
+  #place(body: (model: LanguageModel) => void, beside: Module | null = null): Sitting {
     const before = this.#current;
     this.#use(this.#bare);
     const places = [...placesOf(this.#model)];
@@ -308,7 +325,7 @@ export class SharedBase {
       const { headModules } = this.#model;
       for (const { owner, name, base } of changes) owner[name] = base;
       this.#model.headModules = this.#bare.headModules;
-      return { changes, headModules, holders: 0 };
+      return { changes, headModules, beside, holders: 0 };
     };
     try {
       body(this.#model);
@@ -322,7 +339,8 @@ export class SharedBase {
   }
 
   /** Frees what a change brought. What it has taken over from the base stays. */
-  #free({ changes }: Sitting): void {
+  #free({ changes, beside }: Sitting): void {
+    beside?.dispose();
     const before = this.#current;
     this.#use(this.#bare);
     const ofBase = new Set([...this.#model.namedParameters()].map(([, parameter]) => parameter));

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { Rng } from "../../src/core/rng.js";
 import type { PromptRow } from "../../src/data/prompt-rows.js";
 import { openModelFolder } from "../../src/io/hf-folder.js";
 import type { Task } from "../../src/objectives/objective.js";
@@ -29,9 +30,13 @@ export const lowTokens: Reward = {
 export const loraOf = (settings: object = {}) => lora.bind(lora.config.parse(settings));
 
 /** A tiny model under a method, as a run would put it together for a task. */
-export async function rlTrainee(task: Pick<Task, "usesBase">, tuning: Tuning = loraOf(), seed = 0): Promise<Trainee> {
+export async function rlTrainee(
+  task: Pick<Task, "usesBase" | "valueHead">,
+  tuning: Tuning = loraOf(),
+  seed = 0,
+): Promise<Trainee> {
   const files = await openModelFolder(join(tinyLlama, "tied"));
-  const parts = { ...partsOf(files, tuning), seed, keepsBase: task.usesBase === true };
-  const start = { rng: new (await import("../../src/core/rng.js")).Rng(0), encode: () => Int32Array.of(1, 2, 3) };
+  const parts = { ...partsOf(files, tuning), seed, keepsBase: task.usesBase === true, hasValueHead: task.valueHead === true };
+  const start = { rng: new Rng(0), encode: () => Int32Array.of(1, 2, 3) };
   return assemble(device, parts, { weightsFrom: null, start, hasNewHead: false });
 }

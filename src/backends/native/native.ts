@@ -106,13 +106,18 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
       warn: (message) => emit(warning(message)),
     }),
   );
-  const parts = { ...partsOf(recipe, files, tuning, baseAdapters), keepsBase: task.usesBase === true };
+  const parts = {
+    ...partsOf(recipe, files, tuning, baseAdapters),
+    keepsBase: task.usesBase === true,
+    hasValueHead: task.valueHead === true,
+  };
 
   const engine = loadEngine();
   if (config.threads !== null) engine.setThreads(checkedThreads(config.threads));
   const compute = config.compute_dtype === "auto" ? fastestCompute(engine.info()) : config.compute_dtype;
   const machine = { isa: engine.info().isa, threads: engine.info().threads, dtype: compute };
-  const accumulationSteps = plan.at(0).microBatches.length; // an epoch may have fewer than the recipe asks for
+  const ofRound = plan.at(0).microBatches.length; // an epoch may have fewer than the recipe asks for
+  const accumulationSteps = Math.ceil(ofRound / (task.bufferSize ?? 1));
   const settings = settingsOf(recipe, plan);
   const { flopsPerToken, measures, ...fit } = recipe.do_train
     ? await checkMemory({ ...partsBeside(reference, parts), task, accumulationSteps, compute }, data)
@@ -140,7 +145,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
     const work = reference === null ? data.identity : `${data.identity}/${reference.sha256}`;
     const output = new Output(recipe, trainee, { files, tuning, baseAdapterCount, data, work, startedAt, trainerState });
     const progress = noProgress();
-    if (resumeFrom !== null) await loadCheckpoint(resumeFrom, optimizer, progress, work);
+    if (resumeFrom !== null) await loadCheckpoint(resumeFrom, optimizer, progress, work, task.state);
     if (!recipe.do_train) progress.isEvaluationDue = recipe.do_eval;
     const resumedFromStep = progress.step;
     const counts = shared.with(trainedName, countParameters);

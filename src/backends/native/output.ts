@@ -4,6 +4,7 @@ import { baseAdapterNames } from "../../io/adapters/base-adapters.js";
 import { pruneCheckpoints, verifyFolder } from "../../io/checkpoint.js";
 import { writeFileAtomic } from "../../io/disk.js";
 import type { ModelFiles } from "../../io/model-files.js";
+import type { Module } from "../../nn/module.js";
 import { squares } from "../../optim/clip.js";
 import type { Recipe } from "../../recipe/schema.js";
 import { generationConfig } from "../../text/generation-config.js";
@@ -11,7 +12,9 @@ import { type Trainee, trainedName } from "../../train/assemble.js";
 import { saveCheckpoint } from "../../train/checkpoint.js";
 import { weightsRanAway } from "../../train/diverged.js";
 import type { Progress } from "../../train/loop.js";
+import { loadValueHead, saveValueHead } from "../../train/value-head.js";
 import { tuners } from "../../tuners/index.js";
+import { besidePrefix } from "../../tuners/shared-base.js";
 import { collectTuned, keepBaseAdapters, openTuned, readInto, writeTuned } from "../../tuners/tuned-files.js";
 import type { Tuning } from "../../tuners/tuner.js";
 import type { RunData } from "./run-data.js";
@@ -73,6 +76,7 @@ export class Output {
     );
     await writeTuned(path, tuned);
     await writeOthers?.(path);
+    await saveValueHead(path, this.#beside);
     const ofModel = tuning.adapter === undefined && data.task.taskType === undefined;
     const beside = [...data.files, ...(ofModel ? [await generationConfig(files, data.tokenizer)] : [])];
     for (const { name, contents } of beside) await writeFileAtomic(join(path, name), contents);
@@ -86,7 +90,18 @@ export class Output {
   /** Puts the weights of a checkpoint in the place of those that train. Throws CheckpointError if it is gone or damaged, and changes nothing then. */
   async takeWeights(path: string): Promise<void> {
     await verifyFolder(path);
-    await readInto(this.#trainee.parameters, await openTuned(path, this.#origin.tuning));
+    const { parameters } = this.#trainee;
+    await readInto(
+      new Map([...parameters].filter(([name]) => !name.startsWith(besidePrefix))),
+      await openTuned(path, this.#origin.tuning),
+    );
+    await loadValueHead(path, this.#beside);
+  }
+
+  /** What trains beside the model. */
+  get #beside(): Module | null {
+    const { base } = this.#trainee;
+    return base.with(trainedName, () => base.beside);
   }
 
   /** Writes a checkpoint, removes those that are too many, and returns its path. Throws as `writeModel` does. */
@@ -103,6 +118,7 @@ export class Output {
       progress,
       work,
       startedAt,
+      state: this.#origin.data.task.state,
     });
     const best = progress.best === null ? undefined : this.checkpointOf(progress.best);
     if (save_total_limit !== null) await pruneCheckpoints(output_dir, save_total_limit, { best });

@@ -109,7 +109,7 @@ export async function prepareData(request: DataRequest): Promise<RunData> {
   const task = objective.task(trainRows, recipe.objective, {
     base: files.config,
     heldOut: evalRows,
-    tokenizer,
+    ...{ tokenizer, common: { ...recipe } },
     rewardFunctions,
     warn,
   });
@@ -120,7 +120,7 @@ export async function prepareData(request: DataRequest): Promise<RunData> {
   const planFor = (rows: readonly Row[], shape: BatchShape) => {
     const batches = batchPlan(rows, shape, order);
     return new StepPlan((epoch) => batches.epoch(epoch), {
-      accumulationSteps: recipe.gradient_accumulation_steps * Math.ceil(batchSize / shape.batchSize),
+      accumulationSteps: recipe.gradient_accumulation_steps * Math.ceil(batchSize / shape.batchSize) * (task.bufferSize ?? 1),
       epochs: recipe.do_train ? recipe.num_train_epochs : 0,
       maxSteps: recipe.do_train ? recipe.max_steps : -1,
       stepsPerRound: task.stepsPerRound,

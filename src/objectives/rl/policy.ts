@@ -32,12 +32,12 @@ export interface PolicyBatch<T extends Trajectory = Trajectory> extends Batch {
 
 /**
  * Lays prompts with their answers in one row; a prompt that has none yet gets stand-ins, for an estimate of memory.
- * `loss` is counted as `countsOf` says, held-out prompts by themselves.
+ * Terms are counted as `countsOf` says, held-out prompts by themselves.
  */
 export function collatePolicy<T extends Trajectory>(
   rows: readonly PolicyRow<T>[],
   standIns: () => readonly T[],
-  countsOf: (answers: readonly T[]) => number,
+  countsOf: (answers: readonly T[]) => Readonly<Record<string, number>>,
 ): PolicyBatch<T> {
   const families = rows.map((row) => ({ prompt: row.prompt, answers: row.answers ?? standIns() }));
   const branches = packFamilies(families.map(({ prompt, answers }) => ({ prompt, answers: answers.map(({ ids }) => ids) })));
@@ -45,7 +45,7 @@ export function collatePolicy<T extends Trajectory>(
   return {
     ...{ branches, answers, rows },
     tokens: branches.input.ids.length,
-    counts: { loss: countsOf(answers), heldOut: rows.length },
+    counts: { ...countsOf(answers), heldOut: rows.length },
     supervisedTokens: branches.targets.length,
   };
 }

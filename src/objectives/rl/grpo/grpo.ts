@@ -17,12 +17,11 @@ import {
   scored,
 } from "../policy.js";
 import { rollOut, rolloutMetrics } from "../rollout.js";
-import { samplingKeys } from "../settings.js";
+import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
 import { groupAdvantages, rewardScales, rewardwiseAdvantages } from "./group-advantages.js";
 import { type GroupTrajectory, grpoCount, grpoLoss, grpoLosses } from "./grpo-loss.js";
 
 export const GrpoConfig = z.strictObject({
-  ...samplingKeys,
   ...rewardKeys,
   num_generations: z
     .int()
@@ -106,6 +105,10 @@ export const grpo = defineObjective<GroupRow, GrpoConfig>({
   name: "grpo",
   summary: "makes answers likelier that rewards prefer to the others to the same prompt",
   config: GrpoConfig,
+  narrows: Sampling,
+  otherNames: samplingNames,
+  notes: samplingNotes,
+  rateFactor: policyRateFactor,
   usedBy: "chat",
 
   check(model) {
@@ -114,22 +117,30 @@ export const grpo = defineObjective<GroupRow, GrpoConfig>({
 
   read: readPrompts,
 
-  task: (_rows, config, circumstances) => grpoTask(config, judgesOf("grpo", config, circumstances)),
+  task(_rows, config, circumstances) {
+    const sampling = Sampling.parse(circumstances.common ?? {});
+    return grpoTask({ ...config, ...sampling }, judgesOf("grpo", config, circumstances));
+  },
 });
 
-export function grpoTask(config: GrpoConfig, { tokenizer, rewards, warn }: Judges): Task<GroupRow, GroupBatch> {
+export function grpoTask(
+  config: GrpoConfig & SamplingSettings,
+  { tokenizer, rewards, warn }: Judges,
+): Task<GroupRow, GroupBatch> {
   const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
-  const sampling = { temperature, max_new_tokens: config.max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
-  const longest = { ...longestAnswer(config.max_new_tokens), advantage: 1 };
+  const { max_new_tokens } = config;
+  const sampling = { temperature, max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
+  const longest = { ...longestAnswer(max_new_tokens), advantage: 1 };
   const collate = (rows: readonly GroupRow[]) =>
     collatePolicy(
       rows,
       () => Array<GroupTrajectory>(count).fill(longest),
-      (answers) => grpoCount(answers, config),
+      (answers) => ({ loss: grpoCount(answers, config) }),
     );
 
   return {
     ...(beta > 0 && { usesBase: true }),
+    identity: { temperature, max_new_tokens },
     stepsPerRound: iterations,
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,

@@ -20,10 +20,9 @@ import {
   type Trajectory,
 } from "../policy.js";
 import { deviation, rollOut, rolloutMetrics, sumOf } from "../rollout.js";
-import { samplingKeys } from "../settings.js";
+import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
 
 export const RlooConfig = z.strictObject({
-  ...samplingKeys,
   ...rewardKeys,
   num_generations: z
     .int()
@@ -67,6 +66,10 @@ export const rloo = defineObjective<RlooRow, RlooConfig>({
   name: "rloo",
   summary: "makes answers likelier that rewards prefer to the others to the same prompt, each answer as one action",
   config: RlooConfig,
+  narrows: Sampling,
+  otherNames: samplingNames,
+  notes: samplingNotes,
+  rateFactor: policyRateFactor,
   usedBy: "chat",
 
   check(model) {
@@ -75,22 +78,27 @@ export const rloo = defineObjective<RlooRow, RlooConfig>({
 
   read: readPrompts,
 
-  task: (_rows, config, circumstances) => rlooTask(config, judgesOf("rloo", config, circumstances)),
+  task(_rows, config, circumstances) {
+    const sampling = Sampling.parse(circumstances.common ?? {});
+    return rlooTask({ ...config, ...sampling }, judgesOf("rloo", config, circumstances));
+  },
 });
 
-export function rlooTask(config: RlooConfig, { tokenizer, rewards, warn }: Judges): Task<RlooRow, RlooBatch> {
+export function rlooTask(config: RlooConfig & SamplingSettings, { tokenizer, rewards, warn }: Judges): Task<RlooRow, RlooBatch> {
   const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
-  const sampling = { temperature, max_new_tokens: config.max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
-  const longest = { ...longestAnswer(config.max_new_tokens), reward: 0, advantage: 1 };
+  const { max_new_tokens } = config;
+  const sampling = { temperature, max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
+  const longest = { ...longestAnswer(max_new_tokens), reward: 0, advantage: 1 };
   const collate = (rows: readonly RlooRow[]) =>
     collatePolicy(
       rows,
       () => Array<RlooTrajectory>(count).fill(longest),
-      (answers) => answers.length,
+      (answers) => ({ loss: answers.length }),
     );
 
   return {
     ...(beta > 0 && { usesBase: true }),
+    identity: { temperature, max_new_tokens },
     stepsPerRound: iterations,
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,
