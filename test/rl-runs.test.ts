@@ -99,7 +99,7 @@ test("a stage that nobody judges does not begin", async (t) => {
   for (const stage of Object.keys(stages))
     await assert.rejects(collect(recipeOf(folder, stage, { rewards: [] })), {
       code: "CONFIG",
-      message: /nobody judges the answers/,
+      message: /learns from rewards, and the recipe has none/,
     });
 });
 
