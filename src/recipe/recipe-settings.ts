@@ -296,7 +296,7 @@ export interface RecipeSettings {
   readonly kto_rejected_weight?: number | undefined;
   /** Weight of (chosen + rejected score)², which keeps a reward model's scores near 0; not set: 0; its paper: 0.01 (TRL's). Takes a number from 0. */
   readonly center_rewards_coefficient?: number | null | undefined;
-  /** What judges answers: a list of rewards, each with its type (regex, exact_match, contains, json, length, format, similarity, numeric, string_check, text_similarity, multi, api, module, function), perhaps a name and a weight, and settings of its own; docs/rewards.md. */
+  /** What judges answers: a list of rewards, each with its type (regex, exact_match, contains, json, length, format, similarity, numeric, string_check, text_similarity, multi, reward_model, api, module, function), perhaps a name and a weight, and settings of its own; docs/rewards.md. */
   readonly rewards?: readonly Readonly<Record<string, unknown>>[] | undefined;
   /** How often the answers of a roll-out are trained on. Takes a whole number from 1 to 100. Default: `4`. */
   readonly ppo_epochs?: number | undefined;
