@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import test from "node:test";
 import { Judge, normalizeThenSum, rewardMetrics } from "./judge.js";
 import type { Reward } from "./reward.js";
@@ -73,6 +75,19 @@ test("rewards that are normalized before they are summed", () => {
   const found = normalizeThenSum({ scores }, [1, 2], 2);
   for (const [i, value] of expected.entries()) assert.ok(Math.abs(found[i]! - value) < 1e-12, `${found} ${expected}`);
   assert.deepEqual(normalizeThenSum({ scores: [[null, 1, 2, 3]] }, [1], 2)[0], 0);
+});
+
+test("rewards that are normalized before they are summed are those of TRL 1.16, but for its rounding", () => {
+  const file = join(import.meta.dirname, "../../../test/fixtures/reward-sums.json");
+  const { scores, weights, groupSize, advantages } = JSON.parse(readFileSync(file, "utf8")) as {
+    readonly scores: (number | null)[][];
+    readonly weights: number[];
+    readonly groupSize: number;
+    readonly advantages: number[];
+  };
+  const found = normalizeThenSum({ scores }, weights, groupSize);
+  assert.equal(found.length, 16);
+  for (const [i, value] of advantages.entries()) assert.ok(Math.abs(found[i]! - value) < 1e-7, `${i}: ${found[i]} ${value}`);
 });
 
 test("columns that rewards read are looked for before anything trains", async () => {
