@@ -292,7 +292,9 @@ test("settings that do not go together are refused", () => {
     [{ pref_loss: "robust" }, /dpo_label_smoothing: pref_loss robust needs it above 0/],
     [{ pref_loss: "hinge", dpo_label_smoothing: 0.1 }, /pref_loss hinge does not read it/],
     [{ pref_loss: "apo_zero", f_divergence_type: "forward_kl" }, /apo_zero has no form for forward_kl/],
-    [{ pref_loss: "simpo", pref_bco_weight: 1 }, /pref_bco_weight compares with a reference/],
+    [{ pref_loss: "simpo", pref_bco_weight: 1 }, /pref_bco_weight: pref_loss simpo compares with no reference/],
+    [{ pref_loss: ["simpo", "orpo"], ref_model: "m" }, /ref_model: pref_loss simpo, orpo compares with no reference/],
+    [{ ref_model_adapters: "a" }, /ref_model_adapters: belongs to ref_model/],
   ];
   for (const [config, message] of refused) assert.throws(() => dpoTask(DpoConfig.parse(config)), { code: "CONFIG", message });
   assert.throws(() => DpoConfig.parse({ pref_loss: "sigmoyd" }));

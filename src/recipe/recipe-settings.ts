@@ -288,6 +288,14 @@ export interface RecipeSettings {
   readonly f_alpha_divergence_coef?: number | undefined;
   /** How rows longer than `cutoff_len` are cut: `infer_seqlen`, LLaMA-Factory's, keeps the shorter of prompt and answer whole and else cuts both in proportion; `keep_start`, TRL's, keeps what comes first. A row that would lose all of an answer is left out and counted. Default: `infer_seqlen`. */
   readonly truncation?: "infer_seqlen" | "keep_start" | undefined;
+  /** The reference, where it is another model than what training begins from: a folder, a GGUF file, or a repository name of the hub, of the same tokenizer. */
+  readonly ref_model?: string | null | undefined;
+  /** Adapters that are merged into `ref_model`, one after the other, by commas. */
+  readonly ref_model_adapters?: string | null | undefined;
+  /** Keep the Linear layers of `ref_model` in 4 bits or in 8, as `quantization_bit` does the base's. */
+  readonly ref_model_quantization_bit?: 4 | 8 | null | undefined;
+  /** Ask the reference about every row before training and never again: each later epoch is faster, and what full tuning keeps of the base beside the weights that train is not kept. The answers are kept in `reference_log_probs.safetensors` in output_dir, where a resumed run finds them (TRL's name). Default: `false`. */
+  readonly precompute_ref_log_probs?: boolean | undefined;
   /** Of an answer with log-ratio h: `kto` 1 − σ(β(h − KL)) if it is good and 1 − σ(β(KL − h)) if not; `apo_zero_unpaired` the same without a KL (TRL's names). Default: `kto`. */
   readonly kto_loss?: "kto" | "apo_zero_unpaired" | undefined;
   /** Weight of good answers; TRL's desirable_weight. Takes a number from 0. Default: `1`. */

@@ -3,6 +3,7 @@ import { readUnpaired, type UnpairedRow } from "../../data/preference-rows.js";
 import { asCausalLM } from "../../models/causal-lm.js";
 import { defineObjective, type Task } from "../objective.js";
 import { logSigmoid, sigmoid } from "./math.js";
+import { referenceKeys, referenceOf } from "./reference-keys.js";
 import { RunningDelta, type WithDelta } from "./running-delta.js";
 import { answerLogProbs, referenceKeeper, sumsOf } from "./scoring.js";
 import { betaKey, namesInTrl, preferenceKeys, preferenceRateFactor } from "./settings.js";
@@ -15,7 +16,7 @@ import {
   unpairedMetrics,
 } from "./unpaired-batch.js";
 
-export const BcoConfig = z.strictObject({ ...betaKey, ...preferenceKeys });
+export const BcoConfig = z.strictObject({ ...betaKey, ...preferenceKeys, ...referenceKeys });
 export type BcoConfig = z.output<typeof BcoConfig>;
 
 interface BcoBatch extends UnpairedBatch {
@@ -47,10 +48,11 @@ export const bco = defineObjective<UnpairedRow, BcoConfig>({
 });
 
 /** The task of telling good answers from bad ones, as the settings say. */
-export function bcoTask({ pref_beta: beta, truncation }: BcoConfig): Task<UnpairedRow, BcoBatch> {
+export function bcoTask(config: BcoConfig): Task<UnpairedRow, BcoBatch> {
+  const { pref_beta: beta, truncation } = config;
   const delta = new RunningDelta();
   return {
-    usesBase: true,
+    ...referenceOf(config),
     collate: (rows: readonly WithDelta<UnpairedRow>[]) => ({ ...collateUnpaired(rows), delta: rows[0]?.delta }),
     shorten: (row, tokens) => shortenUnpaired(row, tokens, truncation),
     question: questionOfUnpaired,

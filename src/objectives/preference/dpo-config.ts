@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { divergences } from "./divergences.js";
 import { type PairLoss, type PairLossName, pairLosses } from "./pair-losses.js";
+import { referenceKeys } from "./reference-keys.js";
 import { betaKey, preferenceKeys } from "./settings.js";
 
 /** `sft` is the likelihood of the chosen answer, TRL's name for it in a list. */
@@ -88,5 +89,6 @@ export const DpoConfig = z.strictObject({
     .describe("the divergence that keeps the model near the reference (TRL's name), for losses of a difference of scores"),
   f_alpha_divergence_coef: z.number().default(0.5).describe("α of alpha_divergence"),
   ...preferenceKeys,
+  ...referenceKeys,
 });
 export type DpoConfig = z.output<typeof DpoConfig>;

@@ -5,6 +5,7 @@ import { type ComputedTerm, defineObjective, type Task } from "../objective.js";
 import { aboutLosses, DpoConfig } from "./dpo-config.js";
 import { collatePairs, type PairBatch, questionOfPair, shortenPair } from "./pair-batch.js";
 import { lossesOf, preferenceLoss } from "./preference-loss.js";
+import { referenceOf } from "./reference-keys.js";
 import { RunningDelta } from "./running-delta.js";
 import { answerLogProbs, referenceKeeper } from "./scoring.js";
 import { namesInTrl, preferenceRateFactor } from "./settings.js";
@@ -42,7 +43,7 @@ export function dpoTask(config: DpoConfig): Task<PairRow, PairBatch> {
   const preference = preferenceLoss(config, delta);
 
   return {
-    usesBase: usesReference,
+    ...(usesReference && referenceOf(config)),
     collate: collatePairs,
     shorten: (row, tokens) => shortenPair(row, tokens, config.truncation),
     question: questionOfPair,

@@ -8,6 +8,7 @@ import type { SharedBase } from "../../tuners/shared-base.js";
 import { defineObjective, type Evaluation, type Task, type Term } from "../objective.js";
 import { readTerms } from "../sums.js";
 import { sigmoid } from "./math.js";
+import { referenceKeys, referenceOf } from "./reference-keys.js";
 import { inMicroBatches } from "./running-delta.js";
 import { answerLogProbs, referenceKeeper, sumsOf } from "./scoring.js";
 import { betaKey, namesInTrl, preferenceKeys, preferenceRateFactor } from "./settings.js";
@@ -39,6 +40,7 @@ export const KtoConfig = z.strictObject({
     ),
   pref_ftx: z.number().min(0).default(0).describe("weight of −(mean log π of the answer), the mean over good answers"),
   ...preferenceKeys,
+  ...referenceKeys,
 });
 export type KtoConfig = z.output<typeof KtoConfig>;
 
@@ -136,7 +138,7 @@ export function ktoTask(config: KtoConfig): Task<UnpairedRow, KtoBatch> {
   };
 
   return {
-    usesBase: true,
+    ...referenceOf(config),
     collate: (rows) => ({ ...collateUnpaired(rows), rows }),
     shorten: (row, tokens) => shortenUnpaired(row, tokens, truncation),
     question: questionOfUnpaired,

@@ -57,10 +57,15 @@ export function lossesOf(config: DpoConfig): {
     throw new ConfigError(
       `dpo_label_smoothing: pref_loss ${pairs.map(({ name }) => name).join(", ")} does not read it: leave it out`,
     );
-  if (pref_bco_weight > 0 && pairs.every(({ loss }) => !loss.usesReference))
-    throw new ConfigError(
-      `pref_bco_weight compares with a reference, and pref_loss ${pairs.map(({ name }) => name).join(", ")} has none: leave it out`,
-    );
+  if (pairs.every(({ loss }) => !loss.usesReference)) {
+    const { ref_model, precompute_ref_log_probs } = config;
+    const asking = { pref_bco_weight: pref_bco_weight > 0, ref_model: ref_model !== null, precompute_ref_log_probs };
+    for (const [key, isSet] of Object.entries(asking))
+      if (isSet)
+        throw new ConfigError(
+          `${key}: pref_loss ${pairs.map(({ name }) => name).join(", ")} compares with no reference: leave it out`,
+        );
+  }
 
   const weightOf = (of: LossName) => weights.reduce((sum, [name, weight]) => sum + (name === of ? weight : 0), 0);
   return {
