@@ -222,6 +222,7 @@ test("bco: δ is the mean of the rewards of earlier steps, and what a checkpoint
   await evaluate(trainee.base, trainedName, task, unpairedRows, { batchSize: 4 }); // held-out rewards are none of it
   const later = bcoTask(BcoConfig.parse({}));
   later.state!.load(JSON.parse(JSON.stringify(task.state!.save())));
+  assert.throws(() => bcoTask(BcoConfig.parse({})).state!.load({ sum: "1" }), { code: "CHECKPOINT" });
   const [again, resumed] = [
     await stepOf(trainee, task as Task, [unpairedRows]),
     await stepOf(trainee, later as Task, [unpairedRows]),
