@@ -90,12 +90,15 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   if (maxTokens < recipe.cutoff_len) yield info(`cutoff_len is ${maxTokens} here: the model has no more positions`);
 
   const startedAt = resumeFrom === null ? new Date() : await startOfRun(resumeFrom);
-  const data = yield* during<RunEvent, RunData>((emit) =>
-    prepareData({
-      ...{ recipe, objective, files: base, maxTokens, rewardFunctions, now: startedAt },
-      warn: (message) => emit(warning(message)),
-    }),
-  );
+  /** What the task tells once it trains; it goes out with the next event. */
+  const later: RunEvent[] = [];
+  let tell: Emit;
+  const data = yield* during<RunEvent, RunData>((emit) => {
+    tell = emit;
+    const warn = (message: string) => tell(warning(message));
+    return prepareData({ recipe, objective, files: base, maxTokens, rewardFunctions, now: startedAt, warn });
+  });
+  tell = (event) => later.push(event);
   const { task, plan } = data;
   const questions = questionsOf(recipe, data);
   const files = { ...base, config: task.modelConfig ?? base.config };
@@ -168,9 +171,15 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
       savedStep = progress.step;
       return output.saveCheckpoint(progress);
     };
-    for await (const event of train({ trainee, task, trainRows, evalRows, plan, settings, progress, save, signal })) {
-      if (event.type === "step" && secondsToFirstStep === 0) secondsToFirstStep = performance.now() / 1000;
-      yield event;
+    try {
+      for await (const event of train({ trainee, task, trainRows, evalRows, plan, settings, progress, save, signal })) {
+        if (event.type === "step" && secondsToFirstStep === 0) secondsToFirstStep = performance.now() / 1000;
+        yield* later.splice(0);
+        yield event;
+      }
+    } catch (error) {
+      yield* later.splice(0);
+      throw error;
     }
 
     let interrupted = isUnfinished(progress, plan);
