@@ -171,10 +171,6 @@ export const needless = {
   eaft_alpha: "only `use_eaft_loss` reads it, which is refused",
   init_special_tokens: "only `add_special_tokens` reads it, which is refused",
   ...each(
-    ["reward_model", "reward_model_adapters", "reward_model_quantization_bit", "reward_model_type"],
-    "only `stage: ppo` reads it, which is not there yet",
-  ),
-  ...each(
     ["ref_model", "ref_model_adapters", "ref_model_quantization_bit"],
     "only `stage: dpo` and `ppo` read it, which are not there yet",
   ),

@@ -304,6 +304,16 @@ export interface RecipeSettings {
   readonly kto_rejected_weight?: number | undefined;
   /** Weight of (chosen + rejected score)², which keeps a reward model's scores near 0; not set: 0; its paper: 0.01 (TRL's). Takes a number from 0. */
   readonly center_rewards_coefficient?: number | null | undefined;
+  /** The reward model: an adapter of stage rm, which is put on the model that trains; a model with a head of one output (a folder, a name on the hub); or, with reward_model_type: api, the address of a service. */
+  readonly reward_model?: string | null | undefined;
+  /** What reward_model is: lora: an adapter on the same base (of any method); full: a model of its own; not set: what its folder holds. */
+  readonly reward_model_type?: "lora" | "full" | "api" | null | undefined;
+  /** An adapter on a reward_model of its own, which then may be any base: the adapter brings the head. */
+  readonly reward_model_adapters?: string | null | undefined;
+  /** Keep a reward_model of its own in 4 bits (nf4) or 8 bits; not set: as it is stored. */
+  readonly reward_model_quantization_bit?: 4 | 8 | null | undefined;
+  /** Train on a reward model that stage rm has not shown to be better, with confidence, than judging by length or formatting (attune's own). Default: `false`. */
+  readonly ignore_reward_gate?: boolean | undefined;
   /** What judges answers: a list of rewards, each with its type (regex, exact_match, contains, json, length, format, similarity, numeric, string_check, text_similarity, multi, reward_model, api, module, function), perhaps a name and a weight, and settings of its own; docs/rewards.md. */
   readonly rewards?: readonly Readonly<Record<string, unknown>>[] | undefined;
   /** How often the answers of a roll-out are trained on. Takes a whole number from 1 to 100. Default: `4`. */

@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { z } from "zod";
 import type { Device } from "../core/device.js";
 import { Rng } from "../core/rng.js";
@@ -52,18 +54,20 @@ export const rewardModelKeys = {
     .nullable()
     .default(null)
     .describe("keep a reward_model of its own in 4 bits (nf4) or 8 bits; not set: as it is stored"),
+  ignore_reward_gate: z
+    .boolean()
+    .default(false)
+    .describe(
+      "train on a reward model that stage rm has not shown to be better, with confidence, than judging by length or formatting (attune's own)",
+    ),
 };
 
-type RewardModelSettings = { readonly [Key in keyof typeof rewardModelKeys]: z.output<(typeof rewardModelKeys)[Key]> };
+export type RewardModelSettings = { readonly [Key in keyof typeof rewardModelKeys]: z.output<(typeof rewardModelKeys)[Key]> };
 
 /** What these keys ask for, as an item of `rewards`; null where no reward model is named. Throws ConfigError for what is no address. */
-export function rewardModelItem(settings: RewardModelSettings): RewardItem | null {
-  const {
-    reward_model: model,
-    reward_model_type: kind,
-    reward_model_adapters: adapter,
-    reward_model_quantization_bit: bits,
-  } = settings;
+export function rewardModelItem(settings: Partial<RewardModelSettings>): RewardItem | null {
+  const { reward_model: model = null, reward_model_type: kind = null } = settings;
+  const { reward_model_adapters: adapter = null, reward_model_quantization_bit: bits = null } = settings;
   if (model === null) return null;
   const common = { name: "reward_model", weight: 1 };
   if (kind !== "api") return { type: rewardModel.type, ...common, model, kind, adapter, quantization_bit: bits };
@@ -72,9 +76,14 @@ export function rewardModelItem(settings: RewardModelSettings): RewardItem | nul
   return { type: api.type, ...common, ...service.data };
 }
 
-/** The folder whose gate speaks for a reward model; null for what has none. */
+/** The folder of a reward model, whose gate speaks for it; null for any other reward. */
 export function gateFolderOf({ type, model, adapter }: RewardItem): string | null {
   return type === rewardModel.type ? String(adapter ?? model) : null;
+}
+
+/** Whether a reward is an adapter that will sit on the base of the model that trains, which then has to stay as it was. */
+export function sitsOnBase({ type, model }: RewardItem): boolean {
+  return type === rewardModel.type && existsSync(join(String(model), adapterConfigName));
 }
 
 /**
@@ -120,7 +129,7 @@ export const rewardModel = defineKind({
     const sitting = new WeakMap<SharedBase, Promise<Scorer>>();
     const scorerBeside = async (base: SharedBase): Promise<Scorer> => {
       if (files === null) {
-        base.with(null, () => {}); // throws where the weights of the base train in their places: the adapter would sit on others
+        requireBase(base, model, fail);
         let sits = `reward:${name}`;
         while (base.names.includes(sits)) sits += "'";
         await base.load(sits, model, { valueHead: true });
@@ -137,6 +146,16 @@ export const rewardModel = defineKind({
     };
   },
 });
+
+/** Throws where the weights of the base train in their places: the adapter would sit on others. */
+function requireBase(base: SharedBase, model: string, fail: (what: string) => Error): void {
+  try {
+    base.with(null, () => {});
+  } catch (cause) {
+    if (!(cause instanceof ConfigError)) throw cause;
+    throw fail(`${model} is an adapter on the base of the model that trains, and that base is gone: ${cause.message}`);
+  }
+}
 
 const spelled = (tokenizer: Tokenizer, id: number) => JSON.stringify(tokenizer.decode([id], { special: true }));
 

@@ -6,7 +6,7 @@ import { functionReward, moduleReward } from "./functions.js";
 import { multi, refusedGraders, stringCheck, textSimilarity } from "./graders.js";
 import type { RewardKind, RewardTools } from "./kind.js";
 import type { Reward } from "./reward.js";
-import { rewardModel } from "./reward-model.js";
+import { type RewardModelSettings, rewardModel, rewardModelItem, rewardModelKeys } from "./reward-model.js";
 import { contains, exactMatch, format, json, length, numeric, regex, similarity } from "./rules.js";
 
 /** Every kind of reward that a recipe may name. Adding one is a line here. */
@@ -51,8 +51,9 @@ const Common = z.strictObject({
     .describe("what its score is multiplied by in the sum of all; below 0: the lower the better"),
 });
 
-/** The setting `rewards` of stages that learn from rewards. */
+/** The settings of stages that learn from rewards that say who judges. */
 export const rewardKeys = {
+  ...rewardModelKeys,
   rewards: z
     .array(z.record(z.string(), z.unknown()))
     .default([])
@@ -67,6 +68,18 @@ export const rewardKeys = {
       `what judges answers: a list of rewards, each with its type (${rewardKinds.map(({ type }) => type).join(", ")}), perhaps a name and a weight, and settings of its own; docs/rewards.md`,
     ),
 };
+
+/** What a recipe says of its rewards. */
+export type RewardSettings = { readonly rewards: readonly RewardItem[] } & Partial<RewardModelSettings>;
+
+/** All that judges: the rewards of the list, and the reward model that LLaMA-Factory's keys name. Throws ConfigError. */
+export function rewardItems({ rewards, ...ofModel }: RewardSettings): readonly RewardItem[] {
+  const model = rewardModelItem(ofModel);
+  if (model === null) return rewards;
+  if (rewards.some(({ name }) => name === model.name))
+    throw new ConfigError(`rewards: one is called ${model.name}, as what reward_model names: call it otherwise`);
+  return [...rewards, model];
+}
 
 interface Unnamed {
   readonly type: string;

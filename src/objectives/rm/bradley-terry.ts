@@ -1,4 +1,5 @@
 import type { Total } from "../objective.js";
+import { logSigmoid, sigmoid } from "../preference/math.js";
 
 /** What a reward model's scores of pairs come to. */
 export interface PairwiseLoss {
@@ -22,8 +23,8 @@ export function bradleyTerry(scores: Float32Array, margins: readonly number[], c
     const [chosen, rejected] = [scores[2 * i]!, scores[2 * i + 1]!];
     const lead = chosen - rejected - margin;
     const both = chosen + rejected;
-    sum += minusLogSigmoid(lead) + centering * both * both;
-    const pull = 1 / (1 + Math.exp(lead)); // 1 − σ(lead)
+    sum += centering * both * both - logSigmoid(lead);
+    const pull = sigmoid(-lead);
     gradient[2 * i] = -pull + 2 * centering * both;
     gradient[2 * i + 1] = pull + 2 * centering * both;
     if (chosen > rejected) total.accuracy++;
@@ -44,8 +45,4 @@ export function bradleyTerry(scores: Float32Array, margins: readonly number[], c
       max_reward: { sum: total.max, count: 1 },
     },
   };
-}
-
-function minusLogSigmoid(x: number): number {
-  return Math.max(0, -x) + Math.log1p(Math.exp(-Math.abs(x)));
 }

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { scope } from "../../core/tensor.js";
-import { cutFamily, type PairRow, readPairs } from "../../data/preference-rows.js";
+import { type PairRow, readPairs } from "../../data/preference-rows.js";
 import { requireFinite } from "../../generate/sampling.js";
 import { writeValueHead } from "../../io/adapters/value-head.js";
 import { type BranchBatch, packFamilies } from "../../models/branches.js";
@@ -10,6 +10,7 @@ import { sourceOf } from "../../models/load.js";
 import { requireDecoder, scoresOf } from "../../models/reward-head.js";
 import type { SharedBase } from "../../tuners/shared-base.js";
 import { type Batch, defineObjective, type Evaluation, type ReportSettings, type Task } from "../objective.js";
+import { shortenPair } from "../preference/pair-batch.js";
 import { preferenceKeys } from "../preference/settings.js";
 import { Sums } from "../sums.js";
 import { bradleyTerry } from "./bradley-terry.js";
@@ -81,11 +82,7 @@ export function rmTask(
     taskType: "SEQ_CLS",
     files: [classesFile(modelConfig)],
 
-    shorten(row, tokens) {
-      const { prompt, answers } = cutFamily({ prompt: row.prompt, answers: [row.chosen, row.rejected] }, tokens, truncation);
-      const [chosen, rejected] = answers as [Int32Array, Int32Array];
-      return { ...row, prompt, chosen, rejected, tokens: prompt.length + chosen.length + rejected.length };
-    },
+    shorten: (row, tokens) => ({ ...row, ...shortenPair(row, tokens, truncation) }),
 
     collate(rows) {
       const packed = packFamilies(rows.map(({ prompt, chosen, rejected }) => ({ prompt, answers: [chosen, rejected] })));

@@ -125,7 +125,7 @@ export const grpo = defineObjective<GroupRow, GrpoConfig>({
 
 export function grpoTask(
   config: GrpoConfig & SamplingSettings,
-  { tokenizer, rewards, warn }: Judges,
+  { tokenizer, rewards, usesBase = false, warn }: Judges,
 ): Task<GroupRow, GroupBatch> {
   const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
   const { max_new_tokens } = config;
@@ -139,7 +139,7 @@ export function grpoTask(
     );
 
   return {
-    ...(beta > 0 && { usesBase: true }),
+    ...((beta > 0 || usesBase) && { usesBase: true }),
     identity: { temperature, max_new_tokens },
     stepsPerRound: iterations,
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),

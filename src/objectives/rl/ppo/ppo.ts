@@ -125,7 +125,10 @@ const State = z.strictObject({
   scores: z.strictObject({ count: z.int().min(0), mean: z.number(), variance: z.number().min(0) }),
 });
 
-export function ppoTask(config: PpoConfig & SamplingSettings, { tokenizer, rewards, warn }: Judges): Task<PpoRow, PpoBatch> {
+export function ppoTask(
+  config: PpoConfig & SamplingSettings,
+  { tokenizer, rewards, usesBase = false, warn }: Judges,
+): Task<PpoRow, PpoBatch> {
   const { temperature, ppo_epochs: epochs, ppo_buffer_size: bufferSize } = config;
   const { max_new_tokens } = config;
   const sampling = { temperature, max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
@@ -143,7 +146,7 @@ export function ppoTask(config: PpoConfig & SamplingSettings, { tokenizer, rewar
     );
 
   return {
-    ...(hasReference && { usesBase: true }),
+    ...((hasReference || usesBase) && { usesBase: true }),
     valueHead: true,
     identity: { temperature, max_new_tokens },
     stepsPerRound: epochs * bufferSize,

@@ -84,7 +84,10 @@ export const rloo = defineObjective<RlooRow, RlooConfig>({
   },
 });
 
-export function rlooTask(config: RlooConfig & SamplingSettings, { tokenizer, rewards, warn }: Judges): Task<RlooRow, RlooBatch> {
+export function rlooTask(
+  config: RlooConfig & SamplingSettings,
+  { tokenizer, rewards, usesBase = false, warn }: Judges,
+): Task<RlooRow, RlooBatch> {
   const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
   const { max_new_tokens } = config;
   const sampling = { temperature, max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
@@ -97,7 +100,7 @@ export function rlooTask(config: RlooConfig & SamplingSettings, { tokenizer, rew
     );
 
   return {
-    ...(beta > 0 && { usesBase: true }),
+    ...((beta > 0 || usesBase) && { usesBase: true }),
     identity: { temperature, max_new_tokens },
     stepsPerRound: iterations,
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
