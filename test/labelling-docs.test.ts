@@ -53,7 +53,10 @@ for (const page of ["docs/labelling.md", "docs/zh/labelling.md"])
         said.set("example", execFileSync(process.execPath, ["example.js"], { cwd: folder, encoding: "utf8" }));
       } else {
         assert.equal(language, "sh", "nothing runs it");
-        for (const line of text.trim().split("\n")) {
+        for (const line of text
+          .trim()
+          .split("\n")
+          .map((each) => each.replace(/\s+#.*$/, ""))) {
           const args = /^npx attune (.*)$/
             .exec(line)![1]!
             .replace(/HuggingFaceTB\S+/, model)
@@ -62,7 +65,7 @@ for (const page of ["docs/labelling.md", "docs/zh/labelling.md"])
           const short =
             args[0] === "train" ? ["max_steps=2"] : args.includes("report") || args[1] === "answered.jsonl" ? [] : ["-n", "6"];
           const ran = spawnSync(process.execPath, [join(root, "bin/attune.js"), ...args, ...short], {
-            ...{ cwd: folder, encoding: "utf8", input: "a\nb\na\nb\nt\nn too long\nx\na\na\n" },
+            ...{ cwd: folder, encoding: "utf8", input: "a\nt\nb\nx\na\nb\nn too long\na\na\na\n" },
             env: { ...process.env, ATTUNE_LANG: "en" },
           });
           assert.equal(ran.status, 0, `${line}\n${ran.stdout}${ran.stderr}`);
@@ -74,10 +77,17 @@ for (const page of ["docs/labelling.md", "docs/zh/labelling.md"])
     assert.match(first, /用一句话介绍长城。[\s\S]*3 labels by \S+ in prompts\.labels\.jsonl/);
     const report = [...said].find(([line]) => line.includes("report"))![1];
     assert.match(report, /6 labels of 3 items[\s\S]*Agreement, on the 3 items[\s\S]*\d\. (old|new) {2}\d+ /);
+    const trained = [...said].filter(([line]) => line.includes("npx attune train"));
+    assert.equal(trained.length, 3);
+    for (const [line, output] of trained) {
+      assert.match(output, line.includes("kto") ? / 8 rows;[\s\S]*Done after/ : / 4 rows;[\s\S]*Done after/, line);
+      assert.match(output, /2 of 6 rows are left out, .*: 2 that are ties/);
+    }
     assert.match(said.get("example")!, /krippendorff: /);
     const { rows } = await readLabels(join(folder, "prompts.labels.jsonl"));
     assert.equal(rows.length, 6, "the example took its label back");
-    assert.equal((await readLabels(join(folder, "answered.labels.jsonl"))).rows.length, 8);
+    const answered = (await readLabels(join(folder, "answered.labels.jsonl"))).rows;
+    assert.deepEqual([answered.length, answered.filter(({ repeat }) => repeat).length], [9, 1]);
     rmSync(folder, { recursive: true });
   });
 
