@@ -478,7 +478,7 @@ export function expectation(schema: KeySchema): string {
       return `a number${range(schema)}`;
     case "array":
       if (schema.items?.anyOf?.some(({ type }) => type === "object")) return "a list of texts or mappings";
-      return `a list of ${{ integer: "whole numbers", number: "numbers" }[schema.items?.type ?? ""] ?? "texts"}`;
+      return `a list of ${{ integer: "whole numbers", number: "numbers", object: "mappings" }[schema.items?.type ?? ""] ?? "texts"}`;
     case "object":
       return "a mapping";
     default:
