@@ -82,6 +82,35 @@ for (const [name, { settings, start }] of Object.entries(stages))
       assert.deepEqual(trace(resumed), trace(events).slice(7));
     });
 
+for (const { name: method } of tuners)
+  for (const stage of ["dpo", "kto", "bco"])
+    test(`${stage} trains under ${method}, from the reference where the method begins as the base`, async (t) => {
+      const folder = temporaryFolder(t);
+      const recipe = tinyRecipe(folder, {
+        ...{
+          stage,
+          dataset: [writePairs(folder)],
+          finetuning_type: method,
+          packing: false,
+          lora_dropout: undefined,
+          val_size: 4,
+        },
+        ...{ per_device_train_batch_size: 2, max_steps: 2, ...(method === "qlora" && { quantization_bit: 4 }) },
+      });
+      const steps = (await collect(recipe)).filter((event): event is StepEvent => event.type === "step");
+      assert.ok(steps.length === 2 && steps.every(({ loss, gradNorm }) => Number.isFinite(loss) && gradNorm > 0));
+      const beginsElsewhere = ["p-tuning", "prefix-tuning", "adapter"].includes(method);
+      const expected = stage === "kto" ? 0.5 : Math.LN2;
+      assert.ok(beginsElsewhere || Math.abs(steps[0]!.loss - expected) < 1e-5, `${steps[0]!.loss}`);
+    });
+
+test("packing is told to change nothing, and rows of any length go into a batch", async (t) => {
+  const folder = temporaryFolder(t);
+  const recipe = tinyRecipe(folder, { stage: "dpo", dataset: [writePairs(folder)], packing: true, cutoff_len: 60, max_steps: 1 });
+  const notices = (await collect(recipe)).flatMap((event) => (event.type === "notice" ? [event.message] : []));
+  assert.match(notices.join("\n"), /packing changes nothing: a batch of stage dpo is so many rows/);
+});
+
 const rng = new Rng(5);
 const randomIds = (length: number) => Int32Array.from({ length }, () => rng.below(259));
 const pairRows = Array.from({ length: 8 }, (_, i): PairRow => {

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import test, { after } from "node:test";
 import { renderPrompt } from "../text/supervised.js";
 import { chooseTemplate, templateNames } from "../text/templates.js";
+import { byteLevel, chatOf, sentencepiece, templates } from "../text/testing/byte-level.js";
 import { cutLengths, readPairs, readUnpaired, type Truncation, truncations } from "./preference-rows.js";
 import { byteChat } from "./preview.js";
 
@@ -222,6 +223,33 @@ for (const template of templateNames)
         assert.ok(stops(answer) <= 1);
       }
   });
+
+for (const [kind, tokenizer] of Object.entries({ byteLevel, sentencepiece }))
+  for (const template of Object.keys(templates))
+    test(`${kind}, ${template}: prompts of 200 pairs are the server's, whatever answers begin with; nothing begins or ends twice`, async () => {
+      const chat = chatOf(tokenizer, template);
+      const begins = ["Sure", " sure", "\nsure", "\n\n  sure", "🙂", "'s", "1", "ça", "世界", "<s>"];
+      const rows = Array.from({ length: 200 }, (_, i) => ({
+        prompt: [user(`Hello ${i}${" ".repeat(i % 3)}`), ...(i % 2 === 0 ? [] : [says("Hi"), user("and\n")])],
+        chosen: [says(`${begins[i % 10]} ${i}`)],
+        rejected: [says(`${begins[(i * 7 + 3) % 10]} no ${i}`)],
+      }));
+      const { source } = sourceOf(rows, {});
+      const read = await readPairs(["rows.json"], { ...source, chat: () => chat }, "infer_seqlen");
+      assert.equal(read.length, rows.length);
+      for (const [i, { prompt, chosen, rejected }] of read.entries()) {
+        const served = renderPrompt(chat, { messages: rows[i]!.prompt });
+        const shared = tokenizer.prefixesSpace ? served.subarray(0, prompt.length) : served;
+        assert.deepEqual([...prompt], [...shared], `row ${i}`);
+        assert.ok(served.length - prompt.length <= 1, "at most the last token of a prompt is joined with the answer");
+        const whole = (answer: Int32Array) => [...prompt, ...answer];
+        for (const answer of [chosen, rejected]) {
+          assert.ok(whole(answer)[0] !== tokenizer.bosId || whole(answer)[1] !== tokenizer.bosId);
+          const ends = [...answer].flatMap((id, t) => (tokenizer.stopIds.has(id) ? [t] : []));
+          assert.deepEqual(ends, [answer.length - 1]);
+        }
+      }
+    });
 
 const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
 

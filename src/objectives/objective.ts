@@ -36,7 +36,7 @@ export interface Objective<R extends Row = Row, Config = unknown> {
    * later stages begin from it.
    */
   handsOver?(folder: string, result: "adapter" | "model"): Readonly<Record<string, string>>;
-  /** Rows always fill sequences of `cutoff_len`, whatever `packing` says. */
+  /** Rows always fill sequences of `cutoff_len`, whatever `packing` says; or, where false, never. */
   readonly packs?: boolean;
   /** What the learning rate of a tuner is multiplied by where a recipe names none; 1 where not given. */
   readonly rateFactor?: number;

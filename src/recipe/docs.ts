@@ -19,7 +19,8 @@ export function recipeDocs(methods: Methods): string {
   const { properties } = recipeJsonSchema(methods);
   const groups = Object.entries(recipeGroups).map(([title, shape]) => {
     const keys = Object.keys(shape).map((key) => [key, properties[key]!] as const);
-    const more = "learning_rate" in shape ? `\n\n${[stepsIntro, stepsTable(methods), ...choices].join("\n\n")}` : "";
+    const more =
+      "learning_rate" in shape ? `\n\n${[stepsIntro, stepsTable(methods), stageFactors(methods), ...choices].join("\n\n")}` : "";
     return `### ${title}\n\n${table(Object.fromEntries(keys))}${more}`;
   });
   /** A setting that several methods share is listed with the first of them, and again with those where its default is another. */
@@ -92,6 +93,14 @@ function stepsTable({ tuners }: Methods): string {
     ]),
   );
   return rows(["Method", "Learning rate", "Rows a step", "Warm-up"], cells);
+}
+
+/** Stages that learn with another part of these rates. */
+function stageFactors({ objectives }: Methods): string {
+  const factors = objectives.flatMap(({ name, rateFactor }) =>
+    rateFactor === undefined ? [] : [`${code(name)} by ${rateFactor}`],
+  );
+  return `Stages multiply such a rate: ${factors.join(", ")}. It is right for learning answers by heart, and too high for learning what is preferred.`;
 }
 
 /** The settings of each schedule, and the optimizers. */

@@ -490,7 +490,7 @@ function stepsOf(recipe: CommonSettings, { tuner, tunerConfig, objective }: Step
       gradient_accumulation_steps: gradient_accumulation_steps ?? commonSteps.gradient_accumulation_steps,
       warmup_ratio: warmup_ratio ?? commonSteps.warmup_ratio,
     };
-  const isPacked = recipe.packing || recipe.neat_packing || objective?.packs === true; // then a batch holds many rows as it is
+  const isPacked = objective?.packs ?? (recipe.packing || recipe.neat_packing); // then a batch holds many rows as it is
   const accumulation = isPacked ? 1 : Math.max(1, Math.floor(own.rowsPerStep / recipe.per_device_train_batch_size));
   const warmup = recipe.warmup_steps > 0 || !schedules[recipe.lr_scheduler_type].hasWarmup ? 0 : own.warmup_ratio;
   const steps = {

@@ -378,7 +378,7 @@ export interface Method {
   readonly notes?: string;
   /** A tuner's own steps, where the recipe names no learning rate. */
   readonly defaults?: readonly StepDefaults[];
-  /** An objective whose rows always fill sequences of `cutoff_len`. */
+  /** An objective whose rows always fill sequences of `cutoff_len`; or, where false, never. */
   readonly packs?: boolean;
   /** What an objective multiplies a tuner's own rate by. */
   readonly rateFactor?: number;

@@ -116,7 +116,9 @@ export async function prepareData(request: DataRequest): Promise<RunData> {
 
   const { per_device_train_batch_size: batchSize, seed, disable_shuffling: keepsOrder } = recipe;
   const order = { seed, keepsOrder };
-  const shape = { batchSize, isPacked: recipe.packing || objective.packs === true, cutoffLen };
+  const shape = { batchSize, isPacked: objective.packs ?? recipe.packing, cutoffLen };
+  if (recipe.packing && objective.packs === false)
+    warn(`packing changes nothing: a batch of stage ${objective.name} is so many rows, which are never padded`);
   const planFor = (rows: readonly Row[], shape: BatchShape) => {
     const batches = batchPlan(rows, shape, order);
     return new StepPlan((epoch) => batches.epoch(epoch), {

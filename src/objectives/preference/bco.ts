@@ -37,6 +37,7 @@ export const bco = defineObjective<UnpairedRow, BcoConfig>({
   otherNames: namesInTrl,
   usedBy: "chat",
   rateFactor: preferenceRateFactor,
+  packs: false,
 
   check(model) {
     asCausalLM(model, `stage ${this.name}`);

@@ -24,6 +24,7 @@ export const dpo = defineObjective<PairRow, DpoConfig>({
   notes: aboutLosses,
   usedBy: "chat",
   rateFactor: preferenceRateFactor,
+  packs: false,
 
   check(model) {
     asCausalLM(model, `stage ${this.name}`);

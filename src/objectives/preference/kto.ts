@@ -77,6 +77,7 @@ export const kto = defineObjective<UnpairedRow, KtoConfig>({
   },
   usedBy: "chat",
   rateFactor: preferenceRateFactor,
+  packs: false,
 
   check(model) {
     asCausalLM(model, `stage ${this.name}`);
