@@ -8,6 +8,8 @@ import type { SharedBase } from "../tuners/shared-base.js";
 export interface EvaluateOptions<R extends Row = Row> {
   /** Rows of a batch. */
   readonly batchSize: number;
+  /** Optimizer steps that the model has behind it. */
+  readonly step?: number;
   /** Ends the evaluation before the next batch. */
   readonly signal?: AbortSignal;
   /** Gets the values of each batch's terms; what it throws ends the evaluation. */
@@ -28,11 +30,11 @@ export async function evaluate<R extends Row, B extends Batch>(
   name: string | null,
   task: Task<R, B>,
   rows: readonly R[],
-  { batchSize, signal, onBatch }: EvaluateOptions<R>,
+  { batchSize, step, signal, onBatch }: EvaluateOptions<R>,
 ): Promise<Evaluated | null> {
   const evaluation = task.evaluation?.();
   const sums = new Sums();
-  const at = { policy: name, signal: signal ?? new AbortController().signal };
+  const at = { policy: name, step, signal: signal ?? new AbortController().signal };
   for (let start = 0; start < rows.length; start += batchSize) {
     if (signal?.aborted) return null;
     const part = rows.slice(start, start + batchSize);

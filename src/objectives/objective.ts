@@ -173,6 +173,8 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
   rollOut?(rows: readonly R[], at: RoundStart, base: SharedBase): Promise<Experience<R>>;
   /** What outlives a round, for checkpoints: JSON. A run that goes on gets it back before its first round. */
   readonly state?: TaskState;
+  /** Asked after each round and each evaluation: why the run should end here; null if it should go on. */
+  whyStop?(): string | null;
   /** What a row asks and what its answer should be, for tasks that learn to answer; null for a row that has no answer, or nothing before it. */
   question?(row: R): Question | null;
   /** A new evaluation, where held-out rows tell more than their loss. */
@@ -252,6 +254,8 @@ export function defineObjective<R extends Row, Config>(objective: Objective<R, C
 export interface EvaluatedAt {
   /** What is evaluated, by its name on the base; null for the base alone. */
   readonly policy: string | null;
+  /** Optimizer steps that it has behind it; absent where nobody counts. */
+  readonly step?: number | undefined;
   readonly signal: AbortSignal;
 }
 

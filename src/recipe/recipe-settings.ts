@@ -316,6 +316,12 @@ export interface RecipeSettings {
   readonly ignore_reward_gate?: boolean | undefined;
   /** What judges answers: a list of rewards, each with its type (regex, exact_match, contains, json, length, format, similarity, numeric, string_check, text_similarity, multi, reward_model, api, module, function), perhaps a name and a weight, and settings of its own; docs/rewards.md. */
   readonly rewards?: readonly Readonly<Record<string, unknown>>[] | undefined;
+  /** What judges held-out answers only, as `rewards` does those that are learned from: the policy never sees it, so it tells what a reward model stands for. Metrics: `gold`, `gold/…` (attune's own). */
+  readonly gold_rewards?: readonly Readonly<Record<string, unknown>>[] | undefined;
+  /** What follows where the policy shows signs of going wrong (the notes below name them): warn tells; back_off also makes the KL divergence cost half as much again each round until they are gone; stop ends the run. Default: `warn`. */
+  readonly on_unhealthy?: "warn" | "back_off" | "stop" | undefined;
+  /** Write answers to a few held-out prompts to `samples.jsonl` every so many steps; not set: with each evaluation only. Takes a whole number from 1. */
+  readonly sample_steps?: number | null | undefined;
   /** How often the answers of a roll-out are trained on. Takes a whole number from 1 to 100. Default: `4`. */
   readonly ppo_epochs?: number | undefined;
   /** How many optimizer steps' worth of prompts one roll-out answers; an epoch over it has so many steps. Takes a whole number from 1 to 1000. Default: `1`. */

@@ -182,6 +182,7 @@ export async function* train(work: TrainWork): AsyncGenerator<LoopEvent> {
     const isDue = (every: number) => every > 0 && Math.floor(progress.step / every) > Math.floor(before / every);
     progress.isEvaluationDue = evaluates && (isLast || isDue(settings.evalSteps));
     yield* evaluateIfDue();
+    if ((task.whyStop?.() ?? null) !== null) progress.isStoppedEarly = true;
     const isNewBest = best.isSaved && progress.best?.step === progress.step;
     if (!signal.aborted && (isNewBest || (!isLast && isDue(settings.saveSteps))))
       yield { type: "checkpoint", step: progress.step, path: await work.save() };
@@ -229,6 +230,7 @@ function evaluateHeldOut({ trainee, task, evalRows, settings, progress, signal }
   const now = { step: progress.step, learningRate: settings.learningRate };
   return evaluate(trainee.base, trainedName, task, evalRows, {
     batchSize: settings.evalBatchSize,
+    step: progress.step,
     signal,
     async onBatch(values, rows) {
       const error = await lossDiverged(`after step ${progress.step}: the held-out loss`, values, trainee.base, rows, now);

@@ -12,6 +12,7 @@ import { classesOf } from "../../models/classes.js";
 import type { LanguageModel } from "../../models/language-model.js";
 import { settleTying } from "../../models/load.js";
 import { objectives } from "../../objectives/index.js";
+import type { Task } from "../../objectives/objective.js";
 import { optimizerNamed } from "../../optim/optimizers.js";
 import { needlessOnOneCpu } from "../../recipe/foreign-keys.js";
 import { adapterNames, maxSteps, type Recipe } from "../../recipe/schema.js";
@@ -186,7 +187,7 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
     // Whoever goes on from here trains no step again: not those before a stop, nor all of them to answer.
     const isToGoOn = interrupted || questions.length > 0;
     if (isToGoOn && progress.step > savedStep) yield { type: "checkpoint", step: progress.step, path: await save() };
-    if (progress.isStoppedEarly) yield info(whyStopped(recipe, progress));
+    if (progress.isStoppedEarly) yield info(whyStopped(recipe, progress, task));
     const best = interrupted
       ? null
       : yield* during<RunEvent, SavedBest | null>((emit) => takeBest(recipe, output, progress, emit));
@@ -385,7 +386,9 @@ async function takeBest(recipe: Recipe, output: Output, progress: Progress, emit
   return { step: best.step, score: best.score, checkpoint };
 }
 
-function whyStopped(recipe: Recipe, { step, best, badEvaluations }: Progress): string {
+function whyStopped(recipe: Recipe, { step, best, badEvaluations }: Progress, task: Task): string {
+  const ofTask = task.whyStop?.() ?? null;
+  if (ofTask !== null) return `stopped early, after step ${step}: ${ofTask}`;
   const times = badEvaluations === 1 ? "the last evaluation" : `the last ${badEvaluations} evaluations`;
   return (
     `stopped early, after step ${step}: ${times} brought no better ${bestName(recipe)} than ` +

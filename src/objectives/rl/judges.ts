@@ -14,6 +14,11 @@ export interface Judges {
   readonly rewards: readonly Reward[];
   /** Whether one of them sits on the base as it was: `Task.usesBase`. */
   readonly usesBase?: boolean;
+  /** Judge held-out answers only. */
+  readonly gold?: readonly Reward[];
+  /** Prompts of which samples are shown, and where. */
+  readonly heldOut?: readonly PromptRow[];
+  readonly outputDir?: string;
   /** Tells the user what they should know. */
   warn(message: string): void;
 }

@@ -20,6 +20,8 @@ export interface Answer {
   readonly reward: number | null;
   /** What each reward said, in their order. */
   readonly scores: readonly (number | null)[];
+  /** What those say from whom the policy does not learn. */
+  readonly gold?: { readonly sum: number | null; readonly scores: readonly (number | null)[] };
 }
 
 /** A prompt and the answers to it. */
@@ -31,6 +33,8 @@ export interface Answered {
 export interface RolloutOptions extends SamplingSettings {
   readonly tokenizer: Tokenizer;
   readonly judge: Judge;
+  /** Judges beside it. */
+  readonly gold?: Judge | null;
   /** Answers to each prompt. */
   readonly count: number;
   /** Who answers: null for the base alone. */
@@ -49,7 +53,7 @@ const slots = 32;
  * Throws the signal's reason, RewardError, and ConfigError for a prompt that leaves no room for an answer.
  */
 export async function rollOut(base: SharedBase, rows: readonly PromptRow[], options: RolloutOptions): Promise<Answered[]> {
-  const { tokenizer, count, rng, temperature, max_new_tokens: maxNewTokens, policy, judge, signal } = options;
+  const { tokenizer, count, rng, temperature, max_new_tokens: maxNewTokens, policy, judge, gold, signal } = options;
   const sampling = { temperature, topP: 1, topK: 0, repetitionPenalty: 1 };
   const requests = rows.flatMap(({ prompt }) =>
     Array.from({ length: count }, (): Request => {
@@ -63,8 +67,16 @@ export async function rollOut(base: SharedBase, rows: readonly PromptRow[], opti
     return { messages, answer: tokenizer.decode(ids), prompt, answerIds, isFinished: stopId !== null, columns, where };
   });
   const { scores, sums } = await judge.judge(samples, { base, signal });
+  const ofGold = gold ? await gold.judge(samples, { base, signal }) : null;
   const answers = samples.map(({ answerIds, answer, isFinished }, i): Answer => {
-    return { ids: answerIds, text: answer, isFinished, reward: sums[i]!, scores: scores.map((of) => of[i]!) };
+    return {
+      ids: answerIds,
+      text: answer,
+      isFinished,
+      reward: sums[i]!,
+      scores: scores.map((of) => of[i]!),
+      ...(ofGold && { gold: { sum: ofGold.sums[i]!, scores: ofGold.scores.map((of) => of[i]!) } }),
+    };
   });
   return rows.map((row, i) => ({ row, answers: answers.slice(i * count, (i + 1) * count) }));
 }

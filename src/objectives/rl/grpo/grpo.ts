@@ -3,6 +3,7 @@ import { asCausalLM } from "../../../models/causal-lm.js";
 import { Judge } from "../../../rewards/judge.js";
 import { rewardKeys } from "../../../rewards/rewards.js";
 import { defineObjective, type Task } from "../../objective.js";
+import { healthNotes } from "../health.js";
 import { heldOutAnswers } from "../held-out.js";
 import { type Judges, judgesOf, readPrompts } from "../judges.js";
 import {
@@ -18,11 +19,13 @@ import {
 } from "../policy.js";
 import { rollOut, rolloutMetrics } from "../rollout.js";
 import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
+import { watchedBy, watchKeys, watchOf } from "../watch.js";
 import { groupAdvantages, rewardScales, rewardwiseAdvantages } from "./group-advantages.js";
 import { type GroupTrajectory, grpoCount, grpoLoss, grpoLosses } from "./grpo-loss.js";
 
 export const GrpoConfig = z.strictObject({
   ...rewardKeys,
+  ...watchKeys,
   num_generations: z
     .int()
     .min(2)
@@ -107,7 +110,7 @@ export const grpo = defineObjective<GroupRow, GrpoConfig>({
   config: GrpoConfig,
   narrows: Sampling,
   otherNames: samplingNames,
-  notes: samplingNotes,
+  notes: `${samplingNotes}\n\n${healthNotes}`,
   rateFactor: policyRateFactor,
   usedBy: "chat",
 
@@ -119,17 +122,17 @@ export const grpo = defineObjective<GroupRow, GrpoConfig>({
 
   task(_rows, config, circumstances) {
     const sampling = Sampling.parse(circumstances.common ?? {});
-    return grpoTask({ ...config, ...sampling }, judgesOf("grpo", config, circumstances));
+    return grpoTask({ ...config, ...sampling }, watchedBy(judgesOf("grpo", config, circumstances), config, circumstances));
   },
 });
 
-export function grpoTask(
-  config: GrpoConfig & SamplingSettings,
-  { tokenizer, rewards, usesBase = false, warn }: Judges,
-): Task<GroupRow, GroupBatch> {
+export function grpoTask(config: GrpoConfig & SamplingSettings, judges: Judges): Task<GroupRow, GroupBatch> {
   const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
   const { max_new_tokens } = config;
-  const sampling = { temperature, max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
+  const { tokenizer, rewards, usesBase = false, warn } = judges;
+  const sampling = { temperature, max_new_tokens, judge: new Judge(rewards, warn) };
+  const watch = watchOf(config, judges, { sampling, hasReference: beta > 0 });
+
   const longest = { ...longestAnswer(max_new_tokens), advantage: 1 };
   const collate = (rows: readonly GroupRow[]) =>
     collatePolicy(
@@ -145,8 +148,10 @@ export function grpoTask(
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,
 
-    async rollOut(rows, { batchSizes, policy, rng, signal }, base) {
-      const answered = await rollOut(base, rows, { ...sampling, count, policy, rng, signal });
+    async rollOut(rows, at, base) {
+      const { batchSizes, policy, rng, signal } = at;
+      await watch.before(at, base);
+      const answered = await rollOut(base, rows, { ...sampling, tokenizer, count, policy, rng, signal });
       const { advantages, isFlat } =
         config.multi_objective_aggregation === "normalize_then_sum"
           ? rewardwiseAdvantages(answered, rewards)
@@ -171,9 +176,12 @@ export function grpoTask(
         batches.push(await scored(batch, { old, reference }, { collate, temperature }));
       }
       const flat = { sum: isFlat.filter(Boolean).length, count: isFlat.length };
+      const metrics = { ...rolloutMetrics(answered, rewards), frac_reward_zero_std: flat };
+      const look = watch.health.round({ answered, metrics });
       return {
         steps: Array<GroupRow[][]>(iterations).fill(batches),
-        metrics: { ...rolloutMetrics(answered, rewards), frac_reward_zero_std: flat },
+        metrics: { ...metrics, ...look.metrics },
+        taken: look.taken,
       };
     },
 
@@ -181,11 +189,17 @@ export function grpoTask(
       return {
         loss: {
           of: answerLogProbs(model, hiddenOf(model, branches), branches, temperature),
-          loss: (logProbs) => grpoLoss(logProbs, answers, config),
+          loss(logProbs) {
+            const result = grpoLoss(logProbs, answers, { ...config, beta: beta * watch.health.factor });
+            watch.health.step(result.metrics);
+            return result;
+          },
         },
       };
     },
 
-    evaluation: () => heldOutAnswers({ ...sampling, hasReference: beta > 0 }),
+    state: watch.health.state,
+    whyStop: () => watch.health.whyStop(),
+    evaluation: () => heldOutAnswers(watch),
   };
 }

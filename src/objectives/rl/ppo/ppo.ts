@@ -10,6 +10,7 @@ import { Judge } from "../../../rewards/judge.js";
 import { rewardKeys } from "../../../rewards/rewards.js";
 import type { SharedBase } from "../../../tuners/shared-base.js";
 import { defineObjective, type Task, type Total } from "../../objective.js";
+import { healthNotes } from "../health.js";
 import { heldOutAnswers } from "../held-out.js";
 import { type Judges, judgesOf, readPrompts } from "../judges.js";
 import {
@@ -25,12 +26,14 @@ import {
 } from "../policy.js";
 import { rollOut, rolloutMetrics, sumOf } from "../rollout.js";
 import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
+import { watchedBy, watchKeys, watchOf } from "../watch.js";
 import { divergences, generalizedAdvantages, klEstimators, tokenRewards, varianceKinds, whitened } from "./advantages.js";
 import { type Moments, nextCoefficient, noMoments, normalizedScore, withScores } from "./kl-control.js";
 import { type PpoTrajectory, policyLoss, valueLoss } from "./ppo-loss.js";
 
 export const PpoConfig = z.strictObject({
   ...rewardKeys,
+  ...watchKeys,
   ppo_epochs: z.int().min(1).max(100).default(4).describe("how often the answers of a roll-out are trained on"),
   ppo_buffer_size: z
     .int()
@@ -103,7 +106,7 @@ export const ppo = defineObjective<PpoRow, PpoConfig>({
   config: PpoConfig,
   narrows: Sampling,
   otherNames: { ...samplingNames, num_ppo_epochs: "ppo_epochs", init_kl_coef: "kl_coef" },
-  notes: samplingNotes,
+  notes: `${samplingNotes}\n\n${healthNotes}`,
   rateFactor: policyRateFactor,
   usedBy: "chat",
 
@@ -115,7 +118,7 @@ export const ppo = defineObjective<PpoRow, PpoConfig>({
 
   task(_rows, config, circumstances) {
     const sampling = Sampling.parse(circumstances.common ?? {});
-    return ppoTask({ ...config, ...sampling }, judgesOf("ppo", config, circumstances));
+    return ppoTask({ ...config, ...sampling }, watchedBy(judgesOf("ppo", config, circumstances), config, circumstances));
   },
 });
 
@@ -125,14 +128,14 @@ const State = z.strictObject({
   scores: z.strictObject({ count: z.int().min(0), mean: z.number(), variance: z.number().min(0) }),
 });
 
-export function ppoTask(
-  config: PpoConfig & SamplingSettings,
-  { tokenizer, rewards, usesBase = false, warn }: Judges,
-): Task<PpoRow, PpoBatch> {
+export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): Task<PpoRow, PpoBatch> {
   const { temperature, ppo_epochs: epochs, ppo_buffer_size: bufferSize } = config;
   const { max_new_tokens } = config;
-  const sampling = { temperature, max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
+  const { tokenizer, rewards, usesBase = false, warn } = judges;
+  const sampling = { temperature, max_new_tokens, judge: new Judge(rewards, warn) };
+
   const hasReference = config.kl_coef > 0;
+  const watch = watchOf(config, judges, { sampling, hasReference });
   let state: { readonly kl_coef: number; readonly scores: Moments } = { kl_coef: config.kl_coef, scores: noMoments };
   const longest = trajectoryOf(longestAnswer(max_new_tokens));
   const collate = (rows: readonly PpoRow[]) =>
@@ -154,8 +157,10 @@ export function ppoTask(
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,
 
-    async rollOut(rows, { batchSizes, policy, rng, signal }, base) {
-      const answered = await rollOut(base, rows, { ...sampling, count: 1, policy, rng, signal });
+    async rollOut(rows, at, base) {
+      const { batchSizes, policy, rng, signal } = at;
+      await watch.before(at, base);
+      const answered = await rollOut(base, rows, { ...sampling, tokenizer, count: 1, policy, rng, signal });
       const drawn = answered.map(({ row, answers: [answer] }): PpoRow => {
         return { ...row, answers: [trajectoryOf({ ids: answer!.ids, counts: answer!.reward !== null })] };
       });
@@ -184,7 +189,7 @@ export function ppoTask(
         (isFinished ? 0 : (config.missing_eos_penalty ?? 0));
       const isJudged = given.map(({ reward }) => reward !== null);
       const judged = scored.flatMap(({ answers }, i) => (isJudged[i] ? [{ ...answers![0]!, score: scoreOf(given[i]!) }] : []));
-      const { trajectories, metrics } = experienceOf(judged, state.kl_coef, config);
+      const { trajectories, metrics } = experienceOf(judged, state.kl_coef * watch.health.factor, config);
       let next = 0;
       const learned = scored.map((row, i): PpoRow => (isJudged[i] ? { ...row, answers: [trajectories[next++]!] } : row));
 
@@ -196,14 +201,13 @@ export function ppoTask(
       const klPerAnswer = metrics.kl_per_answer!.sum / metrics.kl_per_answer!.count;
       const target = config.kl_control === "adaptive" ? config.ppo_target : null;
       const control = { target, horizon: config.kl_horizon, answers: judged.length };
+      const all = { ...rolloutMetrics(answered, rewards), ...metrics, kl_coef: { sum: state.kl_coef, count: 1 } };
+      const look = watch.health.round({ answered, metrics: all });
       return {
         steps,
-        metrics: {
-          ...rolloutMetrics(answered, rewards),
-          ...metrics,
-          kl_coef: { sum: state.kl_coef, count: 1 },
-        },
+        metrics: { ...all, ...look.metrics },
         taken() {
+          look.taken();
           state = { kl_coef: nextCoefficient(state.kl_coef, klPerAnswer, control), scores };
         },
       };
@@ -214,7 +218,11 @@ export function ppoTask(
       return {
         policy: {
           of: answerLogProbs(model, hidden, branches, temperature),
-          loss: (logProbs) => policyLoss(logProbs, answers, config),
+          loss(logProbs) {
+            const result = policyLoss(logProbs, answers, config);
+            watch.health.step(result.metrics);
+            return result;
+          },
         },
         value: {
           of: valuesOf(base, hidden, branches.rows),
@@ -225,15 +233,18 @@ export function ppoTask(
     },
 
     state: {
-      save: () => state,
+      save: () => ({ ...state, health: watch.health.state.save() }),
       load(saved) {
-        const { data, error } = State.safeParse(saved);
+        const { data, error } = State.extend({ health: z.unknown() }).safeParse(saved);
         if (error) throw new CheckpointError(`the checkpoint's state of stage ppo is damaged: ${z.prettifyError(error)}`);
-        state = data;
+        const { health, ...own } = data;
+        watch.health.state.load(health);
+        state = own;
       },
     },
 
-    evaluation: () => heldOutAnswers({ ...sampling, hasReference }),
+    whyStop: () => watch.health.whyStop(),
+    evaluation: () => heldOutAnswers(watch),
   };
 }
 

@@ -4,6 +4,7 @@ import { Judge } from "../../../rewards/judge.js";
 import { rewardKeys } from "../../../rewards/rewards.js";
 import { defineObjective, type Task, type Total } from "../../objective.js";
 import { clipShares } from "../grpo/grpo-loss.js";
+import { healthNotes } from "../health.js";
 import { heldOutAnswers } from "../held-out.js";
 import { type Judges, judgesOf, readPrompts } from "../judges.js";
 import {
@@ -21,9 +22,11 @@ import {
 } from "../policy.js";
 import { deviation, rollOut, rolloutMetrics, sumOf } from "../rollout.js";
 import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
+import { watchedBy, watchKeys, watchOf } from "../watch.js";
 
 export const RlooConfig = z.strictObject({
   ...rewardKeys,
+  ...watchKeys,
   num_generations: z
     .int()
     .min(2)
@@ -68,7 +71,7 @@ export const rloo = defineObjective<RlooRow, RlooConfig>({
   config: RlooConfig,
   narrows: Sampling,
   otherNames: samplingNames,
-  notes: samplingNotes,
+  notes: `${samplingNotes}\n\n${healthNotes}`,
   rateFactor: policyRateFactor,
   usedBy: "chat",
 
@@ -80,17 +83,17 @@ export const rloo = defineObjective<RlooRow, RlooConfig>({
 
   task(_rows, config, circumstances) {
     const sampling = Sampling.parse(circumstances.common ?? {});
-    return rlooTask({ ...config, ...sampling }, judgesOf("rloo", config, circumstances));
+    return rlooTask({ ...config, ...sampling }, watchedBy(judgesOf("rloo", config, circumstances), config, circumstances));
   },
 });
 
-export function rlooTask(
-  config: RlooConfig & SamplingSettings,
-  { tokenizer, rewards, usesBase = false, warn }: Judges,
-): Task<RlooRow, RlooBatch> {
+export function rlooTask(config: RlooConfig & SamplingSettings, judges: Judges): Task<RlooRow, RlooBatch> {
   const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
   const { max_new_tokens } = config;
-  const sampling = { temperature, max_new_tokens, tokenizer, judge: new Judge(rewards, warn) };
+  const { tokenizer, rewards, usesBase = false, warn } = judges;
+  const sampling = { temperature, max_new_tokens, judge: new Judge(rewards, warn) };
+  const watch = watchOf(config, judges, { sampling, hasReference: beta > 0 });
+
   const longest = { ...longestAnswer(max_new_tokens), reward: 0, advantage: 1 };
   const collate = (rows: readonly RlooRow[]) =>
     collatePolicy(
@@ -106,8 +109,10 @@ export function rlooTask(
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,
 
-    async rollOut(rows, { batchSizes, policy, rng, signal }, base) {
-      const answered = await rollOut(base, rows, { ...sampling, count, policy, rng, signal });
+    async rollOut(rows, at, base) {
+      const { batchSizes, policy, rng, signal } = at;
+      await watch.before(at, base);
+      const answered = await rollOut(base, rows, { ...sampling, tokenizer, count, policy, rng, signal });
       const batches: RlooRow[][] = [];
       for (const batch of cut(answered, batchSizes)) {
         signal.throwIfAborted();
@@ -124,7 +129,7 @@ export function rlooTask(
       }
       const { advantages, metrics } = leaveOneOut(
         batches.flat().map(({ answers }) => answers!),
-        config,
+        { ...config, beta: beta * watch.health.factor },
       );
       let group = 0;
       const withAdvantages = (row: RlooRow): RlooRow => {
@@ -132,9 +137,12 @@ export function rlooTask(
         return { ...row, answers: row.answers!.map((answer, i) => ({ ...answer, advantage: own[i]! })) };
       };
       const learned = batches.map((batch) => batch.map(withAdvantages));
+      const all = { ...rolloutMetrics(answered, rewards), ...metrics };
+      const look = watch.health.round({ answered, metrics: all });
       return {
         steps: Array<RlooRow[][]>(iterations).fill(learned),
-        metrics: { ...rolloutMetrics(answered, rewards), ...metrics },
+        metrics: { ...all, ...look.metrics },
+        taken: look.taken,
       };
     },
 
@@ -142,12 +150,18 @@ export function rlooTask(
       return {
         loss: {
           of: answerLogProbs(model, hiddenOf(model, branches), branches, temperature),
-          loss: (logProbs) => rlooLoss(logProbs, answers, config),
+          loss(logProbs) {
+            const result = rlooLoss(logProbs, answers, config);
+            watch.health.step(result.metrics);
+            return result;
+          },
         },
       };
     },
 
-    evaluation: () => heldOutAnswers({ ...sampling, hasReference: beta > 0 }),
+    state: watch.health.state,
+    whyStop: () => watch.health.whyStop(),
+    evaluation: () => heldOutAnswers(watch),
   };
 }
 
