@@ -77,7 +77,7 @@ export {
   openLabelStore,
   readLabels,
 } from "./preference/label-store.js";
-export type { RecipeSettings } from "./recipe/recipe-settings.js";
+export type { RecipeSettings, StageSettings } from "./recipe/recipe-settings.js";
 export type { RewardFunction } from "./rewards/functions.js";
 export type { RewardSample } from "./rewards/reward.js";
 export type * from "./runs/events.js";

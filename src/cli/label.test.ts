@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { PassThrough, Readable } from "node:stream";
 import test, { after } from "node:test";
 import { stripVTControlCharacters } from "node:util";
-import { ModelError } from "../errors.js";
+import { ConfigError, EngineError } from "../errors.js";
 import { type LabelRow, openLabelStore, readLabels } from "../preference/label-store.js";
 import { main } from "./main.js";
 import { type Parts, parts } from "./parts.js";
@@ -218,12 +218,27 @@ test("two samples of one model, or of one adapter, or an adapter against its bas
 
 test("a model that fails is told, and what was labelled before stays", async () => {
   const { file, store } = fileOf(Array.from({ length: 12 }, (_, i) => ({ prompt: `P${i}` })));
-  const { parts: fake } = fakeChat((_, seed) => (seed === 9 ? new ModelError("the model broke") : `${seed}`));
+  const { parts: fake } = fakeChat((_, seed) => (seed === 9 ? new EngineError("the engine broke") : `${seed}`));
   const { code, stderr } = await piped([file, "--model", "M"], "a\n".repeat(12), fake);
-  assert.equal(code, 2);
-  assert.match(stderr, /the model broke/);
+  assert.equal(code, 1);
+  assert.match(stderr, /the engine broke/);
   assert.equal((await rowsIn(store)).length, 4);
   assert(!existsSync(`${store}.lock`));
+});
+
+test("a prompt that cannot be answered is counted and told, and the others are labelled", async () => {
+  const { file, store } = fileOf(Array.from({ length: 6 }, (_, i) => ({ prompt: `P${i}` })));
+  const { parts: fake } = fakeChat((_, seed) =>
+    seed === 2 || seed === 7 ? new ConfigError("the prompt has 9 tokens") : `${seed}`,
+  );
+  const { code, stdout, stderr } = await piped([file, "--model", "M"], "a\n".repeat(6), fake);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /Everything is labelled[\s\S]*4 labels by/);
+  assert.match(stderr, /2 prompts could not be answered, the first: the prompt has 9 tokens/);
+  assert.deepEqual(
+    (await rowsIn(store)).map(({ prompt }) => prompt[0]!.content),
+    ["P0", "P2", "P4", "P5"],
+  );
 });
 
 interface Terminal {

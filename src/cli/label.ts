@@ -3,7 +3,7 @@ import { userInfo } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { ConfigError } from "../errors.js";
-import type { PairToDraw } from "../generate/draw-pairs.js";
+import type { DrawnPair, PairToDraw } from "../generate/draw-pairs.js";
 import type { Share } from "../preference/agreement.js";
 import type { LabelReport } from "../preference/label-report.js";
 import type { LabelSession } from "../preference/label-session.js";
@@ -89,6 +89,7 @@ export const label: AddCommand = (program, context) => {
         if (pointless > 0) tell(texts.pointless(pointless));
         if (answers !== undefined && answers.cut > 0) tell(texts.cut(answers.cut, maxNewTokens));
         io.stdout.write(`${words.program.next}: attune label report ${escapeControls(out)}\n`);
+        if (answers !== undefined && answers.faults.length > 0) tell(texts.unanswered(answers.faults.length, answers.faults[0]!));
         if (signal.aborted) context.setExitCode(130);
       } finally {
         stop();
@@ -193,6 +194,8 @@ async function baseOf(folders: readonly string[]): Promise<string> {
 class Drawn implements Incoming {
   left: number;
   cut = 0;
+  /** Of prompts that cannot be answered. */
+  readonly faults: string[] = [];
   #error: unknown;
   #wake = () => {};
   readonly #abort = new AbortController();
@@ -209,9 +212,10 @@ class Drawn implements Incoming {
     });
   }
 
-  came(cut: number): void {
+  came(pair: DrawnPair): void {
     this.left--;
-    this.cut += cut;
+    if ("item" in pair) this.cut += pair.cut;
+    else this.faults.push(pair.fault);
     this.#wake();
   }
 
@@ -231,6 +235,11 @@ class Drawn implements Incoming {
   }
 }
 
+/** A message that does not say who answers. */
+function withoutNames(message: string, names: readonly string[]): string {
+  return names.reduce((text, name) => (name.length > 1 ? text.replaceAll(name, "…") : text), message);
+}
+
 /** Adds the answers that are there already to a session, and draws the others into the file beside the store, and into the session. */
 async function drawInto(
   session: LabelSession,
@@ -240,10 +249,8 @@ async function drawInto(
   signal: AbortSignal,
 ): Promise<Drawn> {
   const { drawingKey, openItemFile } = await import("../preference/label-items.js");
-  const tell = (message: string) => {
-    const hidden = names.reduce((text, name) => (name.length > 1 ? text.replaceAll(name, "…") : text), message);
-    io.stderr.write(`${styleFor(io.stderr, io.env).dim(escapeControls(hidden))}\n`);
-  };
+  const tell = (message: string) =>
+    io.stderr.write(`${styleFor(io.stderr, io.env).dim(escapeControls(withoutNames(message, names)))}\n`);
   const file = await openItemFile(path, { onNotice: tell });
   let chat: Chat | undefined;
   try {
@@ -267,10 +274,12 @@ async function drawInto(
     drawn.start(async (ended) => {
       try {
         const { seed: _, ...options } = replyOptionsOf(reply);
-        for await (const { item, cut } of drawPairs(opened, missing, { reply: options, signal: ended })) {
-          await file.append(item);
-          session.add(item);
-          drawn.came(cut);
+        for await (const pair of drawPairs(opened, missing, { reply: options, signal: ended })) {
+          if ("item" in pair) {
+            await file.append(pair.item);
+            session.add(pair.item);
+          }
+          drawn.came(pair);
         }
       } finally {
         opened.close();

@@ -1,3 +1,4 @@
+import { ConfigError, DataError, ModelError } from "../errors.js";
 import { type Drawing, drawnItem } from "../preference/label-items.js";
 import type { LabelItem } from "../preference/label-store.js";
 import type { Message } from "../text/chat-template.js";
@@ -18,18 +19,18 @@ export interface DrawOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** An item, and which of its answers did not come to an end of themselves. */
-export interface DrawnPair {
-  readonly item: LabelItem;
-  readonly cut: number;
-}
+/** An item, and how many of its answers did not come to an end of themselves; or why a prompt cannot be answered: it may be too long. */
+export type DrawnPair =
+  | { readonly item: LabelItem; readonly cut: number }
+  | { readonly prompt: readonly Message[]; readonly fault: string };
 
 /** Prompts that are answered at once: with two answers each, half of what a chat decodes at once. */
 const promptsAtOnce = 4;
 
 /**
  * Two answers to each prompt, in their order, for somebody to say which is better: of two adapters on one base, or two samples of one model. Both sides'
- * answers are decoded together over the same base. Ends early, without a half pair, when `signal` aborts. Throws as `Chat.reply`.
+ * answers are decoded together over the same base. Ends early, without a half pair, when `signal` aborts. A prompt that cannot be answered is told in its place;
+ * throws what is wrong with more than a prompt: ClosedError, EngineError.
  */
 export async function* drawPairs(
   chat: Pick<Chat, "reply" | "useAdapter" | "thoughts">,
@@ -41,8 +42,17 @@ export async function* drawPairs(
     const { thoughts } = chat;
     return collect(chat.reply(prompt, { ...reply, seed, signal }), thoughts);
   };
-  const draw = async ({ prompt, adapters, models, sampling, seed }: PairToDraw) => {
-    const [a, b] = await Promise.all([answer(prompt, adapters.a, seed.a), answer(prompt, adapters.b, seed.b)]);
+  const draw = async ({ prompt, adapters, models, sampling, seed }: PairToDraw): Promise<DrawnPair> => {
+    const sides = [answer(prompt, adapters.a, seed.a), answer(prompt, adapters.b, seed.b)] as const;
+    const [first, second] = await Promise.allSettled(sides);
+    const failed = [first, second].find((side) => side.status === "rejected");
+    if (failed?.status === "rejected") {
+      const error: unknown = failed.reason;
+      if (error instanceof ConfigError || error instanceof DataError || error instanceof ModelError)
+        return { prompt, fault: error.message };
+      throw error;
+    }
+    const [a, b] = await Promise.all(sides);
     const item = drawnItem(prompt, { a: [a.message], b: [b.message] }, { models, sampling, seed });
     return { item, cut: [a, b].filter(({ finished }) => finished !== "stop").length };
   };

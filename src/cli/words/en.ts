@@ -258,6 +258,7 @@ Examples:
     summaryLeft: (left: number) => `; ${left} left: the same command goes on`,
     pointless: (count: number) => `${count} items are not shown: both answers say the same, or nothing.`,
     cut: (count: number, tokens: number) => `${count} answers were cut after ${tokens} tokens; --max-new-tokens allows more.`,
+    unanswered: (count: number, reason: string) => `${count} prompts could not be answered, the first: ${reason}`,
     report: {
       summary: "what labels say: agreement, ratings, what they will train",
       description:

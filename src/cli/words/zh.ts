@@ -251,6 +251,7 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
     summaryLeft: (left) => `；还剩 ${left} 项：再运行同一命令即可继续`,
     pointless: (count) => `${count} 项不显示：两个回答相同，或都为空。`,
     cut: (count, tokens) => `${count} 个回答在 ${tokens} 个 token 处截断；--max-new-tokens 可放宽。`,
+    unanswered: (count, reason) => `${count} 个提示无法回答，第一个：${reason}`,
     report: {
       summary: "标注说明了什么：一致性、评分、能训练什么",
       description: "显示谁怎样标注、标注者之间是否一致、哪个模型更好及其把握，以及这些数据能训练什么。",
