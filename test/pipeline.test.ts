@@ -392,3 +392,80 @@ test("a reward model goes on from the policy's adapter, resumes bit by bit, and 
   );
   assert.match(readFileSync(join(folder, "out/3-sft/recipe.yaml"), "utf8"), /adapter_name_or_path: .*1-sft\n/);
 });
+
+for (const [method, own] of [
+  ["lora", { lora_dropout: 0 }],
+  ["full", { lora_dropout: undefined }],
+  ["prefix-tuning", { lora_dropout: undefined, num_virtual_tokens: 3 }],
+] as const)
+  test(`${method}: dpo begins from the sft before it, and is compared with exactly that`, async () => {
+    const folder = makeFolder();
+    const events = await runAll(
+      pipelineRecipe(folder, { finetuning_type: method, ...own, stages: ["sft", { stage: "dpo", dataset: writePairs(folder) }] }),
+    );
+    const losses = events.flatMap((event) => (event.type === "step" && event.stage === "2-dpo" ? [event.loss] : []));
+    assert.ok(Math.abs(losses[0]! - Math.LN2) < 1e-6, `the first loss is ${losses[0]}`);
+    assert.notEqual(losses.at(-1), losses[0]);
+    const result = method === "full" ? "model.safetensors" : "adapter_model.safetensors";
+    assert.notEqual(hashOf(join(folder, "out/1-sft", result)), hashOf(join(folder, "out/2-dpo", result)));
+  });
+
+test("sft, rm, ppo: the policy learns from what the judge says, stopped inside any stage and resumed bit by bit", async () => {
+  const recipeIn = (folder: string, more: object = {}) =>
+    pipelineRecipe(folder, {
+      stages: [
+        "sft",
+        { stage: "rm", dataset: writePairs(folder), val_size: 4 },
+        {
+          ...{
+            stage: "ppo",
+            dataset: writePairs(folder),
+            ignore_reward_gate: true,
+            max_new_tokens: 6,
+            ppo_epochs: 2,
+            max_steps: 8,
+          },
+          ...{ per_device_train_batch_size: 2, gradient_accumulation_steps: 1, val_size: 2, eval_steps: 4 },
+        },
+      ],
+      ...more,
+    });
+  const whole = makeFolder();
+  const events = await runAll(recipeIn(whole));
+  const expected = trace(events);
+  const judged = events.flatMap((event) => (event.type === "step" && event.stage === "3-ppo" ? [event.metrics!.reward] : []));
+  assert.equal(judged.length, 8);
+  assert.ok(judged.every((reward) => typeof reward === "number"));
+  assert.match(readFileSync(join(whole, "out/3-ppo/recipe.yaml"), "utf8"), /reward_model: .*2-rm\n/);
+  assert.ok(existsSync(join(whole, "out/3-ppo/value_head.safetensors")));
+  for (const [stage, step] of [
+    ["2-rm", 2],
+    ["3-ppo", 1],
+    ["3-ppo", 4],
+    ["3-ppo", 5],
+  ] as const) {
+    const folder = makeFolder();
+    const stop = new AbortController();
+    const isThere = (event: RecordedEvent) => event.type === "step" && event.stage === stage && event.step === step;
+    const first = await runAll(recipeIn(folder), (event) => isThere(event) && stop.abort(), stop.signal);
+    const rest = await runAll(recipeIn(folder, { resume_from_checkpoint: true }));
+    assert.deepEqual([...trace(first), ...trace(rest)], expected, `stopped in ${stage}, after step ${step}`);
+    for (const name of ["adapter_model.safetensors", "value_head.safetensors"])
+      assert.equal(hashOf(join(folder, "out/3-ppo", name)), hashOf(join(whole, "out/3-ppo", name)), name);
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("a judge that has learned nothing ends the pipeline where the policy would learn from it", async () => {
+  const folder = makeFolder();
+  const recipe = pipelineRecipe(folder, {
+    stages: [
+      "sft",
+      { stage: "rm", dataset: writePairs(folder), val_size: 4 },
+      { stage: "ppo", dataset: writePairs(folder), max_new_tokens: 6 },
+    ],
+  });
+  await assert.rejects(runAll(recipe), /2-rm.*(gate|ignore_reward_gate)|ignore_reward_gate/s);
+  const { state, stage } = (await readRun(join(folder, "out")))!;
+  assert.deepEqual([state, stage!.name], ["failed", "3-ppo"]);
+});
