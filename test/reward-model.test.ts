@@ -10,6 +10,7 @@ import { temporaryFolder } from "../src/io/testing/folders.js";
 import { loadModel } from "../src/models/load.js";
 import type { RewardSample } from "../src/rewards/reward.js";
 import { openScorer, rewardModel, rewardModelItem, scoreAnswers } from "../src/rewards/reward-model.js";
+import { RewardScorer, type ScoredRow } from "../src/rewards/scorer.js";
 import type { EvalEvent } from "../src/runs/events.js";
 import { loadTokenizer } from "../src/text/load-tokenizer.js";
 import { type ChatFormat, renderConversation } from "../src/text/supervised.js";
@@ -130,6 +131,31 @@ for (const { name } of tuners)
     }
     base.dispose();
   });
+
+test("a file of pairs or conversations is scored at the same token as in training", async (t) => {
+  const { folder, out, metrics } = await trained(t);
+  const data = join(folder, "pairs.jsonl");
+  const scorer = await RewardScorer.open({ model: policy, adapter: out, compute: "f32" });
+  const found: (number | undefined)[] = [];
+  for await (const { scores } of scorer.score([data])) found.push(scores.chosen, scores.rejected);
+  assertEvaluated(found as number[], metrics);
+  const answers = join(folder, "answers.jsonl");
+  const messages = ({ prompt, chosen }: (typeof pairs)[number]) => [
+    { role: "user", content: prompt },
+    { role: "assistant", content: chosen },
+  ];
+  writeFileSync(answers, pairs.map((row) => JSON.stringify({ messages: messages(row) })).join("\n"));
+  const singles: ScoredRow[] = [];
+  for await (const row of scorer.score([answers])) singles.push(row);
+  assert.match(singles[3]!.where, /answers\.jsonl:4$/);
+  assertScores(
+    singles.map(({ scores }) => scores.score!),
+    found.filter((_, i) => i % 2 === 0) as number[],
+    2e-5,
+  );
+  scorer.close();
+  await assert.rejects(RewardScorer.open({ model: policy }), { code: "MODEL", message: /is no reward model/ });
+});
 
 /** The same reward model as LLaMA-Factory leaves it: the adapter without the head, and the head with a bias in a file of its own. */
 async function asLlamaFactory(t: TestContext, out: string, bias: number): Promise<string> {

@@ -107,6 +107,18 @@ function fakeParts(calls: Calls, changes: Partial<Parts> = {}): Parts {
         },
       };
     },
+    async openScorer() {
+      return {
+        async *score([file = ""]) {
+          yield { where: `${file}:1`, scores: { chosen: 1.5, rejected: -0.25 } };
+          yield { where: `${file}:2`, scores: { chosen: 0, rejected: 0.5 } };
+          yield { where: `${file}:3`, scores: { score: 2 } };
+        },
+        close: () => {
+          calls.isClosed = true;
+        },
+      };
+    },
     async openClassifier(options) {
       calls.classifier = options;
       return {
@@ -761,6 +773,18 @@ test("export refuses what it does not know, with what there is", async () => {
     assert.equal(calls.exported, undefined);
   }
   assert.match((await run(["export", "--help"])).out, /gguf-lora\s+adapter\.gguf/);
+});
+
+test("score prints what a reward model says of each answer, and how often it agrees with pairs", async () => {
+  const { code, out, err, calls } = await run(["score", "-m", "base", "-a", "runs/rm", "pairs.jsonl"]);
+  assert.deepEqual([code, calls.isClosed], [0, true]);
+  assert.equal(out, "1.5000\t-0.2500\tpairs.jsonl:1\n0.0000\t0.5000\tpairs.jsonl:2\n2.0000\tpairs.jsonl:3\n");
+  assert.match(err, /The chosen answer scores higher in 1 of 2 pairs\.\n$/);
+  const lines = await run(["score", "-m", "base", "--json", "pairs.jsonl"]);
+  assert.deepEqual(JSON.parse(lines.out.split("\n")[0]!), { chosen: 1.5, rejected: -0.25, where: "pairs.jsonl:1" });
+  assert.match((await run(["score", "pairs.jsonl"])).err, /--model is missing/);
+  const other = await writeRecipe("sft.yaml", ["model_name_or_path: base", "stage: sft"]);
+  assert.match((await run(["score", other, "pairs.jsonl"])).err, /stage sft is used by attune chat, not by attune score/);
 });
 
 test("classify prints the class of each text, or of each line of the input", async () => {

@@ -12,6 +12,7 @@ import { exportCommand } from "./export.js";
 import { help } from "./help.js";
 import { label } from "./label.js";
 import type { Parts } from "./parts.js";
+import { score } from "./score.js";
 import { displayWidth, escapeControls, type Io, styleFor, wrapText } from "./terminal.js";
 import { train } from "./train.js";
 import { version } from "./version.js";
@@ -23,6 +24,7 @@ const commands: readonly AddCommand[] = [
   chat,
   exportCommand,
   classify,
+  score,
   label,
   data,
   doctor,

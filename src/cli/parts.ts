@@ -3,6 +3,7 @@ import type { Chat, ChatOptions } from "../generate/chat.js";
 import type { Classifier, ClassifierOptions } from "../generate/classifier.js";
 import type { DataPreview, PreviewOptions } from "../objectives/preview.js";
 import type { Work } from "../recipe/pipeline.js";
+import type { RewardScorer, RewardScorerOptions } from "../rewards/scorer.js";
 import type { RunEvent } from "../runs/events.js";
 import type { RunOptions } from "../runs/run.js";
 
@@ -13,6 +14,7 @@ export interface Parts {
     options: ChatOptions,
   ): Promise<Pick<Chat, "reply" | "close" | "adapter" | "adapters" | "useAdapter" | "facts" | "thoughts">>;
   openClassifier(options: ClassifierOptions): Promise<Pick<Classifier, "classify" | "close">>;
+  openScorer(options: RewardScorerOptions): Promise<Pick<RewardScorer, "score" | "close">>;
   exportModel(options: ExportOptions): Promise<ExportReport>;
   previewData(options: PreviewOptions): Promise<DataPreview>;
   systemPromptOf(dataset: readonly string[], datasetDir: string): Promise<string | undefined>;
@@ -30,6 +32,10 @@ export const parts: Parts = {
   async openClassifier(options) {
     const { Classifier } = await import("../generate/classifier.js");
     return await Classifier.open(options);
+  },
+  async openScorer(options) {
+    const { RewardScorer } = await import("../rewards/scorer.js");
+    return await RewardScorer.open(options);
   },
   async exportModel(options) {
     const { exportModel } = await import("../export/export.js");

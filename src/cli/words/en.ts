@@ -11,7 +11,6 @@ export const en = {
     examples: `
 Examples:
   attune train recipe.yaml                       train as the recipe says
-  attune train recipe.yaml learning_rate=1e-4    the same with another setting
   attune chat --model MODEL --adapter runs/mine  talk to the result
   attune export --adapter runs/mine --to gguf --out exported
   attune data preview orders.jsonl               see what a model would learn
@@ -143,6 +142,20 @@ Several lines: end one with \\, press Alt-Enter, paste, or write between """ and
 Examples:
   attune classify --model all-MiniLM-L6-v2 --adapter runs/reviews "the best soup in town"
   attune classify --model runs/reviews-full --json < reviews.txt`,
+  },
+
+  score: {
+    summary: "score answers with a reward model",
+    description:
+      "Print what a reward model says of each answer in files of pairs (the chosen and the rejected one) or of conversations (the last answer), and where it stands.",
+    model: "a reward model, or the base of the adapter: a folder, a GGUF file, or a name on the hub",
+    adapter: "the output_dir of a run of stage rm, or such an adapter of LLaMA-Factory's",
+    json: "a JSON object a line: chosen and rejected, or score",
+    right: (right: number, pairs: number) => `The chosen answer scores higher in ${right} of ${pairs} pairs.`,
+    examples: `
+Examples:
+  attune score runs/rm pairs.jsonl
+  attune score --model Qwen/Qwen3-0.6B --adapter saves/rm --json answers.jsonl`,
   },
 
   export: {

@@ -10,7 +10,6 @@ export const zh: Words = {
     examples: `
 示例：
   attune train recipe.yaml                       按配方训练
-  attune train recipe.yaml learning_rate=1e-4    同上，改动一项设置
   attune chat --model MODEL --adapter runs/mine  与训练结果对话
   attune export --adapter runs/mine --to gguf --out exported
   attune data preview orders.jsonl               看看模型会学到什么
@@ -140,6 +139,19 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
 示例：
   attune classify --model all-MiniLM-L6-v2 --adapter runs/reviews "the best soup in town"
   attune classify --model runs/reviews-full --json < reviews.txt`,
+  },
+
+  score: {
+    summary: "用奖励模型给回答打分",
+    description: "对文件中的每个回答打印奖励模型的得分及其位置：成对数据打印 chosen 与 rejected，对话数据打印最后一个回答。",
+    model: "奖励模型，或适配器的基座：文件夹、GGUF 文件或模型库中的名称",
+    adapter: "stage rm 训练的 output_dir，或 LLaMA-Factory 的同类适配器",
+    json: "每行一个 JSON 对象：chosen 与 rejected，或 score",
+    right: (right: number, pairs: number) => `${pairs} 对中有 ${right} 对的 chosen 得分更高。`,
+    examples: `
+示例：
+  attune score runs/rm pairs.jsonl
+  attune score --model Qwen/Qwen3-0.6B --adapter saves/rm --json answers.jsonl`,
   },
 
   export: {
