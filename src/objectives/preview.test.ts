@@ -104,6 +104,26 @@ test("lengths, classes and what is left out are counted", async () => {
   assert.ok(pairs.supervised!.tokens > 0 && pairs.supervised!.tokens < pairs.supervised!.of);
 });
 
+test("a stage shows its own rows: both answers of pairs, answers one by one, or prompts alone", async () => {
+  const upToEnd = (answer: string) => chat("", answer).trimEnd();
+  const row = { prompt: "Q", chosen: "A", rejected: "B" };
+  for (const stage of ["dpo", "rm"])
+    assert.deepEqual(await shown([row, { ...row, rejected: "A" }], { stage }), {
+      stage,
+      texts: [
+        [upToEnd("A"), "chosen"],
+        [upToEnd("B"), "rejected"],
+      ],
+    });
+  const single = [
+    [upToEnd("A"), "good"],
+    [upToEnd("B"), "bad"],
+  ];
+  for (const stage of ["kto", "bco"]) assert.deepEqual(await shown([row], { stage }), { stage, texts: single });
+  const { texts } = await shown([{ prompt: "Q" }], { stage: "grpo" });
+  assert.deepEqual(texts, [[upToEnd("").replace("[<|im_end|>]", "")]]);
+});
+
 test("a stage can be named, and what fits none says why", async () => {
   assert.equal((await preview([{ text: "a", label: 1 }], { stage: "pt" })).stage, "pt");
   await assert.rejects(preview([{ text: "a" }], { stage: "dpoo" }), (error) => error instanceof ConfigError);

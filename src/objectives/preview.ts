@@ -1,8 +1,8 @@
 import { loadRows, tokenizeDataset } from "../data/dataset.js";
-import type { Example } from "../data/example.js";
+import type { Example, Row } from "../data/example.js";
 import { conversationColumns, questionColumns } from "../data/formats.js";
 import { labelledColumns } from "../data/labelled-texts.js";
-import { notPreferred } from "../data/preference-rows.js";
+import { notPreferred, type PairRow, type UnpairedRow } from "../data/preference-rows.js";
 import { isPreference, preferences } from "../data/preferences.js";
 import { byteChat, type PreviewedExample, type PreviewRow, previewRow } from "../data/preview.js";
 import type { Fields, RowFormat } from "../data/row-format.js";
@@ -109,10 +109,21 @@ async function examplesFor(stage: string, source: DataSource, dataset: readonly 
     throw new ConfigError(`--stage: ${JSON.stringify(stage)} is not known; expected one of ${known}`);
   }
   const rows = await objective.read(dataset, source, objective.config.parse({}));
-  return rows.map((row) => {
-    if (!("ids" in row)) throw new ConfigError(`--stage: rows of ${stage} hold no tokens to show`);
-    return row as unknown as Example;
-  });
+  return rows.flatMap((row) => shownOf(row as Partial<PairRow & UnpairedRow & Example> & Row, stage));
+}
+
+/** The texts of a row: one of its own, a prompt with each of its answers, or a prompt alone. */
+function shownOf(row: Partial<PairRow & UnpairedRow & Example> & Row, stage: string): PreviewedExample[] {
+  const { where, ids, prompt, chosen, rejected, answer, isGood } = row;
+  if (ids !== undefined) return [row as Example];
+  if (prompt === undefined) throw new ConfigError(`--stage: rows of ${stage} hold no tokens to show`);
+  const answered = (answer: Int32Array, label: string): PreviewedExample => {
+    const ids = Int32Array.from({ length: prompt.length + answer.length }, (_, t) => prompt[t] ?? answer[t - prompt.length]!);
+    return { ids, where, supervised: new Uint8Array(ids.length).fill(1, prompt.length), label };
+  };
+  if (chosen !== undefined && rejected !== undefined) return [answered(chosen, "chosen"), answered(rejected, "rejected")];
+  if (answer !== undefined) return [answered(answer, isGood ? "good" : "bad")];
+  return [{ ids: prompt, where }];
 }
 
 /** Each answer as its own conversation, of which it is what is learned. */
