@@ -29,7 +29,6 @@ const elsewhere = [
   /^(image_max_pixels|video_max_pixels|add_special_tokens|new_special_tokens_config): /m,
   /^(use_galore|use_apollo|use_badam|use_adam_mini|use_dft_loss|use_asft_loss|use_eaft_loss|use_llama_pro): true/m,
   /^(mixture_of_depths|task|rope_scaling): /m,
-  /^stage: (dpo|kto|rm|ppo)/m,
   /^finetuning_type: oft/m,
   /^(model_class|train_dataset): /m, // of its v1
   /^do_predict: true/m, // not there yet
