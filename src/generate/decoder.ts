@@ -68,6 +68,9 @@ interface Entry {
 /** When a request gets rows of the cache, it gets them for at least so many more tokens. */
 const roomAhead = 256;
 
+/** For how many tokens a request with so many gets rows, that can come to `limit`. */
+export const rowsAhead = (tokens: number, limit: number): number => Math.min(limit, tokens + Math.max(roomAhead, tokens));
+
 /**
  * Decodes requests over one base, each with its own adapter, seed, sampling and stop rules. Requests come and go between steps: whatever waits
  * joins as soon as a slot is free, prompts and single tokens in the same forward pass, one pass for each adapter. A prompt goes on from what another
@@ -219,7 +222,7 @@ export class Decoder {
     const wanted = new Map<number, number>();
     for (const { slot, limit, request, answer } of running) {
       const tokens = request.prompt.length + answer.length;
-      if (tokens > slots.cache.capacityOf(slot)) wanted.set(slot, Math.min(limit, tokens + Math.max(roomAhead, tokens)));
+      if (tokens > slots.cache.capacityOf(slot)) wanted.set(slot, rowsAhead(tokens, limit));
     }
     const failed = slots.reserve(wanted);
     return running.filter(({ slot }) => failed.has(slot)).map((entry) => this.#fail(entry, failed.get(entry.slot)));
