@@ -20,7 +20,7 @@ export interface Base {
   make(folder: string): Promise<string>;
 }
 
-export type Stage = "sft" | "pt" | "classification";
+export type Stage = "sft" | "pt" | "classification" | "dpo" | "grpo";
 type Settings = Readonly<Record<string, unknown>>;
 
 /** Hugging Face's config of a family, of a width C in heads of 64, with L layers and a vocabulary of V. */
@@ -175,6 +175,9 @@ function writeRows(path: string, { count, least, most }: Rows, stage: Stage, rng
   const row = (characters: number, i: number) => {
     if (stage === "pt") return { text: text(characters) };
     if (stage === "classification") return { text: text(characters), label: `class ${i % 3}` };
+    if (stage === "dpo")
+      return { instruction: text(characters / 4), chosen: text((characters * 3) / 4), rejected: text(characters / 2) };
+    if (stage === "grpo") return { prompt: text(characters) };
     return { instruction: text(characters / 4), output: text((characters * 3) / 4) };
   };
   const lines = Array.from({ length: count }, (_, i) => JSON.stringify(row(rng.uniform(least, most), i)));
@@ -200,7 +203,7 @@ export async function train({ base, settings, stage, train, held }: Work, modelP
     output_dir: output,
     ...settings,
   };
-  const args = Object.entries(all).map(([key, value]) => `${key}=${value}`);
+  const args = Object.entries(all).map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`);
   await run(process.execPath, [join(import.meta.dirname, "../../bin/attune.js"), "train", ...args], { maxBuffer: 2 ** 26 });
   const lines = readFileSync(join(output, "events.jsonl"), "utf8").trim().split("\n");
   const events = lines.map((line) => JSON.parse(line) as RunEvent);

@@ -2,6 +2,7 @@ import { type Cost, type KernelCost, SymbolicDevice } from "../core/symbolic.js"
 import type { Row } from "../data/example.js";
 import type { ComputeType } from "../engine/kernels.js";
 import { evaluate } from "../evaluate/evaluate.js";
+import { type Decoding, decodeOnShapes } from "../generate/decode-on-shapes.js";
 import type { Batch, Task } from "../objectives/objective.js";
 import { type OptimizerName, optimizerNamed } from "../optim/optimizers.js";
 import { type Parts, sketch, trainedName } from "../train/assemble.js";
@@ -19,6 +20,8 @@ export interface StepWork<R extends Row = Row, B extends Batch = Batch> {
   /** The rows of the held-out batch with the most tokens; none where nothing is evaluated. */
   readonly evalRows: readonly R[];
   readonly compute: ComputeType;
+  /** What is answered once training has ended. */
+  readonly predicts?: Decoding | null;
   /** Another model that is asked beside the one that trains, or about every row before it is made: a reference. */
   readonly other?: Other;
 }
@@ -48,6 +51,17 @@ export async function estimateStep<R extends Row, B extends Batch>(work: StepWor
   const trainee = sketch(device, work.parts);
   if (other?.isAskedOnce === false) trainee.base.setReference(await other.open(device));
   const peaks = [...(asked?.peaks ?? []), device.cost];
+  const decode = async (decoding: Decoding) => {
+    device.reset();
+    await decodeOnShapes(trainee.base, trainedName, decoding);
+    peaks.push(device.cost);
+  };
+  const { decodes } = task;
+  if (decodes !== undefined) {
+    const ofRound = Array<readonly R[]>(accumulationSteps).fill(rows).flat();
+    await decode({ ...decodes, prompts: ofRound.map(decodes.promptOf) });
+    await decode({ ...decodes, count: 1, prompts: evalRows.map(decodes.promptOf) });
+  }
   const take = async (microBatches: number): Promise<Cost> => {
     device.reset();
     await runStep(trainee, task, Array<readonly R[]>(microBatches).fill(rows), anyStep);
@@ -61,12 +75,16 @@ export async function estimateStep<R extends Row, B extends Batch>(work: StepWor
   const evaluated =
     evalRows.length > 0 ? await evaluate(trainee.base, trainedName, task, evalRows, { batchSize: evalRows.length }) : null;
   peaks.push(device.cost);
+  if (work.predicts) await decode(work.predicts);
   return {
     ...cost,
     measures: evaluated && namesOf(evaluated.metrics),
     tokens: accumulationSteps * rows.reduce((sum, { tokens }) => sum + tokens, 0),
     peakBytes: Math.max(...peaks.map(({ peakBytes }) => peakBytes)),
-    residentBytes: Math.max(...peaks.map(({ residentBytes }) => residentBytes)),
+    residentBytes:
+      Math.max(...peaks.map(({ residentBytes }) => residentBytes)) +
+      (decodes !== undefined || work.predicts ? decodingBytes : 0) +
+      (work.predicts ? dictionaryBytes : 0),
   };
 }
 
@@ -102,6 +120,12 @@ function extrapolated(one: Cost, two: Cost, count: number): Cost {
  * and the buffers of pieces between files and engine (docs/benchmarks.md).
  */
 export const overheadBytes = 8 * 2 ** 20;
+
+/** What JavaScript's heap takes more where a process decodes: between two collections of it, tokens leave more behind than steps do (docs/benchmarks.md). */
+const decodingBytes = 24 * 2 ** 20;
+
+/** The dictionary of jieba, which compares answers with what was wanted. */
+const dictionaryBytes = 78e6;
 
 /** A change of settings that would lower the need for memory. */
 export interface Remedy {

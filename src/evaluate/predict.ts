@@ -1,3 +1,4 @@
+import type { Decoding } from "../generate/decode-on-shapes.js";
 import { decodeAll, type Request } from "../generate/decoder.js";
 import type { SamplingOptions } from "../generate/sampling.js";
 import type { Question } from "../objectives/objective.js";
@@ -19,6 +20,12 @@ export interface Prediction {
   readonly prompt: string;
   readonly predict: string;
   readonly label: string;
+}
+
+/** What `predict` decodes at once, of the longest questions. */
+export function predictionsAtOnce(questions: readonly Question[], maxNewTokens: number): Decoding {
+  const prompts = questions.map(({ prompt }) => prompt).sort((a, b) => b.length - a.length);
+  return { prompts: prompts.slice(0, slots), count: 1, maxNewTokens, slots };
 }
 
 /** Answers that are decoded at once, and between two looks at the signal. */

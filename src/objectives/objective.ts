@@ -175,6 +175,15 @@ export interface Task<R extends Row = Row, B extends Batch = Batch> {
   readonly state?: TaskState;
   /** Asked after each round and each evaluation: why the run should end here; null if it should go on. */
   whyStop?(): string | null;
+  /** What a roll-out decodes of its rows at most, for an estimate of memory; absent where it decodes nothing. */
+  readonly decodes?: {
+    promptOf(row: R): Int32Array;
+    /** Answers to each prompt. */
+    readonly count: number;
+    readonly maxNewTokens: number;
+    /** Answers that are decoded at once. */
+    readonly slots: number;
+  };
   /** What a row asks and what its answer should be, for tasks that learn to answer; null for a row that has no answer, or nothing before it. */
   question?(row: R): Question | null;
   /** A new evaluation, where held-out rows tell more than their loss. */

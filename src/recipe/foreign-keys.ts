@@ -171,10 +171,6 @@ export const needless = {
   eaft_alpha: "only `use_eaft_loss` reads it, which is refused",
   init_special_tokens: "only `add_special_tokens` reads it, which is refused",
   ...each(
-    ["ref_model", "ref_model_adapters", "ref_model_quantization_bit"],
-    "only `stage: dpo` and `ppo` read it, which are not there yet",
-  ),
-  ...each(
     ["profiler_output_dir", "profiler_wait_steps", "profiler_warmup_steps", "profiler_active_steps", "profiler_repeat"],
     "it belongs to torch's profiler; events.jsonl has the time of every step",
   ),

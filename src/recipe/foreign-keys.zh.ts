@@ -121,7 +121,6 @@ export const chinese: Readonly<Record<Sentence, string>> = {
   "only `use_asft_loss` reads it, which is refused": "只有 `use_asft_loss` 会用到它，而后者被拒绝",
   "only `use_eaft_loss` reads it, which is refused": "只有 `use_eaft_loss` 会用到它，而后者被拒绝",
   "only `add_special_tokens` reads it, which is refused": "只有 `add_special_tokens` 会用到它，而后者被拒绝",
-  "only `stage: dpo` and `ppo` read it, which are not there yet": "只有 `stage: dpo` 与 `ppo` 会用到它，这两个阶段尚未支持",
   "it belongs to torch's profiler; events.jsonl has the time of every step":
     "属于 torch 的性能分析器；每一步的用时记录在 events.jsonl 中",
   "only exports read it: `attune export`": "只在导出时用到：`attune export`",

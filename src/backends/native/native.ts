@@ -4,6 +4,7 @@ import { z } from "zod";
 import { Rng } from "../../core/rng.js";
 import { fastestCompute, loadEngine } from "../../engine/load.js";
 import { CheckpointError, ConfigError } from "../../errors.js";
+import { predictionsAtOnce } from "../../evaluate/predict.js";
 import { writeFileAtomic } from "../../io/disk.js";
 import { writeModelCard } from "../../io/model-card.js";
 import type { ModelFiles } from "../../io/model-files.js";
@@ -123,8 +124,9 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
   const ofRound = plan.at(0).microBatches.length; // an epoch may have fewer than the recipe asks for
   const accumulationSteps = Math.ceil(ofRound / (task.bufferSize ?? 1));
   const settings = settingsOf(recipe, plan);
+  const predicts = questions.length === 0 ? null : predictionsAtOnce(questions, recipe.max_new_tokens);
   const { flopsPerToken, measures, ...fit } = recipe.do_train
-    ? await checkMemory({ ...partsBeside(reference, parts), task, accumulationSteps, compute }, data)
+    ? await checkMemory({ ...partsBeside(reference, parts), task, accumulationSteps, compute, predicts }, data)
     : nothingToTrain;
   if (measures !== null) checkMetric(settings.best!.metric, measures);
 

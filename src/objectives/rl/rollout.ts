@@ -5,7 +5,7 @@ import { type Judge, rewardMetrics, sumOf } from "../../rewards/judge.js";
 import type { Reward, RewardSample } from "../../rewards/reward.js";
 import type { Tokenizer } from "../../text/tokenizer/tokenizer.js";
 import type { SharedBase } from "../../tuners/shared-base.js";
-import type { Total } from "../objective.js";
+import type { Task, Total } from "../objective.js";
 import type { SamplingSettings } from "./settings.js";
 
 /** An answer that a policy gave, with what the rewards make of it. */
@@ -46,6 +46,14 @@ export interface RolloutOptions extends SamplingSettings {
 
 /** Answers that are decoded at once. */
 const slots = 32;
+
+/** `Task.decodes` of a task that rolls out so many answers to each prompt. */
+export function decodes(
+  count: number,
+  { max_new_tokens: maxNewTokens }: SamplingSettings,
+): NonNullable<Task<PromptRow>["decodes"]> {
+  return { promptOf: ({ prompt }) => prompt, count, maxNewTokens, slots };
+}
 
 /**
  * Lets the policy answer prompts, and the rewards judge it. Answers depend on weights, prompts and `rng` alone. The decoder lives no longer than this:

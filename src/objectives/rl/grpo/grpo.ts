@@ -17,7 +17,7 @@ import {
   type PolicyRow,
   scored,
 } from "../policy.js";
-import { rollOut, rolloutMetrics } from "../rollout.js";
+import { decodes, rollOut, rolloutMetrics } from "../rollout.js";
 import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
 import { watchedBy, watchKeys, watchOf } from "../watch.js";
 import { groupAdvantages, rewardScales, rewardwiseAdvantages } from "./group-advantages.js";
@@ -147,6 +147,7 @@ export function grpoTask(config: GrpoConfig & SamplingSettings, judges: Judges):
     stepsPerRound: iterations,
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,
+    decodes: decodes(count, config),
 
     async rollOut(rows, at, base) {
       const { batchSizes, policy, rng, signal } = at;

@@ -24,7 +24,7 @@ import {
   scoreAnswers,
   split,
 } from "../policy.js";
-import { rollOut, rolloutMetrics, sumOf } from "../rollout.js";
+import { decodes, rollOut, rolloutMetrics, sumOf } from "../rollout.js";
 import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
 import { watchedBy, watchKeys, watchOf } from "../watch.js";
 import { divergences, generalizedAdvantages, klEstimators, tokenRewards, varianceKinds, whitened } from "./advantages.js";
@@ -156,6 +156,7 @@ export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): T
     bufferSize,
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,
+    decodes: decodes(1, config),
 
     async rollOut(rows, at, base) {
       const { batchSizes, policy, rng, signal } = at;

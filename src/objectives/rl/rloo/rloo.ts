@@ -20,7 +20,7 @@ import {
   spans,
   type Trajectory,
 } from "../policy.js";
-import { deviation, rollOut, rolloutMetrics, sumOf } from "../rollout.js";
+import { decodes, deviation, rollOut, rolloutMetrics, sumOf } from "../rollout.js";
 import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
 import { watchedBy, watchKeys, watchOf } from "../watch.js";
 
@@ -108,6 +108,7 @@ export function rlooTask(config: RlooConfig & SamplingSettings, judges: Judges):
     stepsPerRound: iterations,
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,
+    decodes: decodes(count, config),
 
     async rollOut(rows, at, base) {
       const { batchSizes, policy, rng, signal } = at;
