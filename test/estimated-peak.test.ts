@@ -15,6 +15,18 @@ const works: (Pick<Work, "settings" | "held"> & { readonly stage?: Stage })[] = 
   { settings: { finetuning_type: "qlora", per_device_train_batch_size: 2 }, held: { count: 4, least: 1500, most: 1800 } },
   { stage: "dpo", settings: { finetuning_type: "lora", per_device_train_batch_size: 2 }, held: null },
   { stage: "dpo", settings: { finetuning_type: "full", precompute_ref_log_probs: true }, held: null },
+  {
+    stage: "grpo",
+    settings: {
+      rewards: [{ type: "length", min: 1, max: 20 }],
+      num_generations: 8,
+      max_new_tokens: 300,
+      beta: 0.1,
+      gradient_accumulation_steps: 2,
+      seed: 3,
+    },
+    held: null,
+  },
   { settings: { do_predict: true, max_new_tokens: 400, max_steps: 1 }, held: { count: 16, least: 800, most: 1000 } },
 ];
 

@@ -58,7 +58,9 @@ export async function estimateStep<R extends Row, B extends Batch>(work: StepWor
   };
   const { decodes } = task;
   if (decodes !== undefined) {
-    const ofRound = Array<readonly R[]>(accumulationSteps).fill(rows).flat();
+    const ofRound = Array<readonly R[]>(accumulationSteps * (task.bufferSize ?? 1))
+      .fill(rows)
+      .flat();
     await decode({ ...decodes, prompts: ofRound.map(decodes.promptOf) });
     await decode({ ...decodes, count: 1, prompts: evalRows.map(decodes.promptOf) });
   }
