@@ -128,6 +128,13 @@ test("what is wrong with rewards is told by file, line and item, all of it at on
   assert.match(lines[2]!, /^recipe\.yaml:5: rewards: item 4: type: expected one of .*; there is none/);
 });
 
+test("a setting that another leaves no part in is told", async (t) => {
+  const more = { multi_objective_aggregation: "normalize_then_sum", scale_rewards: "batch", max_steps: 1 };
+  const { events, failure } = await collected(recipeIn(temporaryFolder(t), [{ type: "length", max: 3 }], more));
+  assert.equal(failure, null);
+  assert.equal(noticesOf(events).filter((message) => message.startsWith("scale_rewards changes nothing")).length, 1);
+});
+
 test("a stage that learns from rewards wants one", async (t) => {
   const { failure } = await collected(recipeIn(temporaryFolder(t), []));
   assert.equal(failure?.code, "CONFIG");

@@ -78,6 +78,19 @@ test("a function that never answers is left behind when the run is stopped", asy
   await assert.rejects(never.score(samples, contextOf(stop.signal)), /^Error: stopped$/);
 });
 
+test("a module in TypeScript is read where Node reads it, and else told what to do", async (t) => {
+  const file = join(temporaryFolder(t), "rewards.mts");
+  writeFileSync(file, "export const brevity = ({ answer }: { answer: string }): number => -answer.length;\n");
+  const reward = rewardFrom({ type: "module", module: `${file}#brevity` });
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  if (major! > 22 || (major === 22 && minor! >= 18)) assert.deepEqual(await reward.score(samples, contextOf()), [-1, -2, -3]);
+  else
+    await assert.rejects(reward.open!(), {
+      code: "CONFIG",
+      message: /Node reads TypeScript from 22\.18 on; for an older one, compile it/,
+    });
+});
+
 test("a module's function is found by path and name", async (t) => {
   const folder = temporaryFolder(t);
   const file = join(folder, "rewards.mjs");

@@ -122,6 +122,10 @@ export const grpo = defineObjective<GroupRow, GrpoConfig>({
 
   task(_rows, config, circumstances) {
     const sampling = Sampling.parse(circumstances.common ?? {});
+    if (config.multi_objective_aggregation === "normalize_then_sum" && config.scale_rewards !== "group")
+      circumstances.warn(
+        "scale_rewards changes nothing: multi_objective_aggregation: normalize_then_sum scales each reward by itself",
+      );
     return grpoTask({ ...config, ...sampling }, watchedBy(judgesOf("grpo", config, circumstances), config, circumstances));
   },
 });
