@@ -282,6 +282,22 @@ test("what would end a later stage ends the pipeline before its first, with the 
   }
 });
 
+test("attune data preview shows the data of a stage", async () => {
+  const folder = makeFolder();
+  const file = join(folder, "pipeline.yaml");
+  writeFileSync(file, stringify(JSON.parse(JSON.stringify(pipelineRecipe(folder)))));
+  const [first, second, byNumber, none] = await Promise.all([
+    attune("data", "preview", file),
+    attune("data", "preview", file, "--stage", "sft"),
+    attune("data", "preview", file, "--stage", "2-sft"),
+    attune("data", "preview", file, "--stage", "ppo"),
+  ]);
+  assert.match(first.out, /old owl sits on the roof/);
+  assert.match(second.out, /Where is the cat/);
+  assert.equal(byNumber.out, second.out);
+  assert.match(none.err, /--stage: .*pipeline\.yaml has no stage "ppo"; there are 1-pt, 2-sft, 3-sft/);
+});
+
 test("two processes do not run the same pipeline at once", async () => {
   const folder = makeFolder();
   const first = trainEvents(pipelineRecipe(folder));

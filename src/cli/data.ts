@@ -1,3 +1,5 @@
+import { ConfigError } from "../errors.js";
+import type { Pipeline, Stage } from "../recipe/pipeline.js";
 import { toolFormatNames } from "../text/tool-formats.js";
 import type { AddCommand } from "./command.js";
 import { choiceFor, numberFor } from "./options.js";
@@ -34,8 +36,9 @@ export const data: AddCommand = (program, { io: { stdout, env }, words: { data: 
       const isColoured = hasColours(stdout, env);
       const learnt = (text: string) => (isColoured ? style.green(text) : `${open}${text}${close}`);
 
-      const ofRecipe = /\.ya?ml$/i.test(file) ? await settingsOf(file) : { dataset: [file], datasetDir: "data", cutoffLen: 2048 };
-      const options = { ...ofRecipe, ...given };
+      const isRecipe = /\.ya?ml$/i.test(file);
+      const ofRecipe = isRecipe ? await settingsOf(file, given.stage) : { dataset: [file], datasetDir: "data", cutoffLen: 2048 };
+      const options = { ...ofRecipe, ...given, ...("stage" in ofRecipe && { stage: ofRecipe.stage }) };
       const onNotice = (message: string) => stdout.write(`${style.dim(escapeControls(message))}\n`);
       const preview = await parts.previewData({ ...options, count, onNotice });
       for (const { where, tokens, supervisedTokens, pieces, label } of preview.rows) {
@@ -59,16 +62,18 @@ export const data: AddCommand = (program, { io: { stdout, env }, words: { data: 
 
 const mostLabels = 30;
 
-/** What a recipe says of its data. */
-async function settingsOf(file: string) {
-  const { parseRecipe, readRecipe } = await import("../recipe/parse.js");
+/** What a recipe says of its data; a pipeline, of the data of one stage, the first where none is asked for. Throws ConfigError. */
+async function settingsOf(file: string, stage: string | undefined) {
+  const { readRecipe } = await import("../recipe/parse.js");
+  const { parseWork } = await import("../recipe/pipeline.js");
   const { everyMethod } = await import("../backends/index.js");
-  const { recipe } = parseRecipe(await readRecipe(file), [], everyMethod);
+  const work = parseWork(await readRecipe(file), [], everyMethod);
+  const recipe = work.recipe ?? stageOf(work.pipeline, stage, file).draft;
   return {
     dataset: recipe.dataset,
     datasetDir: recipe.dataset_dir,
     cutoffLen: recipe.cutoff_len,
-    stage: recipe.stage,
+    stage: work.recipe === undefined ? recipe.stage : (stage ?? recipe.stage),
     model: recipe.model_name_or_path,
     revision: recipe.model_revision,
     template: recipe.template ?? undefined,
@@ -78,4 +83,13 @@ async function settingsOf(file: string) {
     trainOnPrompt: recipe.train_on_prompt,
     maskHistory: recipe.mask_history,
   };
+}
+
+/** The stage of a name such as `2-rm`, or the first of an objective. */
+function stageOf({ stages }: Pipeline, asked: string | undefined, file: string): Stage {
+  const found = asked === undefined ? stages[0] : stages.find(({ name, recipe }) => [name, recipe.stage].includes(asked));
+  if (found !== undefined) return found;
+  throw new ConfigError(
+    `--stage: ${file} has no stage ${JSON.stringify(asked)}; there are ${stages.map(({ name }) => name).join(", ")}`,
+  );
 }
