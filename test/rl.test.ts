@@ -167,6 +167,39 @@ for (const loss_type of ["dapo", "grpo", "dr_grpo", "gspo", "cispo"])
     trainee.dispose();
   });
 
+for (const [name, task] of Object.entries({
+  ppo: ppoOf({ kl_coef: 0.1, cliprange: 0.1, vf_coef: 0.5 }),
+  grpo: grpoOf({ beta: 0.2, num_iterations: 2 }),
+  rloo: rlooOf({ num_iterations: 2 }),
+}))
+  test(`${name}: the gradients of a step are finite differences of its loss`, async () => {
+    const trainee = await rlTrainee(task);
+    await stir(trainee, 0.02);
+    const { steps } = await task.rollOut!(promptRows(4) as never, startOf([4]), trainee.base);
+    await stir(trainee, 0.005);
+    const { gradients } = await gradientsOf(trainee, task, steps[0]!);
+    assert.equal(gradients.size, trainee.parameters.size);
+    for (const [path, { value }] of trainee.parameters) {
+      const [values, gradient] = [await value.read(), gradients.get(path)!];
+      const size = norm(gradient);
+      const direction = gradient.map((g, i) => g / (size + 1e-12) + (0.2 * Math.sin(i)) / Math.sqrt(gradient.length));
+      const step = 3e-3;
+      const at = async (sign: number) => {
+        trainee.base.device.kernels.write(
+          value.id,
+          0,
+          values.map((x, i) => x + sign * step * direction[i]!),
+        );
+        return (await gradientsOf(trainee, task, steps[0]!)).loss;
+      };
+      const expected = ((await at(1)) - (await at(-1))) / (2 * step);
+      trainee.base.device.kernels.write(value.id, 0, values);
+      const actual = gradient.reduce((sum, g, i) => sum + g * direction[i]!, 0);
+      assert.ok(Math.abs(actual - expected) < 0.03 * size + 3e-4, `${path}: ${actual}, expected ${expected}`);
+    }
+    trainee.dispose();
+  });
+
 test("groups whose rewards are all the same pull nothing but by their KL term, which a setting leaves out; they are counted", async () => {
   const same: Reward = { name: "same", weight: 1, score: async (samples) => samples.map(() => 0.3) };
   for (const [beta, drop_flat_groups, pulls] of [

@@ -17,6 +17,7 @@ import {
   type PolicyRow,
   scored,
 } from "../policy.js";
+import { policyReference, policyReferenceKeys } from "../reference.js";
 import { decodes, rollOut, rolloutMetrics } from "../rollout.js";
 import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
 import { watchedBy, watchKeys, watchOf } from "../watch.js";
@@ -25,6 +26,7 @@ import { type GroupTrajectory, grpoCount, grpoLoss, grpoLosses } from "./grpo-lo
 
 export const GrpoConfig = z.strictObject({
   ...rewardKeys,
+  ...policyReferenceKeys,
   ...watchKeys,
   num_generations: z
     .int()
@@ -146,7 +148,7 @@ export function grpoTask(config: GrpoConfig & SamplingSettings, judges: Judges):
     );
 
   return {
-    ...((beta > 0 || usesBase) && { usesBase: true }),
+    ...policyReference(config, { hasReference: beta > 0, usesBase, warn }),
     identity: { temperature, max_new_tokens },
     stepsPerRound: iterations,
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),

@@ -24,6 +24,7 @@ import {
   scoreAnswers,
   split,
 } from "../policy.js";
+import { policyReference, policyReferenceKeys } from "../reference.js";
 import { decodes, rollOut, rolloutMetrics, sumOf } from "../rollout.js";
 import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
 import { watchedBy, watchKeys, watchOf } from "../watch.js";
@@ -33,6 +34,7 @@ import { type PpoTrajectory, policyLoss, valueLoss } from "./ppo-loss.js";
 
 export const PpoConfig = z.strictObject({
   ...rewardKeys,
+  ...policyReferenceKeys,
   ...watchKeys,
   ppo_epochs: z.int().min(1).max(100).default(4).describe("how often the answers of a roll-out are trained on"),
   ppo_buffer_size: z
@@ -149,7 +151,7 @@ export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): T
     );
 
   return {
-    ...((hasReference || usesBase) && { usesBase: true }),
+    ...policyReference(config, { hasReference, usesBase, warn }),
     valueHead: true,
     identity: { temperature, max_new_tokens },
     stepsPerRound: epochs * bufferSize,

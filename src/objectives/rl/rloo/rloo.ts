@@ -20,12 +20,14 @@ import {
   spans,
   type Trajectory,
 } from "../policy.js";
+import { policyReference, policyReferenceKeys } from "../reference.js";
 import { decodes, deviation, rollOut, rolloutMetrics, sumOf } from "../rollout.js";
 import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
 import { watchedBy, watchKeys, watchOf } from "../watch.js";
 
 export const RlooConfig = z.strictObject({
   ...rewardKeys,
+  ...policyReferenceKeys,
   ...watchKeys,
   num_generations: z
     .int()
@@ -103,7 +105,7 @@ export function rlooTask(config: RlooConfig & SamplingSettings, judges: Judges):
     );
 
   return {
-    ...((beta > 0 || usesBase) && { usesBase: true }),
+    ...policyReference(config, { hasReference: beta > 0, usesBase, warn }),
     identity: { temperature, max_new_tokens },
     stepsPerRound: iterations,
     shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
