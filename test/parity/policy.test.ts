@@ -100,7 +100,6 @@ for (const [stage, settings] of cases)
     assert.match(trl.trl, /^1\.16/);
     assert.equal(steps.length, 10);
     for (const [i, { loss, gradNorm }] of steps.entries()) {
-      // TRL's log rounds losses to four decimals.
       assert.ok(Math.abs(loss - trl.loss[i]!) <= 1e-4, `step ${i + 1}: loss ${loss}, TRL ${trl.loss[i]}`);
       assert.ok(
         Math.abs(gradNorm - trl.grad_norm[i]!) <= 1e-4 * Math.max(1, gradNorm),
