@@ -23,10 +23,11 @@ export const betaKey = {
 };
 
 /**
- * The rate of a tuner is for learning texts by heart; preferences are learned with a small part of it. LLaMA-Factory's and the Alignment Handbook's recipes use 5e-6
- * for LoRA where their sft has 1e-4 to 2e-4, TRL 1e-6 where its sft has 2e-5: 1/20 to 1/40.
+ * The rate of a tuner is for learning texts by heart; preferences are learned with a part of it. Measured: SmolLM2-135M-Instruct under LoRA, 48 pairs of dpo_en_demo at
+ * cutoff_len 128, two epochs of 12 steps; held-out loss 0.688 at 2.5e-5, 0.639 at 2e-4, and 0.843 at LoRA's own 1e-3, which learns the pairs by heart. Recipes
+ * for thousands of pairs go lower: LLaMA-Factory's and the Alignment Handbook's take 5e-6 for LoRA, TRL 1e-6.
  */
-export const preferenceRateFactor = 0.025;
+export const preferenceRateFactor = 0.1;
 
 /** What TRL calls settings that all preference stages have. */
 export const namesInTrl = { beta: "pref_beta", truncation_mode: "truncation" };
