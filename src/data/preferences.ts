@@ -41,8 +41,13 @@ export const preferenceColumns = {
 
 /** Whether a row holds judged answers. */
 export function isPreference(row: Fields): boolean {
+  return isPair(row) || tagOf(row) !== undefined;
+}
+
+/** Whether a row holds two answers, of which one is better. */
+export function isPair(row: Fields): boolean {
   const { chosen, rejected } = preferenceColumns;
-  return chosen.some((name, i) => row.has(name) && row.has(rejected[i]!)) || tagOf(row) !== undefined;
+  return chosen.some((name, i) => row.has(name) && row.has(rejected[i]!));
 }
 
 function tagOf(row: Fields): string | undefined {

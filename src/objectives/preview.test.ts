@@ -37,6 +37,9 @@ test("what rows are for is found out from their columns, and each is shown as tr
   assert.equal((await shown([{ instruction: "Q", output: "A", text: "Q A" }])).stage, "sft");
 });
 
+/** Of judged answers nothing is read behind the token that ends the turn. */
+const answered = (system: string, answer: string) => chat(system, answer).trimEnd();
+
 test("both answers of every form of preference data are shown, with what was thought of them", async () => {
   const user = { role: "user", content: "Q" };
   const says = (content: string) => ({ role: "assistant", content });
@@ -54,16 +57,16 @@ test("both answers of every form of preference data are shown, with what was tho
     { messages: [user], system: "S", chosen: says("A"), rejected: says("B") },
   ];
   const both = [
-    [chat("S", "A"), "chosen"],
-    [chat("S", "B"), "rejected"],
+    [answered("S", "A"), "chosen"],
+    [answered("S", "B"), "rejected"],
   ];
-  for (const row of pairs) assert.deepEqual(await shown([row]), { stage: "preference", texts: both }, JSON.stringify(row));
+  for (const row of pairs) assert.deepEqual(await shown([row]), { stage: "dpo", texts: both }, JSON.stringify(row));
   const judged: object[] = [
     { instruction: "Q", output: "A", kto_tag: true },
     { messages: [user, says("A")], label: true },
     { prompt: "Q", completion: "A", label: true },
   ];
-  for (const row of judged) assert.deepEqual(await shown([row]), { stage: "preference", texts: [[chat("", "A"), "good"]] });
+  for (const row of judged) assert.deepEqual(await shown([row]), { stage: "kto", texts: [[answered("", "A"), "good"]] });
 });
 
 test("an entry of dataset_info.json names the columns of preference data", async () => {
@@ -74,10 +77,10 @@ test("an entry of dataset_info.json names the columns of preference data", async
   );
   const { stage, texts } = await shown([{ q: "Q", better: "A", worse: "B" }], { dataset: ["pairs"] });
   await rm(join(folder, "dataset_info.json"));
-  assert.equal(stage, "preference");
+  assert.equal(stage, "dpo");
   assert.deepEqual(texts, [
-    [chat("", "A"), "chosen"],
-    [chat("", "B"), "rejected"],
+    [answered("", "A"), "chosen"],
+    [answered("", "B"), "rejected"],
   ]);
 });
 

@@ -1,9 +1,9 @@
-import { loadRows, tokenizeDataset } from "../data/dataset.js";
+import { loadRows } from "../data/dataset.js";
 import type { Example, Row } from "../data/example.js";
 import { conversationColumns, questionColumns } from "../data/formats.js";
 import { labelledColumns } from "../data/labelled-texts.js";
-import { notPreferred, type PairRow, type UnpairedRow } from "../data/preference-rows.js";
-import { isPreference, preferences } from "../data/preferences.js";
+import type { PairRow, UnpairedRow } from "../data/preference-rows.js";
+import { isPair, isPreference } from "../data/preferences.js";
 import { byteChat, type PreviewedExample, type PreviewRow, previewRow } from "../data/preview.js";
 import type { Fields, RowFormat } from "../data/row-format.js";
 import { textColumns } from "../data/texts.js";
@@ -25,7 +25,7 @@ export interface PreviewOptions
   readonly revision?: string | undefined;
   /** Name of a chat template; default: the model's own. */
   readonly template?: string | undefined;
-  /** What the rows are read for: the name of an objective, or `preference`; default: what their columns show. */
+  /** What the rows are read for: the name of an objective; default: what their columns show. */
   readonly stage?: string | undefined;
   /** Folder of dataset_info.json. */
   readonly datasetDir: string;
@@ -55,8 +55,10 @@ export interface DataPreview {
 /** Of a longer data set, the first rows are read. */
 export const rowsLookedAt = 5000;
 
+/** What pairs of answers are read for, and answers that are judged each by itself, where nobody says: all stages of such rows read them alike. */
+const [stageOfPairs, stageOfJudged] = ["dpo", "kto"];
+
 const noLimit = Number.MAX_SAFE_INTEGER;
-const preferenceStage = "preference";
 
 /** Reads a data set as training would, to look at it. Throws DataError for data that cannot be read, ConfigError for a name that is wrong. */
 export async function previewData(options: PreviewOptions): Promise<DataPreview> {
@@ -77,7 +79,7 @@ export async function previewData(options: PreviewOptions): Promise<DataPreview>
     warn: (message) => notices.push(message),
   };
   const stage = options.stage ?? (await stageOf(source, dataset));
-  const examples = stage === preferenceStage ? await judgedAnswers(source, dataset) : await examplesFor(stage, source, dataset);
+  const examples = await examplesFor(stage, source, dataset);
   const lengths = examples.map(({ ids }) => ids.length).sort((a, b) => a - b);
   const at = (share: number) => lengths[Math.max(0, Math.ceil(share * lengths.length) - 1)] ?? 0;
   const total = (numbers: Iterable<number>) => [...numbers].reduce((sum, number) => sum + number, 0);
@@ -105,7 +107,7 @@ function counted(labels: readonly string[]): [string, number][] {
 async function examplesFor(stage: string, source: DataSource, dataset: readonly string[]): Promise<PreviewedExample[]> {
   const objective = objectives.find(({ name }) => name === stage);
   if (objective === undefined) {
-    const known = [...objectives.map(({ name }) => name), preferenceStage].join(", ");
+    const known = objectives.map(({ name }) => name).join(", ");
     throw new ConfigError(`--stage: ${JSON.stringify(stage)} is not known; expected one of ${known}`);
   }
   const rows = await objective.read(dataset, source, objective.config.parse({}));
@@ -126,26 +128,6 @@ function shownOf(row: Partial<PairRow & UnpairedRow & Example> & Row, stage: str
   return [{ ids: prompt, where }];
 }
 
-/** Each answer as its own conversation, of which it is what is learned. */
-async function judgedAnswers(source: DataSource, dataset: readonly string[]): Promise<PreviewedExample[]> {
-  const { rows, notices } = await loadRows({ dataset, ...source.files }, preferences);
-  for (const message of notices) source.warn(message);
-  const left = notPreferred(rows);
-  if (left !== null) source.warn(left);
-  const shown: PreviewedExample[] = [];
-  for (const judgement of ["chosen", "rejected", "good", "bad"] as const) {
-    const conversations = rows.flatMap(({ answers, where }) =>
-      answers.filter((answer) => answer.judgement === judgement).map((answer) => ({ ...answer, where })),
-    );
-    if (conversations.length === 0) continue;
-    const { examples, report } = await tokenizeDataset(conversations, source.chat(), { ...source.tokenize, maskHistory: true });
-    for (const example of examples) shown.push({ ...example, label: judgement });
-    for (const message of report.notices) source.warn(`${judgement}: ${message}`);
-  }
-  const order = new Map(rows.map(({ where }, i) => [where, i]));
-  return shown.sort((a, b) => order.get(a.where)! - order.get(b.where)!);
-}
-
 /** What the first rows that can be read are for. Rows that show nothing are taken for conversations, whose reader says what is missing. */
 async function stageOf(source: DataSource, dataset: readonly string[]): Promise<string> {
   try {
@@ -159,14 +141,15 @@ async function stageOf(source: DataSource, dataset: readonly string[]): Promise<
 
 const kinds: RowFormat<{ readonly stage: string; readonly where: string }, { readonly stage: string }> = {
   layoutOfEntry({ ranking, columns }) {
-    const isRanked = ranking === true || (typeof columns === "object" && columns !== null && "kto_tag" in columns);
-    return isRanked ? { stage: preferenceStage } : undefined;
+    const isTagged = typeof columns === "object" && columns !== null && "kto_tag" in columns;
+    if (isTagged) return { stage: stageOfJudged };
+    return ranking === true ? { stage: stageOfPairs } : undefined;
   },
   read: (row, layout) => ({ stage: layout?.stage ?? kindOfRow(row) }),
 };
 
 function kindOfRow(row: Fields): string {
-  if (isPreference(row)) return preferenceStage;
+  if (isPreference(row)) return isPair(row) ? stageOfPairs : stageOfJudged;
   const isChat = row.findAll([...Object.keys(questionColumns), ...conversationColumns.messages]).length > 0;
   if (isChat) return "sft";
   const isText = row.findAll([...textColumns, ...labelledColumns.text]).length > 0;

@@ -208,7 +208,7 @@ Examples:
       summary: "rows as the model will see them",
       description: "Print rows as the model will see them, the part it learns from in colour.",
       file: "JSON, JSONL, CSV or Parquet, a name in dataset_info.json, or a recipe",
-      stage: "what the rows are for: sft, pt, classification or preference; without it, found out from the columns",
+      stage: "the stage that the rows are for: sft, dpo, kto, rm …; without it, found out from the columns",
       cutoffLen: "longest row of training, in tokens (default: 2048, or the recipe's)",
       model: "whose tokenizer and chat template to use; without one, ChatML",
       template: "another chat template than the model's own",

@@ -201,7 +201,7 @@ MODEL 可以是文件夹、GGUF 文件，或 hub 上的名字，例如 HuggingFa
       summary: "模型将看到的数据",
       description: "显示模型将看到的每一行，其中要学习的部分用颜色标出。",
       file: "JSON、JSONL、CSV 或 Parquet 文件，dataset_info.json 中的名字，或配方",
-      stage: "数据的用途：sft、pt、classification 或 preference；不给则从列名判断",
+      stage: "数据用于哪个训练阶段：sft、dpo、kto、rm 等；不给则从列名判断",
       cutoffLen: "训练时一行最多多少个 token（默认 2048，或配方中的值）",
       model: "用谁的分词器和对话模板；不给则用 ChatML",
       template: "不用模型自带的对话模板，改用这个",

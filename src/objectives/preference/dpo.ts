@@ -5,7 +5,7 @@ import { type ComputedTerm, defineObjective, type Task } from "../objective.js";
 import { aboutLosses, DpoConfig } from "./dpo-config.js";
 import { collatePairs, type PairBatch, questionOfPair, shortenPair } from "./pair-batch.js";
 import { lossesOf, preferenceLoss } from "./preference-loss.js";
-import { referenceKeys, referenceOf } from "./reference-keys.js";
+import { referenceOf } from "./reference-keys.js";
 import { RunningDelta } from "./running-delta.js";
 import { answerLogProbs, referenceKeeper } from "./scoring.js";
 import { namesInTrl, preferenceRateFactor } from "./settings.js";
@@ -32,13 +32,7 @@ export const dpo = defineObjective<PairRow, DpoConfig>({
 
   read: (dataset, source, { truncation }) => readPairs(dataset, source, truncation),
 
-  task(_rows, config, { warn }) {
-    const task = dpoTask(config);
-    for (const key of Object.keys(referenceKeys) as (keyof typeof referenceKeys)[])
-      if (config[key] && task.reference === undefined)
-        warn(`${key} changes nothing: ${config.pref_loss.join(" and ")} compares the model with no reference`);
-    return task;
-  },
+  task: (_rows, config) => dpoTask(config),
 });
 
 /** The task of preferring chosen answers, as the settings say. */
