@@ -315,3 +315,24 @@ test("LLaMA-Factory's keys become an item of rewards", () => {
     message: /^reward_model: /,
   });
 });
+
+test("stages that learn from rewards ask the gate of a reward model, and train on one that has not passed only if told to", async (t) => {
+  const { folder, out } = await trained(t);
+  const prompts = join(folder, "prompts.jsonl");
+  writeFileSync(prompts, pairs.map(({ prompt }) => JSON.stringify({ prompt })).join("\n"));
+  const recipe = (changes: Readonly<Record<string, unknown>> = {}) =>
+    tinyRecipe(folder, {
+      ...{ stage: "grpo", dataset: [prompts], packing: false, lora_dropout: undefined, max_new_tokens: 4, num_generations: 2 },
+      ...{ max_steps: 2, output_dir: join(folder, "policy"), reward_model: out, reward_model_type: "lora", ...changes },
+    });
+  await assert.rejects(collect(recipe()), {
+    code: "CONFIG",
+    message: /every held-out pair trains as well.*ignore_reward_gate: true/,
+  });
+  rmSync(join(out, "reward_gate.json"));
+  await assert.rejects(collect(recipe()), { code: "CONFIG", message: /nobody has measured this reward model/ });
+  const events = await collect(recipe({ ignore_reward_gate: true }));
+  const steps = events.filter(({ type }) => type === "step");
+  assert.equal(steps.length, 2);
+  assert.ok(events.some((event) => event.type === "notice" && /is trained on although it has not passed/.test(event.message)));
+});
