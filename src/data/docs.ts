@@ -201,7 +201,7 @@ ${table(
 
 Two texts without a question are split at HH-RLHF's turns (\`Human:\`, \`Assistant:\`), or at the last blank before they differ; TRL splits at the first character
 that differs. All texts go through the chat template, as in LLaMA-Factory; TRL leaves plain texts without one. Rows whose answers are equal or empty, ties and rows without
-a side are left out, counted and listed. Conversations that differ before their last message are bad rows.
+a side are left out, counted and listed. Label stores (docs/labelling.md) are read as they are, without what a rater was shown a second time. Conversations that differ before their last message are bad rows.
 
 Longer rows are cut as \`truncation\` says: \`infer_seqlen\` (LLaMA-Factory's rule: prompt and answers are cut at their ends, in proportion where both are long) or
 \`keep_start\` (TRL's: what comes first stays). A row that would lose all of an answer is left out and counted.
