@@ -31,7 +31,6 @@ const elsewhere = [
   /^(mixture_of_depths|task|rope_scaling): /m,
   /^finetuning_type: oft/m,
   /^(model_class|train_dataset): /m, // of its v1
-  /^do_predict: true/m, // not there yet
   /^template: (gpt|deepseek|qwen3_5)/m, // of a family that does not run here
 ];
 
