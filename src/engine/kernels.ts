@@ -103,7 +103,7 @@ export interface Layers {
    * `segments` lists (qStart, qLength, kStart, kLength, prefixStart, prefixLength) of each sequence, whose keys are the rows of k of its prefix
    * and then its own; a query attends only inside its own segment. Causal: query i sees keys j ≤ i + prefixLength + kLength − qLength.
    * `window` > 0 lets it see only the last `window` of these. Segments never share rows of q; where a gradient is wanted, they may share rows
-   * of k only as a prefix. With `compute` bf16, products round their operands where the machine multiplies bf16 in hardware, but for a few
+   * of k only as a prefix. With `compute` bf16, products round their operands on the tier avx512bf16, but for a few
    * queries; elsewhere they are exact. `dropout` is applied to the probabilities, by masks that follow from `seed`, the row of q, the head and
    * the key's place: its number in the prefix, or in its own plus prefixLength rounded up to 64.
    */
