@@ -43,9 +43,12 @@ async function main(): Promise<void> {
   const heldOut = readRows<HeldOut>(join(dataDir, "heldout.jsonl"));
   const checkpoints = readdirSync(ppo).flatMap((name) => /^checkpoint-(\d+)$/.exec(name)?.[1] ?? []);
   const steps = checkpoints.map(Number).sort((a, b) => a - b);
-  const adapters = new Map([["0", sft], ...steps.map((step) => [String(step), join(ppo, `checkpoint-${step}`)] as const)]);
-  const chat = await Chat.open({ model, adapter: adapters });
   const told = evaluationsOf(join(ppo, "events.jsonl"));
+  const last = Math.max(...told.keys());
+  if (!steps.includes(last)) steps.push(last); // the end is no checkpoint, but the result
+  const folderOf = (step: number) => (step === last ? ppo : join(ppo, `checkpoint-${step}`));
+  const adapters = new Map([["0", sft], ...steps.map((step) => [String(step), folderOf(step)] as const)]);
+  const chat = await Chat.open({ model, adapter: adapters });
   const points: Point[] = [];
   const samples = new Map<string, string[]>();
   for (const step of [0, ...steps]) {
