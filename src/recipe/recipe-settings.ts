@@ -326,6 +326,8 @@ export interface RecipeSettings {
   readonly ppo_epochs?: number | undefined;
   /** How many optimizer steps' worth of prompts one roll-out answers; an epoch over it has so many steps. Takes a whole number from 1 to 1000. Default: `1`. */
   readonly ppo_buffer_size?: number | undefined;
+  /** Whether scores count from their mean in the first roll-out: values begin at 0, and where every score is below it, learning puts off the end of answers. Default: `true`. */
+  readonly center_scores?: boolean | undefined;
   /** Give scores mean 0 and deviation 1, over all of the run so far. Default: `false`. */
   readonly ppo_score_norm?: boolean | undefined;
   /** Give the rewards of tokens deviation 1, before advantages are made of them. Default: `false`. */

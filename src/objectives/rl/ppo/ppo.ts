@@ -43,6 +43,12 @@ export const PpoConfig = z.strictObject({
     .max(1000)
     .default(1)
     .describe("how many optimizer steps' worth of prompts one roll-out answers; an epoch over it has so many steps"),
+  center_scores: z
+    .boolean()
+    .default(true)
+    .describe(
+      "whether scores count from their mean in the first roll-out: values begin at 0, and where every score is below it, learning puts off the end of answers",
+    ),
   ppo_score_norm: z.boolean().default(false).describe("give scores mean 0 and deviation 1, over all of the run so far"),
   ppo_whiten_rewards: z
     .boolean()
@@ -100,7 +106,7 @@ type PpoBatch = PolicyBatch<PpoTrajectory>;
  * Proximal policy optimization: a policy answers, a reward judges whole answers, and a value head on the policy's own trunk says of each token whether
  * the rest came out better than expected. What the policy goes from the reference costs reward at each token.
  * Sources: Schulman et al. 2017; Ziegler et al. 2019; keys and defaults as LLaMA-Factory has them with TRL 0.9.6. Where we differ: no dropout; sampling
- * by temperature alone; means are over the tokens of a step, whatever its micro-batches; advantages are whitened over the whole roll-out.
+ * by temperature alone; scores are centred on those of the policy that began (as Huang et al. 2024, arXiv:2403.17031, centre reward models); means are over the tokens of a step, whatever its micro-batches; advantages are whitened over the whole roll-out.
  */
 export const ppo = defineObjective<PpoRow, PpoConfig>({
   name: "ppo",
@@ -128,6 +134,8 @@ export const ppo = defineObjective<PpoRow, PpoConfig>({
 const State = z.strictObject({
   kl_coef: z.number().min(0),
   scores: z.strictObject({ count: z.int().min(0), mean: z.number(), variance: z.number().min(0) }),
+  /** The mean score of the first roll-out; null before it. */
+  center: z.number().nullable(),
 });
 
 export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): Task<PpoRow, PpoBatch> {
@@ -138,7 +146,9 @@ export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): T
 
   const hasReference = config.kl_coef > 0;
   const watch = watchOf(config, judges, { sampling, hasReference });
-  let state: { readonly kl_coef: number; readonly scores: Moments } = { kl_coef: config.kl_coef, scores: noMoments };
+  let state: { readonly kl_coef: number; readonly scores: Moments; readonly center: number | null } = {
+    ...{ kl_coef: config.kl_coef, scores: noMoments, center: null },
+  };
   const longest = trajectoryOf(longestAnswer(max_new_tokens));
   const collate = (rows: readonly PpoRow[]) =>
     collatePolicy(
@@ -187,8 +197,9 @@ export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): T
         state.scores,
         given.flatMap(({ reward }) => reward ?? []),
       );
+      const center = state.center ?? scores.mean;
       const scoreOf = ({ reward, isFinished }: (typeof given)[number]) =>
-        (config.ppo_score_norm ? normalizedScore(reward!, scores) : reward!) -
+        (config.ppo_score_norm ? normalizedScore(reward!, scores) : reward! - (config.center_scores ? center : 0)) -
         (isFinished ? 0 : (config.missing_eos_penalty ?? 0));
       const isJudged = given.map(({ reward }) => reward !== null);
       const judged = scored.flatMap(({ answers }, i) => (isJudged[i] ? [{ ...answers![0]!, score: scoreOf(given[i]!) }] : []));
@@ -211,7 +222,7 @@ export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): T
         metrics: { ...all, ...look.metrics },
         taken() {
           look.taken();
-          state = { kl_coef: nextCoefficient(state.kl_coef, klPerAnswer, control), scores };
+          state = { kl_coef: nextCoefficient(state.kl_coef, klPerAnswer, control), scores, center };
         },
       };
     },
