@@ -208,11 +208,11 @@ test("workspace that cannot be had ends in an error of the next read or sync", {
     const shape = { qRows: 4, kRows: 1, heads: 1, kvHeads: 1, headDim: 1 << 22, scale: 1, causal: false, window: 0, dropout: 0, seed: 0n };
     const tell = (error) => console.log(error.name, error.message);
     engine.setThreads(2);
-    engine.attention(x, x, x, x, y, Int32Array.of(0, 2, 0, 1, 2, 2, 0, 1), shape, "f32");
+    engine.attention(x, x, x, x, y, Int32Array.of(0, 2, 0, 1, 0, 0, 2, 2, 0, 1, 0, 0), shape, "f32");
     engine.fill(y, 3, 1);
     await engine.sync().catch(tell);
-    engine.attentionGrad(x, x, x, x, y, x, x, x, x, Int32Array.of(0, 2, 0, 1), shape, "f32");
-    engine.attention(x, x, x, x, y, Int32Array.of(0, 2, 0, 1), shape, "f32");
+    engine.attentionGrad(x, x, x, x, y, x, x, x, x, Int32Array.of(0, 2, 0, 1, 0, 0), shape, "f32");
+    engine.attention(x, x, x, x, y, Int32Array.of(0, 2, 0, 1, 0, 0), shape, "f32");
     await engine.read(y, 0, got).catch(tell);
     engine.fill(y, 5, 1);
     await engine.read(y, 0, got);
