@@ -445,6 +445,19 @@ test("settings that contradict each other are refused, idle ones are told", () =
   );
 });
 
+test("a recipe that only answers or evaluates needs no data to train on, and trains nothing", () => {
+  const idle = (lines: string) => {
+    const text = `model_name_or_path: m\noutput_dir: out\neval_dataset: held\n${lines}`;
+    const { recipe } = parseRecipe({ text, file: "recipe.yaml" }, [], methods);
+    return [recipe.do_train, recipe.dataset, recipe.eval_dataset];
+  };
+  assert.deepEqual(idle("do_predict: true"), [false, ["held"], ["held"]]);
+  assert.deepEqual(idle("do_eval: true"), [false, ["held"], ["held"]]);
+  assert.deepEqual(idle("do_predict: true\ndataset: d"), [true, ["d"], ["held"]]);
+  assert.throws(() => idle("do_predict: true\ndo_train: true"), /dataset is missing/);
+  assert.throws(() => idle("seed: 1"), /dataset is missing/);
+});
+
 test("evaluation follows the held-out data", () => {
   const evaluation = (text: string) => {
     const { eval_strategy, eval_steps } = parse(minimal + text).recipe;

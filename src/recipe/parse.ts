@@ -399,8 +399,10 @@ function didYouMean(near: readonly string[], otherwise: string): string {
 /** A recipe that trains nothing needs no rows to train on: the held-out ones stand for them. */
 function withDataset(given: Given): Given {
   const heldOut = given.get("eval_dataset");
-  const isIdle = given.get("do_train")?.value === false && !given.has("dataset") && heldOut !== undefined;
-  return isIdle ? new Map([...given, ["dataset", heldOut]]) : given;
+  if (heldOut === undefined || given.has("dataset")) return given;
+  const doesElse = ["do_predict", "do_eval"].some((key) => given.get(key)?.value === true);
+  if ((given.get("do_train")?.value ?? !doesElse) !== false) return given;
+  return new Map([...given, ["dataset", heldOut], ["do_train", { ...heldOut, name: "do_train", value: false, raw: "false" }]]);
 }
 
 /** Reads the settings that the schema knows out of `given`. Returns undefined if a problem was reported. */

@@ -92,7 +92,7 @@ export interface RecipeSettings {
   readonly neftune_noise_alpha?: number | null | undefined;
   /** Of initialisation, data order, dropout and noise. Takes a whole number from 0. Default: `42`. */
   readonly seed?: number | undefined;
-  /** False: train nothing, and only evaluate (`do_eval`) or answer (`do_predict`), by `adapter_name_or_path` or the base alone. Default: `true`. */
+  /** False: train nothing, and only evaluate (`do_eval`) or answer (`do_predict`), by `adapter_name_or_path` or the base alone; so is a recipe with one of these and `eval_dataset`, without `dataset`. Default: `true`. */
   readonly do_train?: boolean | undefined;
   /** Evaluate held-out rows at the end, whatever `eval_strategy` says; where nothing trains, that is all there is. Default: `false`. */
   readonly do_eval?: boolean | undefined;

@@ -233,7 +233,7 @@ const steps = {
     .boolean()
     .default(true)
     .describe(
-      "false: train nothing, and only evaluate (`do_eval`) or answer (`do_predict`), by `adapter_name_or_path` or the base alone",
+      "false: train nothing, and only evaluate (`do_eval`) or answer (`do_predict`), by `adapter_name_or_path` or the base alone; so is a recipe with one of these and `eval_dataset`, without `dataset`",
     ),
 };
 

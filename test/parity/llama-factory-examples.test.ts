@@ -31,6 +31,7 @@ const elsewhere = [
   /^(mixture_of_depths|task|rope_scaling): /m,
   /^finetuning_type: oft/m,
   /^(model_class|train_dataset): /m, // of its v1
+  /^stage: ppo[\s\S]*^top_p: 0/m, // own answers are drawn by temperature alone
   /^template: (gpt|deepseek|qwen3_5)/m, // of a family that does not run here
 ];
 
