@@ -96,6 +96,18 @@ test("a run that was stopped while it answered goes on answering, and trains no 
   for (const one of [folder, whole]) rmSync(one, { recursive: true });
 });
 
+test("where nothing trains and no adapter is named, the base answers, whatever the method", async () => {
+  const answersBy = async (finetuning_type: string) => {
+    const folder = makeFolder();
+    const untrained = { ...settings, do_train: false, do_sample: false, finetuning_type, lora_dropout: undefined };
+    await collect(tinyRecipe(folder, untrained));
+    const lines = linesOf(join(folder, "out"));
+    rmSync(folder, { recursive: true });
+    return lines;
+  };
+  assert.deepEqual(await answersBy("full"), await answersBy("lora"));
+});
+
 test("what cannot be answered is refused before anything is trained", async () => {
   const refused = (changes: Readonly<Record<string, unknown>>, reason: RegExp) =>
     assert.rejects(collect(tinyRecipe(makeFolder(), changes)), reason);

@@ -202,7 +202,9 @@ async function* execute(recipe: Recipe, context: RunContext<NativeConfig>): Asyn
     if (questions.length > 0 && !interrupted) {
       predictions = yield* during<RunEvent, Readonly<Record<string, number>> | null>((emit) => {
         const onProgress = (answers: number) => emit(info(`${answers} of ${questions.length} answers`));
-        const name = recipe.do_train || recipe.adapter_name_or_path !== null ? trainedName : null;
+        // Where nothing was learned, the base answers; a method that stands in its places is the base then.
+        const isTuned = recipe.do_train || recipe.adapter_name_or_path !== null || tuning.changesBase === true;
+        const name = isTuned ? trainedName : null;
         return writePredictions(recipe, { base: shared, name, signal, onProgress }, data, questions);
       });
       interrupted = predictions === null;
