@@ -1,12 +1,12 @@
 import { Rng } from "../../core/rng.js";
 import { packFamilies } from "../../models/branches.js";
-import { rewardMetrics } from "../../rewards/judge.js";
+import { rewardMetrics, sumOf } from "../../rewards/judge.js";
 import type { Reward } from "../../rewards/reward.js";
 import type { SharedBase } from "../../tuners/shared-base.js";
 import type { EvaluatedAt, Evaluation, Total } from "../objective.js";
 import { Sums } from "../sums.js";
 import { type PolicyBatch, type PolicyRow, scoreAnswers } from "./policy.js";
-import { type Answer, type Answered, rollOut, rolloutMetrics, sumOf } from "./rollout.js";
+import { type Answer, type Answered, rollOut, rolloutMetrics } from "./rollout.js";
 import { writeSamples } from "./samples.js";
 import type { SamplingSettings } from "./settings.js";
 import type { Watch } from "./watch.js";

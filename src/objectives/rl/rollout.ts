@@ -111,5 +111,3 @@ export function rolloutMetrics(answered: readonly Answered[], rewards: readonly 
     "completions/clipped_ratio": { sum: all.length - finished.length, count: all.length },
   };
 }
-
-export { deviation, sumOf } from "../../rewards/judge.js";

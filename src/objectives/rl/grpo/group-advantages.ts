@@ -1,6 +1,6 @@
-import { normalizeThenSum } from "../../../rewards/judge.js";
+import { deviation, normalizeThenSum, sumOf } from "../../../rewards/judge.js";
 import type { Reward } from "../../../rewards/reward.js";
-import { type Answered, deviation, sumOf } from "../rollout.js";
+import type { Answered } from "../rollout.js";
 
 /** What the rewards of groups are divided by: the deviation of each group, that of all rewards, or nothing. */
 export const rewardScales = ["group", "batch", "none"] as const;

@@ -1,33 +1,14 @@
 import { z } from "zod";
-import { asCausalLM } from "../../../models/causal-lm.js";
-import { Judge } from "../../../rewards/judge.js";
-import { rewardKeys } from "../../../rewards/rewards.js";
-import { defineObjective, type Task } from "../../objective.js";
-import { healthNotes } from "../health.js";
-import { heldOutAnswers } from "../held-out.js";
-import { type Judges, judgesOf, readPrompts } from "../judges.js";
-import {
-  answerLogProbs,
-  type Body,
-  collatePolicy,
-  cut,
-  hiddenOf,
-  longestAnswer,
-  type PolicyBatch,
-  type PolicyRow,
-  scored,
-} from "../policy.js";
-import { policyReference, policyReferenceKeys } from "../reference.js";
-import { decodes, rollOut, rolloutMetrics } from "../rollout.js";
-import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
-import { watchedBy, watchKeys, watchOf } from "../watch.js";
+import type { Task } from "../../objective.js";
+import type { Judges } from "../judges.js";
+import { collatePolicy, hiddenOf, longestAnswer, type PolicyBatch, type PolicyRow } from "../policy.js";
+import { definePolicyStage, PolicyRounds, policyKeys } from "../policy-stage.js";
+import type { SamplingSettings } from "../settings.js";
 import { groupAdvantages, rewardScales, rewardwiseAdvantages } from "./group-advantages.js";
 import { type GroupTrajectory, grpoCount, grpoLoss, grpoLosses } from "./grpo-loss.js";
 
 export const GrpoConfig = z.strictObject({
-  ...rewardKeys,
-  ...policyReferenceKeys,
-  ...watchKeys,
+  ...policyKeys,
   num_generations: z
     .int()
     .min(2)
@@ -106,40 +87,19 @@ type GroupBatch = PolicyBatch<GroupTrajectory>;
  * Group relative policy optimization: the policy answers each prompt several times, rewards judge the answers, and those better than their group become
  * likelier.
  */
-export const grpo = defineObjective<GroupRow, GrpoConfig>({
+export const grpo = definePolicyStage<GroupTrajectory, GrpoConfig>({
   name: "grpo",
   summary: "makes answers likelier that rewards prefer to the others to the same prompt",
   config: GrpoConfig,
-  narrows: Sampling,
-  otherNames: samplingNames,
-  notes: `${samplingNotes}\n\n${healthNotes}`,
-  rateFactor: policyRateFactor,
-  usedBy: "chat",
-
-  check(model) {
-    asCausalLM(model, `stage ${this.name}`);
-  },
-
-  read: readPrompts,
-
-  task(_rows, config, circumstances) {
-    const sampling = Sampling.parse(circumstances.common ?? {});
-    if (config.multi_objective_aggregation === "normalize_then_sum" && config.scale_rewards !== "group")
-      circumstances.warn(
-        "scale_rewards changes nothing: multi_objective_aggregation: normalize_then_sum scales each reward by itself",
-      );
-    return grpoTask({ ...config, ...sampling }, watchedBy(judgesOf("grpo", config, circumstances), config, circumstances));
-  },
+  taskOf: grpoTask,
 });
 
 export function grpoTask(config: GrpoConfig & SamplingSettings, judges: Judges): Task<GroupRow, GroupBatch> {
-  const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
-  const { max_new_tokens } = config;
-  const { tokenizer, rewards, usesBase = false, warn } = judges;
-  const sampling = { temperature, max_new_tokens, judge: new Judge(rewards, warn) };
-  const watch = watchOf(config, judges, { sampling, hasReference: beta > 0 });
-
-  const longest = { ...longestAnswer(max_new_tokens), advantage: 1 };
+  const { beta, num_generations: count, num_iterations: iterations, multi_objective_aggregation: aggregation } = config;
+  if (aggregation === "normalize_then_sum" && config.scale_rewards !== "group")
+    judges.warn("scale_rewards changes nothing: multi_objective_aggregation: normalize_then_sum scales each reward by itself");
+  const rounds = new PolicyRounds(config, judges, { count, hasReference: beta > 0 });
+  const longest = { ...longestAnswer(config.max_new_tokens), advantage: 1 };
   const collate = (rows: readonly GroupRow[]) =>
     collatePolicy(
       rows,
@@ -148,20 +108,15 @@ export function grpoTask(config: GrpoConfig & SamplingSettings, judges: Judges):
     );
 
   return {
-    ...policyReference(config, { hasReference: beta > 0, usesBase, warn }),
-    identity: { temperature, max_new_tokens },
+    ...rounds.task,
     stepsPerRound: iterations,
-    shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,
-    decodes: decodes(count, config),
 
     async rollOut(rows, at, base) {
-      const { batchSizes, policy, rng, signal } = at;
-      await watch.before(at, base);
-      const answered = await rollOut(base, rows, { ...sampling, tokenizer, count, policy, rng, signal });
+      const answered = await rounds.answer(rows, at, base);
       const { advantages, isFlat } =
-        config.multi_objective_aggregation === "normalize_then_sum"
-          ? rewardwiseAdvantages(answered, rewards)
+        aggregation === "normalize_then_sum"
+          ? rewardwiseAdvantages(answered, judges.rewards)
           : groupAdvantages(
               answered.map(({ answers }) => answers.map(({ reward }) => reward)),
               config.scale_rewards,
@@ -174,39 +129,17 @@ export function grpoTask(config: GrpoConfig & SamplingSettings, judges: Judges):
         });
         return { ...row, answers: learned };
       });
-      const batches: GroupRow[][] = [];
-      for (const batch of cut(groups, batchSizes)) {
-        signal.throwIfAborted();
-        // Of a policy that takes one step only, what it says in that step is what it said before.
-        const old = iterations > 1 ? (body: Body) => base.with(policy, body) : null;
-        const reference = beta > 0 ? (body: Body) => base.withReference(body) : null;
-        batches.push(await scored(batch, { old, reference }, { collate, temperature }));
-      }
+      // Of a policy that takes one step only, what it says in that step is what it said before.
+      const batches = await rounds.score(groups, at, base, { asksPolicy: iterations > 1, collate });
       const flat = { sum: isFlat.filter(Boolean).length, count: isFlat.length };
-      const metrics = { ...rolloutMetrics(answered, rewards), frac_reward_zero_std: flat };
-      const look = watch.health.round({ answered, metrics });
-      return {
-        steps: Array<GroupRow[][]>(iterations).fill(batches),
-        metrics: { ...metrics, ...look.metrics },
-        taken: look.taken,
-      };
+      return rounds.experience(answered, Array<GroupRow[][]>(iterations).fill(batches), { frac_reward_zero_std: flat });
     },
 
     terms(model, { branches, answers }) {
+      const settings = () => ({ ...config, beta: beta * rounds.watch.health.factor });
       return {
-        loss: {
-          of: answerLogProbs(model, hiddenOf(model, branches), branches, temperature),
-          loss(logProbs) {
-            const result = grpoLoss(logProbs, answers, { ...config, beta: beta * watch.health.factor });
-            watch.health.step(result.metrics);
-            return result;
-          },
-        },
+        loss: rounds.term(model, hiddenOf(model, branches), branches, (logProbs) => grpoLoss(logProbs, answers, settings())),
       };
     },
-
-    state: watch.health.state,
-    whyStop: () => watch.health.whyStop(),
-    evaluation: () => heldOutAnswers(watch),
   };
 }

@@ -3,16 +3,12 @@ import { gatherRows } from "../../../core/ops/rows.js";
 import { owned, type Tensor } from "../../../core/tensor.js";
 import { shuffled } from "../../../data/batches.js";
 import { CheckpointError } from "../../../errors.js";
-import { asCausalLM } from "../../../models/causal-lm.js";
 import type { LanguageModel } from "../../../models/language-model.js";
 import { Linear } from "../../../nn/linear.js";
-import { Judge } from "../../../rewards/judge.js";
-import { rewardKeys } from "../../../rewards/rewards.js";
+import { sumOf } from "../../../rewards/judge.js";
 import type { SharedBase } from "../../../tuners/shared-base.js";
-import { defineObjective, type Task, type Total } from "../../objective.js";
-import { healthNotes } from "../health.js";
-import { heldOutAnswers } from "../held-out.js";
-import { type Judges, judgesOf, readPrompts } from "../judges.js";
+import type { Task, Total } from "../../objective.js";
+import type { Judges } from "../judges.js";
 import {
   answerLogProbs,
   collatePolicy,
@@ -24,18 +20,14 @@ import {
   scoreAnswers,
   split,
 } from "../policy.js";
-import { policyReference, policyReferenceKeys } from "../reference.js";
-import { decodes, rollOut, rolloutMetrics, sumOf } from "../rollout.js";
-import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
-import { watchedBy, watchKeys, watchOf } from "../watch.js";
+import { definePolicyStage, PolicyRounds, policyKeys } from "../policy-stage.js";
+import type { SamplingSettings } from "../settings.js";
 import { divergences, generalizedAdvantages, klEstimators, tokenRewards, varianceKinds, whitened } from "./advantages.js";
 import { type Moments, nextCoefficient, noMoments, normalizedScore, withScores } from "./kl-control.js";
 import { type PpoTrajectory, policyLoss, valueLoss } from "./ppo-loss.js";
 
 export const PpoConfig = z.strictObject({
-  ...rewardKeys,
-  ...policyReferenceKeys,
-  ...watchKeys,
+  ...policyKeys,
   ppo_epochs: z.int().min(1).max(100).default(4).describe("how often the answers of a roll-out are trained on"),
   ppo_buffer_size: z
     .int()
@@ -108,26 +100,12 @@ type PpoBatch = PolicyBatch<PpoTrajectory>;
  * Sources: Schulman et al. 2017; Ziegler et al. 2019; keys and defaults as LLaMA-Factory has them with TRL 0.9.6. Where we differ: no dropout; sampling
  * by temperature alone; scores are centred on those of the policy that began (as Huang et al. 2024, arXiv:2403.17031, centre reward models); means are over the tokens of a step, whatever its micro-batches; advantages are whitened over the whole roll-out.
  */
-export const ppo = defineObjective<PpoRow, PpoConfig>({
+export const ppo = definePolicyStage<PpoTrajectory, PpoConfig>({
   name: "ppo",
   summary: "makes answers likelier that a reward finds better than a value head expected",
   config: PpoConfig,
-  narrows: Sampling,
-  otherNames: { ...samplingNames, num_ppo_epochs: "ppo_epochs", init_kl_coef: "kl_coef" },
-  notes: `${samplingNotes}\n\n${healthNotes}`,
-  rateFactor: policyRateFactor,
-  usedBy: "chat",
-
-  check(model) {
-    asCausalLM(model, `stage ${this.name}`);
-  },
-
-  read: readPrompts,
-
-  task(_rows, config, circumstances) {
-    const sampling = Sampling.parse(circumstances.common ?? {});
-    return ppoTask({ ...config, ...sampling }, watchedBy(judgesOf("ppo", config, circumstances), config, circumstances));
-  },
+  otherNames: { num_ppo_epochs: "ppo_epochs", init_kl_coef: "kl_coef" },
+  taskOf: ppoTask,
 });
 
 /** What outlives a round. */
@@ -140,16 +118,13 @@ const State = z.strictObject({
 
 export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): Task<PpoRow, PpoBatch> {
   const { temperature, ppo_epochs: epochs, ppo_buffer_size: bufferSize } = config;
-  const { max_new_tokens } = config;
-  const { tokenizer, rewards, usesBase = false, warn } = judges;
-  const sampling = { temperature, max_new_tokens, judge: new Judge(rewards, warn) };
-
   const hasReference = config.kl_coef > 0;
-  const watch = watchOf(config, judges, { sampling, hasReference });
+  const rounds = new PolicyRounds(config, judges, { count: 1, hasReference });
+  const { health } = rounds.watch;
   let state: { readonly kl_coef: number; readonly scores: Moments; readonly center: number | null } = {
     ...{ kl_coef: config.kl_coef, scores: noMoments, center: null },
   };
-  const longest = trajectoryOf(longestAnswer(max_new_tokens));
+  const longest = trajectoryOf(longestAnswer(config.max_new_tokens));
   const collate = (rows: readonly PpoRow[]) =>
     collatePolicy(
       rows,
@@ -161,19 +136,15 @@ export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): T
     );
 
   return {
-    ...policyReference(config, { hasReference, usesBase, warn }),
+    ...rounds.task,
     valueHead: true,
-    identity: { temperature, max_new_tokens },
     stepsPerRound: epochs * bufferSize,
     bufferSize,
-    shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,
-    decodes: decodes(1, config),
 
     async rollOut(rows, at, base) {
       const { batchSizes, policy, rng, signal } = at;
-      await watch.before(at, base);
-      const answered = await rollOut(base, rows, { ...sampling, tokenizer, count: 1, policy, rng, signal });
+      const answered = await rounds.answer(rows, at, base);
       const drawn = answered.map(({ row, answers: [answer] }): PpoRow => {
         return { ...row, answers: [trajectoryOf({ ids: answer!.ids, counts: answer!.reward !== null })] };
       });
@@ -203,7 +174,7 @@ export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): T
         (isFinished ? 0 : (config.missing_eos_penalty ?? 0));
       const isJudged = given.map(({ reward }) => reward !== null);
       const judged = scored.flatMap(({ answers }, i) => (isJudged[i] ? [{ ...answers![0]!, score: scoreOf(given[i]!) }] : []));
-      const { trajectories, metrics } = experienceOf(judged, state.kl_coef * watch.health.factor, config);
+      const { trajectories, metrics } = experienceOf(judged, state.kl_coef * health.factor, config);
       let next = 0;
       const learned = scored.map((row, i): PpoRow => (isJudged[i] ? { ...row, answers: [trajectories[next++]!] } : row));
 
@@ -215,13 +186,11 @@ export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): T
       const klPerAnswer = metrics.kl_per_answer!.sum / metrics.kl_per_answer!.count;
       const target = config.kl_control === "adaptive" ? config.ppo_target : null;
       const control = { target, horizon: config.kl_horizon, answers: judged.length };
-      const all = { ...rolloutMetrics(answered, rewards), ...metrics, kl_coef: { sum: state.kl_coef, count: 1 } };
-      const look = watch.health.round({ answered, metrics: all });
+      const made = rounds.experience(answered, steps, { ...metrics, kl_coef: { sum: state.kl_coef, count: 1 } });
       return {
-        steps,
-        metrics: { ...all, ...look.metrics },
+        ...made,
         taken() {
-          look.taken();
+          made.taken();
           state = { kl_coef: nextCoefficient(state.kl_coef, klPerAnswer, control), scores, center };
         },
       };
@@ -230,14 +199,7 @@ export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): T
     terms(model, { branches, answers }, base) {
       const hidden = hiddenOf(model, branches);
       return {
-        policy: {
-          of: answerLogProbs(model, hidden, branches, temperature),
-          loss(logProbs) {
-            const result = policyLoss(logProbs, answers, config);
-            watch.health.step(result.metrics);
-            return result;
-          },
-        },
+        policy: rounds.term(model, hidden, branches, (logProbs) => policyLoss(logProbs, answers, config)),
         value: {
           of: valuesOf(base, hidden, branches.rows),
           weight: config.vf_coef,
@@ -247,18 +209,15 @@ export function ppoTask(config: PpoConfig & SamplingSettings, judges: Judges): T
     },
 
     state: {
-      save: () => ({ ...state, health: watch.health.state.save() }),
+      save: () => ({ ...state, health: health.state.save() }),
       load(saved) {
         const { data, error } = State.extend({ health: z.unknown() }).safeParse(saved);
         if (error) throw new CheckpointError(`the checkpoint's state of stage ppo is damaged: ${z.prettifyError(error)}`);
-        const { health, ...own } = data;
-        watch.health.state.load(health);
+        const { health: seen, ...own } = data;
+        health.state.load(seen);
         state = own;
       },
     },
-
-    whyStop: () => watch.health.whyStop(),
-    evaluation: () => heldOutAnswers(watch),
   };
 }
 

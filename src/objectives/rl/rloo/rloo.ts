@@ -1,34 +1,14 @@
 import { z } from "zod";
-import { asCausalLM } from "../../../models/causal-lm.js";
-import { Judge } from "../../../rewards/judge.js";
-import { rewardKeys } from "../../../rewards/rewards.js";
-import { defineObjective, type Task, type Total } from "../../objective.js";
+import { deviation, sumOf } from "../../../rewards/judge.js";
+import type { Task, Total } from "../../objective.js";
 import { clipShares } from "../grpo/grpo-loss.js";
-import { healthNotes } from "../health.js";
-import { heldOutAnswers } from "../held-out.js";
-import { type Judges, judgesOf, readPrompts } from "../judges.js";
-import {
-  answerLogProbs,
-  type Body,
-  collatePolicy,
-  cut,
-  hiddenOf,
-  longestAnswer,
-  type PolicyBatch,
-  type PolicyRow,
-  scored,
-  spans,
-  type Trajectory,
-} from "../policy.js";
-import { policyReference, policyReferenceKeys } from "../reference.js";
-import { decodes, deviation, rollOut, rolloutMetrics, sumOf } from "../rollout.js";
-import { policyRateFactor, Sampling, type SamplingSettings, samplingNames, samplingNotes } from "../settings.js";
-import { watchedBy, watchKeys, watchOf } from "../watch.js";
+import type { Judges } from "../judges.js";
+import { collatePolicy, hiddenOf, longestAnswer, type PolicyBatch, type PolicyRow, spans, type Trajectory } from "../policy.js";
+import { definePolicyStage, PolicyRounds, policyKeys } from "../policy-stage.js";
+import type { SamplingSettings } from "../settings.js";
 
 export const RlooConfig = z.strictObject({
-  ...rewardKeys,
-  ...policyReferenceKeys,
-  ...watchKeys,
+  ...policyKeys,
   num_generations: z
     .int()
     .min(2)
@@ -67,36 +47,17 @@ type RlooBatch = PolicyBatch<RlooTrajectory>;
  * REINFORCE with a leave-one-out baseline: an answer is as good as its reward, less what the KL divergence costs, is above the mean of the others to its
  * prompt. Source: Ahmadian et al. 2024; TRL 1.16, rloo_trainer.py.
  */
-export const rloo = defineObjective<RlooRow, RlooConfig>({
+export const rloo = definePolicyStage<RlooTrajectory, RlooConfig>({
   name: "rloo",
   summary: "makes answers likelier that rewards prefer to the others to the same prompt, each answer as one action",
   config: RlooConfig,
-  narrows: Sampling,
-  otherNames: samplingNames,
-  notes: `${samplingNotes}\n\n${healthNotes}`,
-  rateFactor: policyRateFactor,
-  usedBy: "chat",
-
-  check(model) {
-    asCausalLM(model, `stage ${this.name}`);
-  },
-
-  read: readPrompts,
-
-  task(_rows, config, circumstances) {
-    const sampling = Sampling.parse(circumstances.common ?? {});
-    return rlooTask({ ...config, ...sampling }, watchedBy(judgesOf("rloo", config, circumstances), config, circumstances));
-  },
+  taskOf: rlooTask,
 });
 
 export function rlooTask(config: RlooConfig & SamplingSettings, judges: Judges): Task<RlooRow, RlooBatch> {
-  const { temperature, beta, num_generations: count, num_iterations: iterations } = config;
-  const { max_new_tokens } = config;
-  const { tokenizer, rewards, usesBase = false, warn } = judges;
-  const sampling = { temperature, max_new_tokens, judge: new Judge(rewards, warn) };
-  const watch = watchOf(config, judges, { sampling, hasReference: beta > 0 });
-
-  const longest = { ...longestAnswer(max_new_tokens), reward: 0, advantage: 1 };
+  const { beta, num_generations: count, num_iterations: iterations } = config;
+  const rounds = new PolicyRounds(config, judges, { count, hasReference: beta > 0 });
+  const longest = { ...longestAnswer(config.max_new_tokens), reward: 0, advantage: 1 };
   const collate = (rows: readonly RlooRow[]) =>
     collatePolicy(
       rows,
@@ -105,34 +66,23 @@ export function rlooTask(config: RlooConfig & SamplingSettings, judges: Judges):
     );
 
   return {
-    ...policyReference(config, { hasReference: beta > 0, usesBase, warn }),
-    identity: { temperature, max_new_tokens },
+    ...rounds.task,
     stepsPerRound: iterations,
-    shorten: (row, tokens) => ({ ...row, prompt: row.prompt.subarray(0, tokens), tokens }),
     collate,
-    decodes: decodes(count, config),
 
     async rollOut(rows, at, base) {
-      const { batchSizes, policy, rng, signal } = at;
-      await watch.before(at, base);
-      const answered = await rollOut(base, rows, { ...sampling, tokenizer, count, policy, rng, signal });
-      const batches: RlooRow[][] = [];
-      for (const batch of cut(answered, batchSizes)) {
-        signal.throwIfAborted();
-        const known = batch.map(({ row, answers }): RlooRow => {
-          const isLearned = (isFinished: boolean) => isFinished || !config.mask_truncated_completions;
-          const learned = answers.map(({ ids, isFinished, reward }) => {
-            return { ids, reward, counts: isLearned(isFinished), advantage: 0 };
-          });
-          return { ...row, answers: learned };
+      const answered = await rounds.answer(rows, at, base);
+      const groups = answered.map(({ row, answers }): RlooRow => {
+        const isLearned = (isFinished: boolean) => isFinished || !config.mask_truncated_completions;
+        const known = answers.map(({ ids, isFinished, reward }) => {
+          return { ids, reward, counts: isLearned(isFinished), advantage: 0 };
         });
-        const old = iterations > 1 || beta > 0 ? (body: Body) => base.with(policy, body) : null;
-        const reference = beta > 0 ? (body: Body) => base.withReference(body) : null;
-        batches.push(await scored(known, { old, reference }, { collate, temperature }));
-      }
+        return { ...row, answers: known };
+      });
+      const batches = await rounds.score(groups, at, base, { asksPolicy: iterations > 1 || beta > 0, collate });
       const { advantages, metrics } = leaveOneOut(
         batches.flat().map(({ answers }) => answers!),
-        { ...config, beta: beta * watch.health.factor },
+        { ...config, beta: beta * rounds.watch.health.factor },
       );
       let group = 0;
       const withAdvantages = (row: RlooRow): RlooRow => {
@@ -140,31 +90,12 @@ export function rlooTask(config: RlooConfig & SamplingSettings, judges: Judges):
         return { ...row, answers: row.answers!.map((answer, i) => ({ ...answer, advantage: own[i]! })) };
       };
       const learned = batches.map((batch) => batch.map(withAdvantages));
-      const all = { ...rolloutMetrics(answered, rewards), ...metrics };
-      const look = watch.health.round({ answered, metrics: all });
-      return {
-        steps: Array<RlooRow[][]>(iterations).fill(learned),
-        metrics: { ...all, ...look.metrics },
-        taken: look.taken,
-      };
+      return rounds.experience(answered, Array<RlooRow[][]>(iterations).fill(learned), metrics);
     },
 
-    terms(model, { branches, answers }) {
-      return {
-        loss: {
-          of: answerLogProbs(model, hiddenOf(model, branches), branches, temperature),
-          loss(logProbs) {
-            const result = rlooLoss(logProbs, answers, config);
-            watch.health.step(result.metrics);
-            return result;
-          },
-        },
-      };
-    },
-
-    state: watch.health.state,
-    whyStop: () => watch.health.whyStop(),
-    evaluation: () => heldOutAnswers(watch),
+    terms: (model, { branches, answers }) => ({
+      loss: rounds.term(model, hiddenOf(model, branches), branches, (logProbs) => rlooLoss(logProbs, answers, config)),
+    }),
   };
 }
 
