@@ -1,8 +1,7 @@
 import { createInterface } from "node:readline";
 import type { AddCommand } from "./command.js";
-import { required } from "./options.js";
 import { whileDownloading } from "./progress-bar.js";
-import { checkStage, kindOf, readUse, readUseArgs, textOf } from "./recipe-use.js";
+import { modelFor } from "./recipe-use.js";
 import { escapeControls, type Io } from "./terminal.js";
 
 const linesAtOnce = 16;
@@ -20,15 +19,7 @@ export const classify: AddCommand = (program, { io, words: { classify: words }, 
     .option("--json", words.json)
     .addHelpText("after", words.examples)
     .action(async (args, { json, ...flags }) => {
-      const isRecipe = kindOf(args[0] ?? "") !== undefined;
-      const texts = isRecipe ? args.slice(1) : args;
-      const use = await readUse(await readUseArgs(isRecipe ? args.slice(0, 1) : []), [
-        { flag: "--model", key: "model_name_or_path", value: flags.model },
-        { flag: "--adapter", key: "adapter_name_or_path", value: flags.adapter },
-      ]);
-      await checkStage(use, "classify");
-      const model = required("model", use.result?.model ?? textOf(use, "model_name_or_path"));
-      const adapter = use.result === undefined ? textOf(use, "adapter_name_or_path") : use.result.adapter;
+      const { model, adapter, rest: texts } = await modelFor("classify", args, flags);
       const classifier = await whileDownloading(model, io, (watch) => parts.openClassifier({ model, adapter, ...watch }));
       try {
         for await (const some of texts.length > 0 ? [texts] : linesOf(io)) {

@@ -3,6 +3,7 @@ import { readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { ConfigError } from "../errors.js";
 import type { RecipeSource } from "../recipe/parse.js";
+import { required } from "./options.js";
 import type { Parts } from "./parts.js";
 
 /** A recipe and the settings after it, as a command line has them; either may be missing. */
@@ -181,4 +182,35 @@ export function textOf({ file, settings }: RecipeUse, key: string): string | und
   const value = settings[key] ?? undefined;
   if (value === undefined || typeof value === "string") return value;
   throw new ConfigError(`${file}: ${key}: expected a text, got ${JSON.stringify(value)}`);
+}
+
+/** The flags that name what a command opens. */
+export interface ModelFlags {
+  readonly model?: string | undefined;
+  readonly adapter?: string | undefined;
+}
+
+/** What a command for one stage opens, as a recipe or folder, if the first argument is one, and flags name it, and the arguments that are left. Throws ConfigError. */
+export async function modelFor(
+  command: string,
+  args: readonly string[],
+  flags: ModelFlags,
+): Promise<{
+  readonly model: string;
+  readonly adapter: string | undefined;
+  readonly rest: readonly string[];
+  readonly use: RecipeUse;
+}> {
+  const isRecipe = kindOf(args[0] ?? "") !== undefined;
+  const use = await readUse(await readUseArgs(isRecipe ? args.slice(0, 1) : []), [
+    { flag: "--model", key: "model_name_or_path", value: flags.model },
+    { flag: "--adapter", key: "adapter_name_or_path", value: flags.adapter },
+  ]);
+  await checkStage(use, command);
+  return {
+    model: required("model", use.result?.model ?? textOf(use, "model_name_or_path")),
+    adapter: use.result === undefined ? textOf(use, "adapter_name_or_path") : use.result.adapter,
+    rest: isRecipe ? args.slice(1) : args,
+    use,
+  };
 }

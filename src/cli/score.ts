@@ -1,7 +1,6 @@
 import type { AddCommand } from "./command.js";
-import { required } from "./options.js";
 import { whileDownloading } from "./progress-bar.js";
-import { checkStage, kindOf, readUse, readUseArgs, textOf } from "./recipe-use.js";
+import { modelFor, textOf } from "./recipe-use.js";
 import { escapeControls } from "./terminal.js";
 
 /** `attune score`: what a reward model says of the answers in files. */
@@ -17,15 +16,7 @@ export const score: AddCommand = (program, { io, words: { score: words }, parts 
     .option("--json", words.json)
     .addHelpText("after", words.examples)
     .action(async (args: string[], { json, ...flags }) => {
-      const isRecipe = kindOf(args[0] ?? "") !== undefined;
-      const files = isRecipe ? args.slice(1) : args;
-      const use = await readUse(await readUseArgs(isRecipe ? args.slice(0, 1) : []), [
-        { flag: "--model", key: "model_name_or_path", value: flags.model },
-        { flag: "--adapter", key: "adapter_name_or_path", value: flags.adapter },
-      ]);
-      await checkStage(use, "score");
-      const model = required("model", use.result?.model ?? textOf(use, "model_name_or_path"));
-      const adapter = use.result === undefined ? textOf(use, "adapter_name_or_path") : use.result.adapter;
+      const { model, adapter, rest: files, use } = await modelFor("score", args, flags);
       const template = textOf(use, "template");
       const scorer = await whileDownloading(model, io, (watch) => parts.openScorer({ model, adapter, template, ...watch }));
       const tally = { pairs: 0, right: 0 };
