@@ -21,14 +21,14 @@ import type { LanguageModel } from "../src/models/language-model.js";
 import { objectives } from "../src/objectives/index.js";
 import { type NextTokenBatch, nextToken } from "../src/objectives/next-token.js";
 import { type Batch, defineObjective, type Objective, type Task } from "../src/objectives/objective.js";
-import type { Optimizer } from "../src/optim/optimizer.js";
 import type { StepEvent } from "../src/runs/events.js";
 import { assemble, type Trainee, trainedName } from "../src/train/assemble.js";
-import { runStep, type StepResult } from "../src/train/step.js";
+import { runStep } from "../src/train/step.js";
 import { tuners } from "../src/tuners/index.js";
 import { device, engine, randomValues } from "./support/gradient-check.js";
 import { partsOf } from "./support/parts.js";
 import { collect, tinyRecipe, trace } from "./support/run.js";
+import { anyStep, gradientsOf } from "./support/step-gradients.js";
 import { assertPeakOf } from "./support/step-peak.js";
 import { tinyLlama } from "./support/tiny-llama.js";
 
@@ -226,33 +226,6 @@ async function movedTrainee(name: string, usesBase: boolean): Promise<Trainee> {
     );
   }
   return trainee;
-}
-
-const anyStep = { step: 0, seed: 0, learningRate: 0, peakLearningRate: 0, maxGradNorm: 0 };
-
-/** What a step tells, and the gradients that its update would have used. */
-async function gradientsOf(trainee: Trainee, task: Task<Pair, PairBatch>, microBatches: readonly (readonly Pair[])[]) {
-  const gradients = new Map<string, Float32Array>();
-  const reads: Promise<unknown>[] = [];
-  const optimizer = {
-    update(_learningRate: number, scale: number) {
-      for (const [name, { value }] of trainee.parameters)
-        if (value.grad !== null)
-          reads.push(
-            value.grad.read().then((values) =>
-              gradients.set(
-                name,
-                values.map((g) => g * scale),
-              ),
-            ),
-          );
-    },
-    flaws: async () => 0,
-  } as unknown as Optimizer;
-  const result: StepResult = await runStep({ ...trainee, optimizer }, task, microBatches, anyStep);
-  await Promise.all(reads);
-  for (const parameter of trainee.parameters.values()) parameter.zeroGrad();
-  return { result, gradients };
 }
 
 const tasks = { dpo: dpoTask(0.5), "nll and odds ratio": orpoTask };

@@ -11,9 +11,9 @@ import type { Batch, RoundStart, Task } from "../src/objectives/objective.js";
 import { GrpoConfig, grpoTask } from "../src/objectives/rl/grpo/grpo.js";
 import { type PolicyRow, scoreAnswers } from "../src/objectives/rl/policy.js";
 import { PpoConfig, ppoTask } from "../src/objectives/rl/ppo/ppo.js";
+import type { PpoTrajectory } from "../src/objectives/rl/ppo/ppo-loss.js";
 import { RlooConfig, rlooTask } from "../src/objectives/rl/rloo/rloo.js";
 import { Sampling } from "../src/objectives/rl/settings.js";
-import type { Optimizer } from "../src/optim/optimizer.js";
 import type { Reward } from "../src/rewards/reward.js";
 import type { EvalEvent, StepEvent } from "../src/runs/events.js";
 import { byteTokenizer } from "../src/text/tokenizer/byte-tokenizer.js";
@@ -24,6 +24,7 @@ import { runStep } from "../src/train/step.js";
 import { StepPlan } from "../src/train/step-plan.js";
 import { collectTuned, openTuned, readInto, writeTuned } from "../src/tuners/tuned-files.js";
 import { loraOf, lowTokens, promptRows, rlTrainee } from "./support/rl.js";
+import { anyStep, gradientsOf } from "./support/step-gradients.js";
 
 const tokenizer = byteTokenizer();
 const judgesOf = (rewards: readonly Reward[] = [lowTokens], said: string[] = []) => ({
@@ -104,8 +105,6 @@ for (const temperature of [0.6, 1, 1.3])
     trainee.dispose();
   });
 
-const anyStep = { step: 0, seed: 0, learningRate: 0, peakLearningRate: 0, maxGradNorm: 0 };
-
 /** Moves what trains away from where it began. */
 async function stir({ base, parameters }: Trainee, size = 0.05): Promise<void> {
   const rng = new Rng(11);
@@ -119,32 +118,26 @@ async function stir({ base, parameters }: Trainee, size = 0.05): Promise<void> {
   }
 }
 
-/** What a step tells, and the gradients that its update would have used. */
-async function gradientsOf(trainee: Trainee, task: AnyTask, microBatches: readonly (readonly PolicyRow<never>[])[]) {
-  const gradients = new Map<string, Float32Array>();
-  const reads: Promise<unknown>[] = [];
-  const optimizer = {
-    update(_learningRate: number, scale: number) {
-      for (const [name, { value }] of trainee.parameters)
-        if (value.grad !== null)
-          reads.push(
-            value.grad.read().then((values) =>
-              gradients.set(
-                name,
-                values.map((g) => g * scale),
-              ),
-            ),
-          );
-    },
-    flaws: async () => 0,
-  } as unknown as Optimizer;
-  const { loss, metrics } = await runStep({ ...trainee, optimizer }, task, microBatches, anyStep);
-  await Promise.all(reads);
-  for (const parameter of trainee.parameters.values()) parameter.zeroGrad();
-  return { loss, metrics, gradients };
-}
-
 const norm = (values: Iterable<number>) => Math.hypot(...values);
+
+test("ppo learns alike from scores that all lie elsewhere, unless told not to centre them", async () => {
+  const shifted: Reward = {
+    ...lowTokens,
+    score: async (samples, at) => (await lowTokens.score(samples, at)).map((score) => score! - 4),
+  };
+  const advantagesFor = async (reward: Reward, center_scores: boolean) => {
+    const task = ppoOf({ center_scores }, [reward]);
+    const trainee = await rlTrainee(task);
+    const { steps } = await task.rollOut!(promptRows(6) as never, startOf([6]), trainee.base);
+    trainee.dispose();
+    const rows = steps[0]!.flat() as unknown as readonly PolicyRow<PpoTrajectory>[];
+    return rows.flatMap(({ answers }) => [...answers![0]!.advantages]);
+  };
+  const plain = await advantagesFor(lowTokens, true);
+  const differences = (values: readonly number[]) => Math.max(...values.map((value, i) => Math.abs(value - plain[i]!)));
+  assert.ok(differences(await advantagesFor(shifted, true)) < 1e-5);
+  assert.ok(differences(await advantagesFor(shifted, false)) > 0.1);
+});
 
 for (const loss_type of ["dapo", "grpo", "dr_grpo", "gspo", "cispo"])
   test(`${loss_type}: a step of 1 × 8, 2 × 4, 4 × 2 and 8 × 1 prompts is the same step`, async () => {
@@ -158,7 +151,7 @@ for (const loss_type of ["dapo", "grpo", "dr_grpo", "gspo", "cispo"])
     for (const size of [1, 2, 4]) {
       const batches = Array.from({ length: 8 / size }, (_, i) => rows.slice(i * size, (i + 1) * size));
       const parts = await gradientsOf(trainee, task, batches);
-      assert.ok(Math.abs(parts.loss - whole.loss) < 1e-5, `${parts.loss}, ${whole.loss}`);
+      assert.ok(Math.abs(parts.result.loss - whole.result.loss) < 1e-5, `${parts.result.loss}, ${whole.result.loss}`);
       for (const [name, gradient] of whole.gradients) {
         const difference = norm(gradient.map((g, i) => g - parts.gradients.get(name)![i]!));
         assert.ok(difference <= 1e-5 * norm(gradient) + 1e-8, `${name}: ${difference} of ${norm(gradient)}`);
@@ -190,7 +183,7 @@ for (const [name, task] of Object.entries({
           0,
           values.map((x, i) => x + sign * step * direction[i]!),
         );
-        return (await gradientsOf(trainee, task, steps[0]!)).loss;
+        return (await gradientsOf(trainee, task, steps[0]!)).result.loss;
       };
       const expected = ((await at(1)) - (await at(-1))) / (2 * step);
       trainee.base.device.kernels.write(value.id, 0, values);

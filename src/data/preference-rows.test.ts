@@ -193,19 +193,13 @@ test("an implicit prompt is split at a message or at a blank, never inside a wor
 });
 
 for (const template of templateNames)
-  test(`template ${template}: one prompt for both answers, the server's own; one token that ends each`, async (t) => {
+  test(`template ${template}: one prompt for both answers, the server's own; one token that ends each`, async () => {
     const rows = Array.from({ length: 20 }, (_, i) => ({
       prompt: [user(`Q${"x".repeat(i)}`), says(`A${i}`), user("and?")],
       chosen: [says(`yes ${"!".repeat(i)}`)],
       rejected: [says(`no${i}`)],
     }));
-    let read: Awaited<ReturnType<typeof pairs>>;
-    try {
-      read = await pairs(rows, { template });
-    } catch (error) {
-      t.skip(`refused by the template: ${(error as Error).message}`);
-      return;
-    }
+    const read = await pairs(rows, { template });
     const { tokenizer, chat } = read;
     const stops = (ids: Int32Array) => [...ids].filter((id) => tokenizer.stopIds.has(id)).length;
     for (const [i, row] of read.read.entries()) {
